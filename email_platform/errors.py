@@ -1,0 +1,134 @@
+"""Every error this platform raises on purpose, in one tree.
+
+    EmailPlatformError
+    ├── ConfigurationError          the operator must change a setting; retrying cannot help
+    │   └── PortTakenError          another process listens where an embedded part should
+    ├── PartUnavailableError        a part (PostgreSQL, S3, ClickHouse, provider) did not answer in time
+    ├── InvalidConditionError       a campaign's audience condition breaks the grammar (path and mend inside)
+    ├── InvalidTemplateError        a campaign's content cannot be rendered for every recipient
+    ├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
+    ├── IllegalTransitionError      the campaign's state machine does not allow this change
+    ├── CampaignStoppedError        the campaign was paused, cancelled or failed while its chunks were sending
+    ├── LeaseLostError              another process took this chunk over: stop sending at once
+    ├── AccountingError             two counts that must be equal are not
+    ├── ObjectQuarantinedError      a staged object is corrupt or foreign and was set aside
+    └── ProviderError               one call's outcome; transient or permanent is decided in the adapter, once
+        ├── CallThrottledError      not accepted, try again after `retry_after_seconds`
+        ├── CallNotAcceptedError    certainly not accepted (connection refused, 503 before the body): transient
+        ├── CallRejectedError       permanently refused as a whole (bad request, bad credentials)
+        ├── AccountRefusedError     the provider refuses the account or its credentials: pause the campaign
+        └── CallOutcomeUnknownError the call may have been accepted (timeout, reset after sending)
+"""
+
+from __future__ import annotations
+
+
+class EmailPlatformError(Exception):
+    """Root of the tree; catching it catches everything the platform raises on purpose."""
+
+
+class ConfigurationError(EmailPlatformError):
+    """A setting is missing or wrong; the message names the variable and how to mend it."""
+
+
+class PortTakenError(ConfigurationError):
+    """Another process listens on the port that an embedded part was told to use."""
+
+
+class PartUnavailableError(EmailPlatformError):
+    """A part did not answer within its start-up time; the message names the part and its address."""
+
+
+class InvalidConditionError(EmailPlatformError):
+    """An audience condition breaks the grammar.
+
+    Attributes:
+        path: where in the JSON, as a JSONPath such as ``$.all[1].not.eq``.
+        problem: what is wrong and what is allowed there.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"condition at {path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class InvalidTemplateError(EmailPlatformError):
+    """A subject or body template cannot be rendered for every recipient."""
+
+
+class CampaignNotFoundError(EmailPlatformError):
+    """No campaign has this id: it was deleted in flight, or never existed."""
+
+    def __init__(self, campaign_id: int) -> None:
+        super().__init__(f"campaign {campaign_id} does not exist (deleted while queued or sending?)")
+        self.campaign_id = campaign_id
+
+
+class IllegalTransitionError(EmailPlatformError):
+    """The state machine does not allow this change of a campaign's status."""
+
+
+class CampaignStoppedError(EmailPlatformError):
+    """The campaign may not send now: it was paused, cancelled, failed or deleted.
+
+    Attributes:
+        status: the campaign's status that stopped the sending.
+    """
+
+    def __init__(self, campaign_id: int, status: str) -> None:
+        super().__init__(f"campaign {campaign_id} stopped sending: its status is {status!r}")
+        self.campaign_id = campaign_id
+        self.status = status
+
+
+class LeaseLostError(EmailPlatformError):
+    """This process no longer owns the chunk's lease; it must not start another call."""
+
+
+class AccountingError(EmailPlatformError):
+    """Counts that must agree do not; the message gives every count."""
+
+
+class ObjectQuarantinedError(EmailPlatformError):
+    """A staged object is corrupt or foreign; it was set aside with the reason and blocks nothing else."""
+
+
+class ProviderError(EmailPlatformError):
+    """What went wrong with one provider call."""
+
+
+class CallThrottledError(ProviderError):
+    """The provider accepted nothing and asks to wait.
+
+    Attributes:
+        retry_after_seconds: the provider's own figure, or None where it gave none.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CallNotAcceptedError(ProviderError):
+    """The provider certainly accepted nothing; the same call may be made again."""
+
+
+class CallRejectedError(ProviderError):
+    """The provider refuses this call for good; no recipient of it was accepted.
+
+    Attributes:
+        code: the provider's error code or the HTTP status as text.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AccountRefusedError(ProviderError):
+    """The provider refuses the account (credentials, suspension, quota); no further call can succeed."""
+
+
+class CallOutcomeUnknownError(ProviderError):
+    """The request may have been accepted, but no answer says so."""
