@@ -1,0 +1,1 @@
+"""PostgreSQL (OLTP) behind SQLAlchemy Core: tables, migrations, campaigns, audience and the call ledger."""

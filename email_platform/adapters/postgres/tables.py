@@ -1,0 +1,197 @@
+"""The OLTP tables, as SQLAlchemy Core; alembic's migrations create them and a test compares the two.
+
+Grain: ``lead`` one row a lead, ``campaign`` one a campaign, ``campaign_manifest`` at most one a campaign,
+``chunk`` one a chunk of a manifest, ``send_call`` one a provider call (never one an email).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _created_at() -> Column[object]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+app_user = Table(
+    "app_user",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("email", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    _created_at(),
+)
+
+sender = Table(
+    "sender",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("owner_id", BigInteger, ForeignKey("app_user.id"), nullable=False),
+    Column("from_address", Text, nullable=False),
+    Column("from_name", Text, nullable=False),
+    Column("reply_to", Text),
+    Column("provider", Text, nullable=False, server_default="simulator"),
+    Column("provider_account", Text, nullable=False, server_default="default"),
+    _created_at(),
+)
+
+lead = Table(
+    "lead",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("email", Text),
+    Column("first_name", Text),
+    Column("last_name", Text),
+    Column("country", Text),  # ISO 3166-1 alpha-2
+    Column("city", Text),
+    Column("plan", Text),
+    Column("language", Text),  # BCP 47
+    Column("age", SmallInteger),
+    Column("attributes", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("unsubscribed_at", DateTime(timezone=True)),
+    _created_at(),
+)
+
+suppression = Table(
+    "suppression",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("address", Text, nullable=False),  # lower case, trimmed
+    Column("sender_id", BigInteger, ForeignKey("sender.id")),  # null: suppressed for every sender
+    Column("reason", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    _created_at(),
+    CheckConstraint("reason in ('hard_bounce', 'complaint', 'unsubscribe', 'manual')", name="reason_known"),
+    UniqueConstraint("address", "sender_id", postgresql_nulls_not_distinct=True),
+)
+
+campaign = Table(
+    "campaign",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("owner_id", BigInteger, ForeignKey("app_user.id"), nullable=False),
+    Column("sender_id", BigInteger, ForeignKey("sender.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("subject_template", Text, nullable=False),
+    Column("html_template", Text, nullable=False),
+    Column("text_template", Text, nullable=False, server_default=""),
+    Column("condition", JSONB, nullable=False),
+    Column("on_unknown", Text, nullable=False, server_default="hold"),
+    Column("status", Text, nullable=False, server_default="draft"),
+    Column("status_reason", Text),
+    Column("scheduled_at", DateTime(timezone=True)),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("queued_at", DateTime(timezone=True)),
+    Column("started_at", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),
+    Column("progress_at", DateTime(timezone=True)),  # the last sign of life of a run that works on it
+    _created_at(),
+    CheckConstraint(
+        "status in ('draft', 'queued', 'sending', 'paused', 'sent', 'cancelled', 'failed')",
+        name="status_known",
+    ),
+    CheckConstraint("on_unknown in ('hold', 'resend')", name="on_unknown_known"),
+    Index("ix_campaign_open", "status", postgresql_where=text("status in ('queued', 'sending')")),
+)
+
+# No foreign key to campaign: what was sent must stay known when somebody deletes the campaign's row.
+campaign_manifest = Table(
+    "campaign_manifest",
+    metadata,
+    Column("campaign_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("manifest_id", UUID(as_uuid=True), nullable=False),
+    Column("prefix", Text, nullable=False),
+    Column("eligible_rows", BigInteger, nullable=False),
+    Column("excluded_by_reason", JSONB, nullable=False),
+    Column("chunk_rows", Integer, nullable=False),
+    Column("call_rows", Integer, nullable=False),
+    Column("sender", JSONB, nullable=False),
+    Column("content", JSONB, nullable=False),
+    Column("on_unknown", Text, nullable=False),
+    Column("frozen_at", DateTime(timezone=True), nullable=False),
+)
+
+chunk = Table(
+    "chunk",
+    metadata,
+    Column("campaign_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("chunk_index", Integer, primary_key=True, autoincrement=False),
+    Column("lease_epoch", BigInteger, nullable=False, server_default="0"),
+    Column("lease_holder", Text),
+    Column("lease_expires_at", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),  # every call of the chunk has reached an end
+)
+
+send_call = Table(
+    "send_call",
+    metadata,
+    Column("campaign_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("chunk_index", Integer, primary_key=True, autoincrement=False),
+    Column("call_index", Integer, primary_key=True, autoincrement=False),
+    Column("call_id", UUID(as_uuid=True), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("first_position", BigInteger, nullable=False),  # of the manifest, inclusive
+    Column("recipient_count", SmallInteger, nullable=False),
+    Column("body_sha256", LargeBinary, nullable=False),
+    Column("lease_epoch", BigInteger, nullable=False),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("intent_at", DateTime(timezone=True), nullable=False),
+    Column("receipt_at", DateTime(timezone=True)),
+    Column("receipt", JSONB),  # {"ids": [...], "rejected": {"<offset>": [code, message]}}
+    Column("error", Text),
+    CheckConstraint(
+        "state in ('intent', 'accepted', 'rejected', 'unknown', 'abandoned')", name="state_known"
+    ),
+    Index("ix_send_call_open", "campaign_id", postgresql_where=text("state in ('intent', 'unknown')")),
+)
+
+staged_object = Table(
+    "staged_object",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("campaign_id", BigInteger),
+    Column("rows", BigInteger, nullable=False),
+    Column("content_sha256", Text, nullable=False),
+    Column("staged_at", DateTime(timezone=True), nullable=False),
+    Column(
+        "loaded_sha256", Text
+    ),  # the content that the warehouse holds; behind content_sha256 means: load again
+    Column("loaded_rows", BigInteger),
+    Column("loaded_at", DateTime(timezone=True)),
+    Column("quarantined_reason", Text),
+    Index(
+        "ix_staged_object_unloaded",
+        "staged_at",
+        postgresql_where=text("loaded_sha256 is distinct from content_sha256"),
+    ),
+    Index("ix_staged_object_campaign_id", "campaign_id"),
+)
