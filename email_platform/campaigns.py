@@ -5,10 +5,11 @@ Invariant: no code sets a campaign's status without `check_transition`; sent and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from email_platform.errors import IllegalTransitionError
 
@@ -119,3 +120,42 @@ class Campaign:
     attempt: int
     on_unknown: OnUnknown = "hold"
     created_at: datetime | None = field(default=None)
+
+
+class CampaignStore(Protocol):
+    """The campaigns of the OLTP database; every change of status goes through the state machine, race-free."""
+
+    def get(self, campaign_id: int) -> Campaign:
+        """The campaign with its sender.
+
+        Raises:
+            CampaignNotFoundError: there is no such row.
+        """
+        ...
+
+    def due(self, limit: int) -> Sequence[Campaign]:
+        """Queued campaigns whose time has come, the longest waiting first."""
+        ...
+
+    def change_status(self, campaign_id: int, wanted: CampaignStatus, reason: str | None = None) -> Campaign:
+        """Make one legal change of status under the row's lock and return the campaign as it is then.
+
+        Asking for the status that the campaign already has changes its reason only (a re-run may ask twice).
+
+        Raises:
+            CampaignNotFoundError: there is no such row.
+            IllegalTransitionError: the state machine forbids it.
+        """
+        ...
+
+    def note_progress(self, campaign_id: int) -> None:
+        """Say that a run is working on the campaign; the reaper resumes campaigns that fall silent."""
+        ...
+
+    def silent(self, silent_seconds: float) -> Sequence[Campaign]:
+        """Campaigns in ``sending`` of which no run has shown a sign of life for so long."""
+        ...
+
+    def begin_attempt(self, campaign_id: int, attempt: int) -> bool:
+        """Count a new attempt of a silent campaign; False where somebody else has counted it already."""
+        ...

@@ -32,9 +32,7 @@ DELIVERY_SCHEMA = pa.schema(
         pa.field("chunk_index", pa.int32(), nullable=False),
         pa.field("call_index", pa.int32(), nullable=False),
         pa.field("call_id", pa.string(), nullable=False),  # canonical UUID text
-        pa.field(
-            "occurred_at", pa.timestamp("ms", tz="UTC"), nullable=False
-        ),  # receipt's time; intent's if none came
+        pa.field("occurred_at", pa.timestamp("ms", tz="UTC"), nullable=False),  # receipt's time; intent's if none came
         pa.field("version", pa.uint64(), nullable=False),
     ]
 )

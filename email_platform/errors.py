@@ -1,23 +1,23 @@
 """Every error this platform raises on purpose, in one tree.
 
-    EmailPlatformError
-    ├── ConfigurationError          the operator must change a setting; retrying cannot help
-    │   └── PortTakenError          another process listens where an embedded part should
-    ├── PartUnavailableError        a part (PostgreSQL, S3, ClickHouse, provider) did not answer in time
-    ├── InvalidConditionError       a campaign's audience condition breaks the grammar (path and mend inside)
-    ├── InvalidTemplateError        a campaign's content cannot be rendered for every recipient
-    ├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
-    ├── IllegalTransitionError      the campaign's state machine does not allow this change
-    ├── CampaignStoppedError        the campaign was paused, cancelled or failed while its chunks were sending
-    ├── LeaseLostError              another process took this chunk over: stop sending at once
-    ├── AccountingError             two counts that must be equal are not
-    ├── ObjectQuarantinedError      a staged object is corrupt or foreign and was set aside
-    └── ProviderError               one call's outcome; transient or permanent is decided in the adapter, once
-        ├── CallThrottledError      not accepted, try again after `retry_after_seconds`
-        ├── CallNotAcceptedError    certainly not accepted (connection refused, 503 before the body): transient
-        ├── CallRejectedError       permanently refused as a whole (bad request, bad credentials)
-        ├── AccountRefusedError     the provider refuses the account or its credentials: pause the campaign
-        └── CallOutcomeUnknownError the call may have been accepted (timeout, reset after sending)
+EmailPlatformError
+├── ConfigurationError          the operator must change a setting; retrying cannot help
+│   └── PortTakenError          another process listens where an embedded part should
+├── PartUnavailableError        a part (PostgreSQL, S3, ClickHouse, provider) did not answer in time
+├── InvalidConditionError       a campaign's audience condition breaks the grammar (path and mend inside)
+├── InvalidTemplateError        a campaign's content cannot be rendered for every recipient
+├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
+├── IllegalTransitionError      the campaign's state machine does not allow this change
+├── CampaignStoppedError        the campaign was paused, cancelled or failed while its chunks were sending
+├── LeaseLostError              another process took this chunk over: stop sending at once
+├── AccountingError             two counts that must be equal are not
+├── ObjectQuarantinedError      a staged object is corrupt or foreign and was set aside
+└── ProviderError               one call's outcome; transient or permanent is decided in the adapter, once
+    ├── CallThrottledError      not accepted, try again after `retry_after_seconds`
+    ├── CallNotAcceptedError    certainly not accepted (connection refused, 503 before the body): transient
+    ├── CallRejectedError       permanently refused as a whole (bad request, bad credentials)
+    ├── AccountRefusedError     the provider refuses the account or its credentials: pause the campaign
+    └── CallOutcomeUnknownError the call may have been accepted (timeout, reset after sending)
 """
 
 from __future__ import annotations
@@ -86,6 +86,14 @@ class LeaseLostError(EmailPlatformError):
     """This process no longer owns the chunk's lease; it must not start another call."""
 
 
+class ChunkBusyError(EmailPlatformError):
+    """Another process holds the chunk's lease and keeps it alive; it is sending this chunk now."""
+
+
+class SendingInterruptedError(EmailPlatformError):
+    """This process was asked to end; what was in flight has been seen to its end and recorded."""
+
+
 class AccountingError(EmailPlatformError):
     """Counts that must agree do not; the message gives every count."""
 
@@ -128,6 +136,10 @@ class CallRejectedError(ProviderError):
 
 class AccountRefusedError(ProviderError):
     """The provider refuses the account (credentials, suspension, quota); no further call can succeed."""
+
+
+class ProviderDownError(ProviderError):
+    """One call failed in every bounded retry; the provider takes nothing, or nothing of this kind."""
 
 
 class CallOutcomeUnknownError(ProviderError):

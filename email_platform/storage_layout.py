@@ -1,11 +1,12 @@
-"""Where every object lives in the staging bucket; keys are deterministic, so a re-run overwrites its own object.
+"""Where every object lives in the staging bucket; keys are deterministic: a re-run overwrites its own object.
 
     manifests/campaign=<id>/<manifest id>/eligible.parquet     one row group per chunk, in position order
     manifests/campaign=<id>/<manifest id>/excluded.parquet     every lead left out, with its reason
     deliveries/campaign=<id>/chunk-<index>.parquet             what became of each recipient of one chunk
     dimensions/<name>/<snapshot id>.parquet                    small OLTP tables for the reports
 
-Which manifest of a campaign counts is said by the row of ``campaign_manifest`` in PostgreSQL, never by a listing.
+Which manifest of a campaign counts is said by its row of ``campaign_manifest`` in PostgreSQL, never by a
+listing.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ send_call = Table(
     Column("receipt", JSONB),  # {"ids": [...], "rejected": {"<offset>": [code, message]}}
     Column("error", Text),
     CheckConstraint(
-        "state in ('intent', 'accepted', 'rejected', 'unknown', 'abandoned')", name="state_known"
+        "state in ('planned', 'intent', 'accepted', 'rejected', 'unknown', 'abandoned')", name="state_known"
     ),
     Index("ix_send_call_open", "campaign_id", postgresql_where=text("state in ('intent', 'unknown')")),
 )
@@ -182,9 +182,7 @@ staged_object = Table(
     Column("rows", BigInteger, nullable=False),
     Column("content_sha256", Text, nullable=False),
     Column("staged_at", DateTime(timezone=True), nullable=False),
-    Column(
-        "loaded_sha256", Text
-    ),  # the content that the warehouse holds; behind content_sha256 means: load again
+    Column("loaded_sha256", Text),  # the content that the warehouse holds; behind content_sha256 means: load again
     Column("loaded_rows", BigInteger),
     Column("loaded_at", DateTime(timezone=True)),
     Column("quarantined_reason", Text),

@@ -1,0 +1,158 @@
+"""Campaigns in PostgreSQL.
+
+Invariant: a status changes under the row's lock, after `check_transition` on the status read under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, func, or_, select, update
+
+from email_platform.adapters.postgres.tables import campaign, chunk, sender
+from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.campaigns import Campaign, CampaignContent, CampaignStatus, Sender, check_transition
+from email_platform.errors import CampaignNotFoundError
+
+_STARTED = {CampaignStatus.SENDING}
+_FINISHED = {CampaignStatus.SENT, CampaignStatus.CANCELLED, CampaignStatus.FAILED}
+
+
+class PostgresCampaignStore:
+    """`email_platform.campaigns.CampaignStore` over the tables ``campaign`` and ``sender``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def get(self, campaign_id: int) -> Campaign:
+        """The campaign with its sender; see the Protocol."""
+        with oltp_transaction(self._engine) as connection:
+            return self._read(connection, campaign_id)
+
+    def due(self, limit: int) -> Sequence[Campaign]:
+        """Queued campaigns whose time has come, the longest waiting first."""
+        statement = (
+            self._campaigns()
+            .where(
+                campaign.c.status == CampaignStatus.QUEUED,
+                or_(campaign.c.scheduled_at.is_(None), campaign.c.scheduled_at <= func.now()),
+            )
+            .order_by(func.coalesce(campaign.c.scheduled_at, campaign.c.queued_at, campaign.c.created_at))
+            .limit(limit)
+        )
+        with oltp_transaction(self._engine) as connection:
+            return [self._campaign(row) for row in connection.execute(statement)]
+
+    def change_status(self, campaign_id: int, wanted: CampaignStatus, reason: str | None = None) -> Campaign:
+        """Make one legal change of status under the row's lock; see the Protocol."""
+        with oltp_transaction(self._engine) as connection:
+            current = connection.execute(
+                select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
+            ).scalar_one_or_none()
+            if current is None:
+                raise CampaignNotFoundError(campaign_id)
+            values: dict[str, Any] = {"status_reason": reason}
+            if current != wanted:
+                check_transition(campaign_id, CampaignStatus(current), wanted)
+                values["status"] = wanted
+                if wanted is CampaignStatus.QUEUED:
+                    values |= {"queued_at": func.now(), "finished_at": None}
+                    if current != CampaignStatus.DRAFT:
+                        values["attempt"] = campaign.c.attempt + 1  # a new run key: the old one was used
+                if wanted in _STARTED:
+                    values["started_at"] = func.coalesce(campaign.c.started_at, func.now())
+                if wanted in _FINISHED:
+                    values["finished_at"] = func.now()
+            if wanted in _STARTED:
+                values["progress_at"] = func.clock_timestamp()
+            connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(**values))
+            return self._read(connection, campaign_id)
+
+    def note_progress(self, campaign_id: int) -> None:
+        """Say that a run is working on the campaign; nothing happens where the row is gone."""
+        with oltp_transaction(self._engine) as connection:
+            connection.execute(
+                update(campaign).where(campaign.c.id == campaign_id).values(progress_at=func.clock_timestamp())
+            )
+
+    def silent(self, silent_seconds: float) -> Sequence[Campaign]:
+        """Campaigns in ``sending`` without a sign of life from any run; see the Protocol.
+
+        A chunk's lease is such a sign: it is renewed while its calls are made.
+        """
+        long_ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, silent_seconds)
+        leased = select(chunk.c.campaign_id).where(
+            chunk.c.campaign_id == campaign.c.id,
+            chunk.c.lease_holder.is_not(None),
+            chunk.c.lease_expires_at > long_ago,
+        )
+        statement = (
+            self._campaigns()
+            .where(
+                campaign.c.status == CampaignStatus.SENDING,
+                func.coalesce(campaign.c.progress_at, campaign.c.created_at) < long_ago,
+                ~leased.exists(),
+            )
+            .order_by(campaign.c.id)
+        )
+        with oltp_transaction(self._engine) as connection:
+            return [self._campaign(row) for row in connection.execute(statement)]
+
+    def begin_attempt(self, campaign_id: int, attempt: int) -> bool:
+        """Count a new attempt if the present one is still ``attempt - 1``; see the Protocol."""
+        with oltp_transaction(self._engine) as connection:
+            return bool(
+                connection.execute(
+                    update(campaign)
+                    .where(
+                        campaign.c.id == campaign_id,
+                        campaign.c.attempt == attempt - 1,
+                        campaign.c.status == CampaignStatus.SENDING,
+                    )
+                    .values(attempt=attempt, progress_at=func.clock_timestamp())
+                ).rowcount
+            )
+
+    @staticmethod
+    def _campaigns() -> Select[Any]:
+        return select(
+            campaign,
+            sender.c.from_address,
+            sender.c.from_name,
+            sender.c.reply_to,
+            sender.c.provider,
+            sender.c.provider_account,
+            sender.c.owner_id.label("sender_owner_id"),
+        ).join(sender, sender.c.id == campaign.c.sender_id)
+
+    def _read(self, connection: Connection, campaign_id: int) -> Campaign:
+        row = connection.execute(self._campaigns().where(campaign.c.id == campaign_id)).one_or_none()
+        if row is None:
+            raise CampaignNotFoundError(campaign_id)
+        return self._campaign(row)
+
+    @staticmethod
+    def _campaign(row: Row[Any]) -> Campaign:
+        return Campaign(
+            campaign_id=row.id,
+            owner_id=row.owner_id,
+            name=row.name,
+            sender=Sender(
+                sender_id=row.sender_id,
+                owner_id=row.sender_owner_id,
+                from_address=row.from_address,
+                from_name=row.from_name,
+                reply_to=row.reply_to,
+                provider=row.provider,
+                provider_account=row.provider_account,
+            ),
+            content=CampaignContent(row.subject_template, row.html_template, row.text_template),
+            condition=row.condition,
+            status=CampaignStatus(row.status),
+            status_reason=row.status_reason,
+            scheduled_at=row.scheduled_at,
+            attempt=row.attempt,
+            on_unknown=row.on_unknown,
+            created_at=row.created_at,
+        )

@@ -1,0 +1,107 @@
+"""The register of staged objects in PostgreSQL, one row per object key.
+
+Invariant: an object is offered for loading until exactly its present content is marked as loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, case, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from email_platform.adapters.postgres.tables import staged_object
+from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.ports import StagedObject
+
+
+class PostgresStagingRegister:
+    """`email_platform.staging.StagingRegister` over the table ``staged_object``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def record(self, staged: StagedObject, campaign_id: int | None) -> None:
+        """Remember the object; a new content lifts a quarantine, since it may have been mended."""
+        statement = insert(staged_object).values(
+            key=staged.key,
+            kind=staged.kind,
+            campaign_id=campaign_id,
+            rows=staged.rows,
+            content_sha256=staged.content_sha256,
+            staged_at=func.now(),
+        )
+        new = statement.excluded
+        with oltp_transaction(self._engine) as connection:
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=[staged_object.c.key],
+                    set_={
+                        "rows": new.rows,
+                        "content_sha256": new.content_sha256,
+                        "staged_at": new.staged_at,
+                        "quarantined_reason": None,
+                    },
+                    where=staged_object.c.content_sha256 != new.content_sha256,
+                )
+            )
+
+    def unloaded(self, campaign_id: int | None = None, limit: int = 1000) -> Sequence[StagedObject]:
+        """Objects whose present content is not loaded and not quarantined, the oldest first."""
+        columns = staged_object.c
+        statement = (
+            select(columns.key, columns.kind, columns.rows, columns.content_sha256)
+            .where(
+                columns.loaded_sha256.is_distinct_from(columns.content_sha256),
+                columns.quarantined_reason.is_(None),
+            )
+            .order_by(columns.staged_at, columns.key)
+            .limit(limit)
+        )
+        if campaign_id is not None:
+            statement = statement.where(columns.campaign_id == campaign_id)
+        with oltp_transaction(self._engine) as connection:
+            return [
+                StagedObject(row.key, row.kind, row.rows, row.content_sha256) for row in connection.execute(statement)
+            ]
+
+    def mark_loaded(self, staged: StagedObject, loaded_rows: int) -> None:
+        """Remember that the warehouse holds this content."""
+        self._update(
+            staged,
+            loaded_sha256=staged.content_sha256,
+            loaded_rows=loaded_rows,
+            loaded_at=func.clock_timestamp(),
+        )
+
+    def quarantine(self, staged: StagedObject, reason: str) -> None:
+        """Set the object aside until its content changes."""
+        self._update(staged, quarantined_reason=reason)
+
+    def _update(self, staged: StagedObject, **values: object) -> None:
+        with oltp_transaction(self._engine) as connection:
+            connection.execute(
+                update(staged_object)
+                .where(
+                    staged_object.c.key == staged.key,
+                    staged_object.c.content_sha256 == staged.content_sha256,
+                )
+                .values(**values)
+            )
+
+    def staged_rows(self, campaign_id: int) -> dict[str, tuple[int, int]]:
+        """By kind: rows staged, and rows of them that are loaded."""
+        columns = staged_object.c
+        is_loaded = columns.loaded_sha256 == columns.content_sha256
+        statement = (
+            select(
+                columns.kind,
+                func.sum(columns.rows),
+                func.coalesce(func.sum(case((is_loaded, columns.loaded_rows))), 0),
+            )
+            .where(columns.campaign_id == campaign_id)
+            .group_by(columns.kind)
+        )
+        with oltp_transaction(self._engine) as connection:
+            rows = connection.execute(statement).all()
+        return {row[0]: (int(row[1]), int(row[2])) for row in rows}

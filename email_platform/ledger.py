@@ -1,0 +1,192 @@
+"""The call ledger: what was intended, what is known, and what is not, one record per provider call.
+
+Invariant: a call is made only after its intent is durable under the chunk's present lease epoch, and a
+recipient's outcome is only what a durable receipt says. Everything else is derived: staged objects,
+completeness, the campaign's status.
+
+    (no record) ──intent──▶ intent ──receipt──▶ accepted | rejected            final
+                   ▲           │
+                   │           ├─ certainly not accepted ─▶ planned            will be tried again
+                   │           └─ no answer ──────────────▶ unknown            same key again, or the policy
+                   └──────────── planned, unknown (retry) ◀─┘                  unknown ─▶ accepted | abandoned
+
+A call that was never attempted has no record: planning costs no write, so the ledger's row writes stay at
+two per call (intent, receipt), 1/25 of the recipients at 50 recipients a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+from email_platform.ports import RecipientResult
+
+CallState = Literal["planned", "intent", "accepted", "rejected", "unknown", "abandoned"]
+FINAL_STATES: frozenset[CallState] = frozenset({"accepted", "rejected", "abandoned"})
+
+
+@dataclass(frozen=True, slots=True)
+class CallReceipt:
+    """The provider's answer to one call: one result per recipient, in the call's order."""
+
+    results: tuple[RecipientResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Compact form for the ledger: ids in order ("" for a refused recipient) and refusals by offset."""
+        return {
+            "ids": [result.provider_message_id for result in self.results],
+            "rejected": {
+                str(offset): [result.error_code, result.error_message]
+                for offset, result in enumerate(self.results)
+                if result.status == "rejected"
+            },
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> CallReceipt:
+        """The inverse of `to_json`."""
+        rejected = document["rejected"]
+        return cls(
+            tuple(
+                RecipientResult("rejected", "", *rejected[str(offset)])
+                if str(offset) in rejected
+                else RecipientResult("accepted", provider_message_id)
+                for offset, provider_message_id in enumerate(document["ids"])
+            )
+        )
+
+    @classmethod
+    def all_rejected(cls, recipient_count: int, code: str, message: str) -> CallReceipt:
+        """The receipt of a call that was refused as a whole."""
+        return cls((RecipientResult("rejected", "", code, message),) * recipient_count)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to send one chunk, until another process takes the next epoch."""
+
+    campaign_id: int
+    chunk_index: int
+    epoch: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallIntent:
+    """A call about to be made: everything needed to recognise it later.
+
+    Attributes:
+        first_position: position in the manifest of its first recipient.
+        body_sha256: hash of the exact request; a retry with another hash is refused.
+    """
+
+    call_index: int
+    call_id: UUID
+    first_position: int
+    recipient_count: int
+    body_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallOutcome:
+    """What became of an attempt.
+
+    Attributes:
+        state: ``accepted``/``rejected`` with a receipt, ``planned`` (certainly not accepted) or ``unknown``.
+        error: one line for the operator, without addresses or secrets.
+    """
+
+    call_index: int
+    state: Literal["planned", "accepted", "rejected", "unknown"]
+    receipt: CallReceipt | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One row of ``send_call``."""
+
+    call_index: int
+    call_id: UUID
+    state: CallState
+    first_position: int
+    recipient_count: int
+    body_sha256: bytes
+    attempts: int
+    intent_at: datetime
+    receipt_at: datetime | None
+    receipt: CallReceipt | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignTotals:
+    """Recipients of one campaign by what the ledger knows of them, and how far its chunks are.
+
+    Attributes:
+        in_call: recipients of calls with an intent and no answer yet (a process is at it, or died at it).
+        calls_by_state: number of calls, by state.
+        chunks_finished: chunks in which every call has reached an end.
+    """
+
+    accepted: int = 0
+    rejected: int = 0
+    unknown: int = 0
+    abandoned: int = 0
+    planned: int = 0
+    in_call: int = 0
+    calls_by_state: Mapping[str, int] = field(default_factory=dict)
+    chunks: int = 0
+    chunks_finished: int = 0
+
+    @property
+    def attempted(self) -> int:
+        """Recipients whose call was made or is being made."""
+        return self.accepted + self.rejected + self.unknown + self.abandoned + self.in_call
+
+
+class CallLedger(Protocol):
+    """Durable store of leases and calls. Every method is one transaction."""
+
+    def take_lease(self, campaign_id: int, chunk_index: int, holder: str) -> Lease | None:
+        """Take the next epoch of the chunk, or return None while another holder's lease is still valid."""
+        ...
+
+    def calls(self, campaign_id: int, chunk_index: int) -> Sequence[CallRecord]:
+        """Every recorded call of the chunk, by call index."""
+        ...
+
+    def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> None:
+        """Record the outcomes, then the intents, in one commit; renews the lease.
+
+        Outcomes are recorded even by a process that has lost its lease (a receipt is the truth whoever
+        brings it); a final state is never overwritten. Intents need the lease and a campaign in ``sending``.
+
+        Raises:
+            LeaseLostError: outcomes are recorded, intents are not.
+            CampaignStoppedError: likewise, because the campaign is not in ``sending``.
+        """
+        ...
+
+    def finish_chunk(self, lease: Lease) -> None:
+        """Mark the chunk finished and let the lease go.
+
+        Raises:
+            LeaseLostError: another process has taken the chunk over.
+        """
+        ...
+
+    def release_lease(self, lease: Lease) -> None:
+        """Let the lease go without finishing; does nothing where it is lost already."""
+        ...
+
+    def chunk_is_finished(self, campaign_id: int, chunk_index: int) -> bool:
+        """Whether every call of the chunk has reached an end."""
+        ...
+
+    def totals(self, campaign_id: int) -> CampaignTotals:
+        """Recipients and calls of the campaign by state."""
+        ...
