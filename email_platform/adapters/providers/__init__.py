@@ -1,0 +1,19 @@
+"""Adapters of `email_platform.ports.EmailProvider`, one module a provider.
+
+Invariant: each adapter makes exactly one call per `send`, never repeats it, and classifies its outcome once.
+
+No provider's own SDK is used: `sendgrid`, `postmarker`, `resend` and `mailgun` are synchronous (or build the
+body themselves from objects), some retry by themselves, and none tells a refused connection from a lost
+answer; the ledger needs exact bytes, one call and that difference. SES is the exception: boto3 signs the
+request, with its retries switched off.
+"""
+
+from email_platform.adapters.providers.http_transport import CallTimeouts
+from email_platform.adapters.providers.registry import (
+    ProviderAccount,
+    account_from_variables,
+    build_provider,
+    provider_names,
+)
+
+__all__ = ["CallTimeouts", "ProviderAccount", "account_from_variables", "build_provider", "provider_names"]

@@ -1,0 +1,114 @@
+"""Checks and formats of the header fields that every adapter sends.
+
+Invariant: no value that becomes a message header carries a line break, so a lead's name can never add a
+header (or a second recipient) to a message; what breaks this is refused before any byte leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from email.header import Header
+from email.utils import formataddr
+
+from email_platform.errors import InvalidTemplateError
+from email_platform.ports import BulkCall, ProviderLimits
+
+_FIELD_NAME = re.compile(r"[!-9;-~]{1,126}")  # RFC 5322 ftext; 126 is the tightest provider's limit (SES)
+_BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
+
+
+def check_call(call: BulkCall, limits: ProviderLimits) -> None:
+    """Refuse a call that must not be encoded: too many recipients, or a line break in any header value.
+
+    Raises:
+        InvalidTemplateError: names the field, and the lead by id (never by address).
+    """
+    count = len(call.recipients)
+    if not 1 <= count <= limits.recipients_per_call:
+        raise InvalidTemplateError(
+            f"call {call.call_id} has {count} recipients; the provider takes 1 to {limits.recipients_per_call}"
+        )
+    check_header_value("from address", call.from_address)
+    check_header_value("from name", call.from_name)
+    check_header_value("reply-to", call.reply_to or "")
+    for name, value in call.tags.items():
+        check_header_value(f"tag {name!r}", name + value)
+    for recipient in call.recipients:
+        lead = f"lead {recipient.lead_id}"
+        check_header_value(f"address of {lead}", recipient.address)
+        check_header_value(f"subject for {lead}", recipient.subject)
+        if not recipient.html and not recipient.text:
+            raise InvalidTemplateError(f"neither an HTML nor a text body for {lead}")
+        for name, value in recipient.headers.items():
+            if not _FIELD_NAME.fullmatch(name):
+                raise InvalidTemplateError(f"{name!r} is not a header name ({lead})")
+            check_header_value(f"header {name} for {lead}", value)
+
+
+def check_header_value(what: str, value: str) -> None:
+    """Refuse CR, LF and other control characters (tab excepted).
+
+    Raises:
+        InvalidTemplateError: names the field and the character's position, not the value.
+    """
+    if found := _BREAKS.search(value):
+        raise InvalidTemplateError(
+            f"{what}: control character {found.group()!r} at position {found.start()}; header values must be one line"
+        )
+
+
+def check_body_size(call: BulkCall, body: bytes, limits: ProviderLimits, provider: str) -> None:
+    """Refuse a body above the provider's documented limit.
+
+    Raises:
+        InvalidTemplateError: says how many recipients of this size would fit.
+    """
+    if limits.body_bytes is not None and len(body) > limits.body_bytes:
+        count = len(call.recipients)
+        fitting = max(1, count * limits.body_bytes // len(body))
+        raise InvalidTemplateError(
+            f"{provider}: call {call.call_id} encodes {count} recipients to {len(body)} bytes; the limit is "
+            f"{limits.body_bytes}. Lower the account's recipients_per_call to about {fitting} or shorten the content"
+        )
+
+
+def ascii_domain_address(address: str) -> str:
+    """The address with its domain in Punycode, as the providers without SMTPUTF8 ask for.
+
+    A non-ASCII local part has no ASCII form; it stays, and the provider refuses that one recipient.
+    """
+    local_part, at, domain = address.rpartition("@")
+    if not at or domain.isascii():
+        return address
+    try:
+        return f"{local_part}@{domain.encode('idna').decode('ascii')}"
+    except UnicodeError:
+        return address
+
+
+def encoded_mailbox(name: str, address: str) -> str:
+    """``name <address>`` in ASCII: quoted where RFC 5322 asks for it, RFC 2047 encoded words where not ASCII."""
+    address = ascii_domain_address(address)
+    if not name:
+        return address
+    if not name.isascii():
+        # Header splits into encoded words of at most 75 characters, which formataddr does not (RFC 2047, 2).
+        return f"{encoded_header_value(name)} <{address}>"
+    return formataddr((name, address)) if address.isascii() else unicode_mailbox(name, address)
+
+
+def unicode_mailbox(name: str, address: str) -> str:
+    """``"name" <address>`` with the name in clear text, for JSON APIs that encode it themselves."""
+    address = ascii_domain_address(address)
+    if not name:
+        return address
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}" <{address}>'
+
+
+def encoded_header_value(value: str) -> str:
+    """The value as ASCII on one line: unchanged, or as RFC 2047 encoded words."""
+    if value.isascii():
+        return value
+    # Words are joined by one space instead of a folded line: the provider folds, and CR LF is refused above.
+    return Header(value, "utf-8").encode(linesep="", maxlinelen=75).replace("\n", "")
