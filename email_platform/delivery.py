@@ -44,6 +44,7 @@ from email_platform.ledger import (
     CallOutcome,
     CallReceipt,
     CallRecord,
+    CallState,
     Lease,
 )
 from email_platform.manifest import Manifest
@@ -87,6 +88,31 @@ class ChunkProgress:
     sent_calls: int = 0
     skipped_calls: int = 0
     retried_calls: int = 0
+
+
+def progress_of(records: Sequence[CallRecord], recipients: int) -> ChunkProgress:
+    """What the ledger says of a chunk in which nothing was sent now."""
+    progress = ChunkProgress(recipients, skipped_calls=len(records))
+    for record in records:
+        progress = _counted(progress, record.state, record.recipient_count, record.receipt)
+    return progress
+
+
+def _counted(
+    progress: ChunkProgress, state: CallState, recipient_count: int, receipt: CallReceipt | None
+) -> ChunkProgress:
+    if receipt is not None:
+        accepted = sum(result.status == "accepted" for result in receipt.results)
+        return replace(
+            progress,
+            accepted=progress.accepted + accepted,
+            rejected=progress.rejected + recipient_count - accepted,
+        )
+    if state == "unknown":
+        return replace(progress, unknown=progress.unknown + recipient_count)
+    if state == "abandoned":
+        return replace(progress, abandoned=progress.abandoned + recipient_count)
+    return progress
 
 
 @dataclass(order=True, slots=True)
@@ -416,24 +442,8 @@ class ChunkDelivery:
             elif outcome.state != "planned":
                 self._count(outcome.state, record.recipient_count, outcome.receipt)
 
-    def _count(
-        self,
-        state: Literal["planned", "intent", "accepted", "rejected", "unknown", "abandoned"],
-        recipient_count: int,
-        receipt: CallReceipt | None,
-    ) -> None:
-        progress = self.progress
-        if receipt is not None:
-            accepted = sum(result.status == "accepted" for result in receipt.results)
-            self.progress = replace(
-                progress,
-                accepted=progress.accepted + accepted,
-                rejected=progress.rejected + recipient_count - accepted,
-            )
-        elif state == "unknown":
-            self.progress = replace(progress, unknown=progress.unknown + recipient_count)
-        elif state == "abandoned":
-            self.progress = replace(progress, abandoned=progress.abandoned + recipient_count)
+    def _count(self, state: CallState, recipient_count: int, receipt: CallReceipt | None) -> None:
+        self.progress = _counted(self.progress, state, recipient_count, receipt)
 
     # --- one call -----------------------------------------------------------------------------------------
 

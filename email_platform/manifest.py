@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 from uuid import UUID
 
 import pyarrow as pa
@@ -98,3 +98,15 @@ class Manifest:
                 f"campaign {self.campaign_id} has {self.chunk_count} chunks, none with index {chunk_index}"
             )
         return min(self.chunk_rows, self.eligible_rows - chunk_index * self.chunk_rows)
+
+
+class ManifestStore(Protocol):
+    """Which manifest of a campaign counts: the first one frozen, for ever."""
+
+    def find(self, campaign_id: int) -> Manifest | None:
+        """The campaign's frozen manifest, or None where its audience was never frozen."""
+        ...
+
+    def freeze(self, manifest: Manifest) -> Manifest:
+        """Make this the campaign's manifest, with its chunks; returns the earlier one where there is one."""
+        ...

@@ -47,7 +47,7 @@ class PostgresCampaignStore:
     def change_status(self, campaign_id: int, wanted: CampaignStatus, reason: str | None = None) -> Campaign:
         """Make one legal change of status under the row's lock; see the Protocol."""
         with oltp_transaction(self._engine) as connection:
-            current = connection.execute(
+            current: str | None = connection.execute(
                 select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
             ).scalar_one_or_none()
             if current is None:

@@ -1,0 +1,402 @@
+"""One campaign's run, step by step: freeze the audience, send the chunks, finish, load.
+
+Invariant: each step reads what is true from PostgreSQL and may be repeated at any time by anybody; a step
+that finds its work done does nothing and says so. Completeness is judged from the ledger, never from what
+an orchestrator remembers of its steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from threading import Event
+from typing import Protocol
+
+import pyarrow as pa
+
+from email_platform.accounting import AccountingLine, ledger_lines, require_all, warehouse_lines
+from email_platform.audience import read_chunk, resolve_audience
+from email_platform.campaigns import Campaign, CampaignStatus, CampaignStore, Sender
+from email_platform.delivery import ChunkDelivery, ChunkProgress, DeliveryPolicy, progress_of
+from email_platform.errors import (
+    AccountRefusedError,
+    CampaignNotFoundError,
+    CampaignStoppedError,
+    ConfigurationError,
+    IllegalTransitionError,
+    InvalidConditionError,
+    InvalidTemplateError,
+    ObjectQuarantinedError,
+    ProviderDownError,
+    SendingInterruptedError,
+)
+from email_platform.identity import call_id
+from email_platform.ledger import CallLedger, CampaignTotals
+from email_platform.manifest import Manifest, ManifestStore
+from email_platform.ports import (
+    AudienceSource,
+    BulkCall,
+    Clock,
+    EmailProvider,
+    ObjectStore,
+    ProviderLimits,
+    Recipient,
+    StagedObject,
+    Warehouse,
+)
+from email_platform.rate_limit import RateLimiter
+from email_platform.sending import run_to_the_end
+from email_platform.staging import StagingRegister, stage_deliveries
+from email_platform.storage_layout import excluded_key
+
+
+class Renderer(Protocol):
+    """Turns rows of a manifest into messages; deterministic."""
+
+    def check(self, store: ObjectStore, manifest: Manifest) -> None:
+        """Return where every recipient can be rendered.
+
+        Raises:
+            InvalidTemplateError: says which variable how many recipients lack.
+        """
+        ...
+
+    def render(self, manifest: Manifest, rows: pa.Table) -> tuple[Recipient, ...]:
+        """One message per row, in order."""
+        ...
+
+
+class Parts(Protocol):
+    """Everything a campaign's run needs of the outside world."""
+
+    @property
+    def campaigns(self) -> CampaignStore: ...
+    @property
+    def manifests(self) -> ManifestStore: ...
+    @property
+    def audience(self) -> AudienceSource: ...
+    @property
+    def ledger(self) -> CallLedger: ...
+    @property
+    def store(self) -> ObjectStore: ...
+    @property
+    def register(self) -> StagingRegister: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def policy(self) -> DeliveryPolicy: ...
+    @property
+    def chunk_rows(self) -> int: ...
+
+    def limits(self, sender: Sender) -> ProviderLimits:
+        """What the sender's provider allows, without connecting to it."""
+        ...
+
+    def provider(self, sender: Sender) -> EmailProvider:
+        """A new client of the sender's provider; called inside the event loop that uses it."""
+        ...
+
+    def limiter(self, sender: Sender) -> RateLimiter:
+        """The rate limiter of the sender's provider account."""
+        ...
+
+    def renderer(self, content_of: Campaign | Manifest) -> Renderer:
+        """Compiles the content.
+
+        Raises:
+            InvalidTemplateError: the template itself is wrong.
+        """
+        ...
+
+
+# --- step 1: the audience -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenAudience:
+    """A campaign's manifest and whether this step made it (or found it)."""
+
+    campaign: Campaign
+    manifest: Manifest
+    frozen_now: bool
+
+
+def freeze_audience(
+    parts: Parts, campaign_id: int, on_progress: Callable[[int], None] = lambda _: None
+) -> FrozenAudience:
+    """Put the campaign into ``sending`` and freeze its audience, or find the one frozen before.
+
+    A campaign that is sent or stopped keeps its status; its manifest is returned if it has one.
+
+    Args:
+        parts: the outside world.
+        campaign_id: which campaign.
+        on_progress: called with the number of leads considered so far.
+
+    Raises:
+        CampaignNotFoundError: the row is gone.
+        CampaignStoppedError: it has no manifest and may not send now.
+        InvalidConditionError, InvalidTemplateError: the campaign is set to failed with the reason.
+    """
+    campaign = parts.campaigns.get(campaign_id)
+    if campaign.status in (CampaignStatus.QUEUED, CampaignStatus.SENDING):
+        campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.SENDING)
+    manifest = parts.manifests.find(campaign_id)
+    if manifest is not None:
+        _register_exclusions(parts, manifest)
+        return FrozenAudience(campaign, manifest, frozen_now=False)
+    if campaign.status is not CampaignStatus.SENDING:
+        raise CampaignStoppedError(campaign_id, campaign.status)
+
+    def noticed(rows: int) -> None:
+        parts.campaigns.note_progress(campaign_id)
+        on_progress(rows)
+
+    try:
+        renderer = parts.renderer(campaign)
+        resolved = resolve_audience(
+            campaign,
+            parts.audience,
+            parts.store,
+            parts.clock,
+            chunk_rows=parts.chunk_rows,
+            call_rows=parts.limits(campaign.sender).recipients_per_call,
+            on_progress=noticed,
+        )
+        renderer.check(parts.store, resolved)
+    except (InvalidConditionError, InvalidTemplateError, ConfigurationError) as error:
+        parts.campaigns.change_status(campaign_id, CampaignStatus.FAILED, str(error))
+        raise
+    manifest = parts.manifests.freeze(resolved)
+    _register_exclusions(parts, manifest)
+    return FrozenAudience(campaign, manifest, frozen_now=manifest.manifest_id == resolved.manifest_id)
+
+
+def _register_exclusions(parts: Parts, manifest: Manifest) -> None:
+    """Offer the excluded leads to the warehouse; the object never changes, so once is enough."""
+    if manifest.excluded_rows == 0 or "exclusion" in parts.register.staged_rows(manifest.campaign_id):
+        return
+    key = excluded_key(manifest.prefix)
+    digest = sha256()
+    with parts.store.reader(key) as reader:
+        while block := reader.read(1 << 20):
+            digest.update(block)
+    staged = StagedObject(key, "exclusion", manifest.excluded_rows, digest.hexdigest())
+    parts.register.record(staged, manifest.campaign_id)
+
+
+# --- step 2: the chunks -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReport:
+    """What one step found and did in one chunk.
+
+    Attributes:
+        progress: recipients by outcome, over all runs; ``sent_calls`` of this step alone.
+        seconds: how long this step worked on the chunk.
+        staged_key: the object with the chunk's deliveries, or None where nothing was attempted.
+    """
+
+    chunk_index: int
+    progress: ChunkProgress
+    seconds: float
+    staged_key: str | None
+
+
+def send_chunk(
+    parts: Parts,
+    campaign_id: int,
+    chunk_index: int,
+    *,
+    holder: str,
+    stop: Event | None = None,
+    on_progress: Callable[[ChunkProgress], None] = lambda _: None,
+) -> ChunkReport:
+    """Send what the ledger does not show as done, then stage what is known of every recipient.
+
+    Raises:
+        CampaignStoppedError, AccountRefusedError, ProviderDownError: what is known is staged; after the
+            latter two the campaign is paused with the reason.
+        LeaseLostError, ChunkBusyError, SendingInterruptedError: another process does it, or will.
+    """
+    began_seconds = time.monotonic()
+    stop = stop or Event()
+    manifest = _manifest(parts, campaign_id)
+    recipients = read_chunk(parts.store, manifest, chunk_index)
+    if parts.ledger.chunk_is_finished(campaign_id, chunk_index):
+        progress = progress_of(parts.ledger.calls(campaign_id, chunk_index), recipients.num_rows)
+        staged = _stage(parts, manifest, chunk_index, recipients)
+        return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
+    renderer = parts.renderer(manifest)
+
+    def build_call(offset: int, count: int) -> BulkCall:
+        return BulkCall(
+            call_id=call_id(campaign_id, chunk_index, offset // manifest.call_rows),
+            campaign_id=campaign_id,
+            from_address=manifest.sender.from_address,
+            from_name=manifest.sender.from_name,
+            reply_to=manifest.sender.reply_to,
+            recipients=renderer.render(manifest, recipients.slice(offset, count)),
+            tags={"campaign_id": str(campaign_id)},
+        )
+
+    async def deliver() -> ChunkProgress:
+        provider = parts.provider(manifest.sender)
+        try:
+            return await ChunkDelivery(
+                manifest,
+                chunk_index,
+                holder=holder,
+                ledger=parts.ledger,
+                provider=provider,
+                build_call=build_call,
+                clock=parts.clock,
+                policy=parts.policy,
+                limiter=parts.limiter(manifest.sender),
+                stop=stop,
+                on_progress=on_progress,
+            ).run()
+        finally:
+            await provider.aclose()
+
+    try:
+        progress = run_to_the_end(deliver, stop)
+    except (AccountRefusedError, ProviderDownError) as error:
+        with suppress(IllegalTransitionError, CampaignNotFoundError):
+            parts.campaigns.change_status(campaign_id, CampaignStatus.PAUSED, str(error))
+        _stage(parts, manifest, chunk_index, recipients)
+        raise
+    except (CampaignStoppedError, SendingInterruptedError):
+        _stage(parts, manifest, chunk_index, recipients)
+        raise
+    except InvalidTemplateError as error:
+        with suppress(IllegalTransitionError, CampaignNotFoundError):
+            parts.campaigns.change_status(campaign_id, CampaignStatus.FAILED, str(error))
+        raise
+    staged = _stage(parts, manifest, chunk_index, recipients)
+    parts.campaigns.note_progress(campaign_id)
+    return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
+
+
+def _stage(parts: Parts, manifest: Manifest, chunk_index: int, recipients: pa.Table) -> str | None:
+    records = parts.ledger.calls(manifest.campaign_id, chunk_index)
+    staged = stage_deliveries(manifest, chunk_index, recipients, records, parts.store, parts.register)
+    return staged.key if staged else None
+
+
+def _manifest(parts: Parts, campaign_id: int) -> Manifest:
+    manifest = parts.manifests.find(campaign_id)
+    if manifest is None:
+        raise CampaignStoppedError(campaign_id, "without a frozen audience")
+    return manifest
+
+
+# --- step 3: the end of sending -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendingSummary:
+    """The campaign after its chunks: what the ledger knows and what became of the status."""
+
+    campaign: Campaign
+    manifest: Manifest
+    totals: CampaignTotals
+    lines: tuple[AccountingLine, ...]
+
+
+def finish_sending(parts: Parts, campaign_id: int) -> SendingSummary:
+    """Judge from the ledger whether the campaign is complete, and if so set it to sent, saying what is unknown.
+
+    Raises:
+        CampaignNotFoundError: the row is gone; ledger and staged objects stay.
+        CampaignStoppedError: it was paused or cancelled before the last chunk.
+        AccountingError: chunks are unfinished or recipients missing; the campaign stays in ``sending``.
+    """
+    manifest = _manifest(parts, campaign_id)
+    totals = parts.ledger.totals(campaign_id)
+    campaign = parts.campaigns.get(campaign_id)
+    if campaign.status not in (CampaignStatus.SENDING, CampaignStatus.SENT):
+        raise CampaignStoppedError(campaign_id, campaign.status)
+    lines = ledger_lines(manifest, totals, complete=True)
+    require_all(lines)
+    if campaign.status is CampaignStatus.SENDING:
+        campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.SENT, _sent_reason(manifest, totals))
+    return SendingSummary(campaign, manifest, totals, tuple(lines))
+
+
+def _sent_reason(manifest: Manifest, totals: CampaignTotals) -> str | None:
+    if manifest.eligible_rows == 0:
+        return f"nobody to send to: {manifest.considered_rows:,} leads considered, all of them excluded"
+    if totals.unknown:
+        calls = totals.calls_by_state.get("unknown", 0)
+        return f"{totals.unknown:,} recipients in {calls:,} calls have no answer and are held"
+    return None
+
+
+# --- step 4: the warehouse ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What was loaded now, and what was set aside with which reason."""
+
+    objects: int
+    rows: int
+    seconds: float
+    quarantined: Mapping[str, str]
+
+
+def load_staged(
+    register: StagingRegister,
+    warehouse: Warehouse,
+    campaign_id: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda _objects, _rows: None,
+) -> LoadReport:
+    """Load every staged object that the warehouse does not hold yet; one bad object blocks no other.
+
+    Args:
+        register: says what is staged and what is loaded.
+        warehouse: where it goes.
+        campaign_id: only this campaign's objects; None for everything.
+        on_progress: called with objects and rows loaded so far.
+    """
+    began_seconds = time.monotonic()
+    objects = rows = 0
+    quarantined: dict[str, str] = {}
+    while batch := register.unloaded(campaign_id):
+        for staged in batch:
+            try:
+                loaded_rows = warehouse.load(staged)
+            except ObjectQuarantinedError as error:
+                register.quarantine(staged, str(error))
+                quarantined[staged.key] = str(error)
+                continue
+            register.mark_loaded(staged, loaded_rows)
+            objects += 1
+            rows += loaded_rows
+            on_progress(objects, rows)
+    return LoadReport(objects, rows, time.monotonic() - began_seconds, quarantined)
+
+
+def account(parts: Parts, warehouse: Warehouse, campaign_id: int) -> list[AccountingLine]:
+    """Every accounting line of the campaign, from manifest, ledger, staging area and warehouse."""
+    manifest = _manifest(parts, campaign_id)
+    totals = parts.ledger.totals(campaign_id)
+    try:
+        complete = parts.campaigns.get(campaign_id).status is CampaignStatus.SENT
+    except CampaignNotFoundError:
+        complete = False
+    return [
+        *ledger_lines(manifest, totals, complete=complete),
+        *warehouse_lines(
+            manifest,
+            totals,
+            parts.register.staged_rows(campaign_id),
+            warehouse.delivery_counts(campaign_id),
+            sum(warehouse.exclusion_counts(campaign_id).values()),
+        ),
+    ]
