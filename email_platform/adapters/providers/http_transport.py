@@ -18,17 +18,17 @@ How failures map (aiohttp 3.14, httpx-aiohttp 0.2; each row is a test in ``test_
 
 | what happened | aiohttp's exception | httpx-aiohttp's | outcome |
 | --- | --- | --- | --- |
-| refused, DNS, TLS handshake or certificate | ClientConnectorError and subclasses | ConnectError | not accepted |
+| refused, DNS, TLS handshake or certificate | ClientConnectorError and subclasses | ConnectTimeout | not accepted |
 | connect timeout, no free connection in time | ConnectionTimeoutError | ConnectTimeout | not accepted |
-| reset while writing or waiting | ClientOSError | **ConnectTimeout** | unknown |
-| closed without an answer | ServerDisconnectedError | **ConnectTimeout** | unknown |
+| reset while writing or waiting | ClientOSError | ConnectTimeout | unknown |
+| closed without an answer | ServerDisconnectedError | ConnectTimeout | unknown |
 | no answer in time | SocketTimeoutError | ReadTimeout | unknown |
 | answer cut short | ClientPayloadError | ReadError | unknown |
 | answer that is not HTTP | ClientResponseError | not mapped at all | unknown |
 
-The transport names resets and disconnects ``ConnectTimeout``, because it maps aiohttp's base class
-``ClientConnectionError`` to it: a classification by httpx's class alone would send twice. `post_once`
-therefore judges aiohttp's own exception, found as the cause.
+The transport names resets and disconnects ``ConnectTimeout`` as it does refused connections, because it maps
+aiohttp's base class ``ClientConnectionError`` to it: whoever classifies by httpx's class alone sends twice.
+`post_once` therefore judges aiohttp's own exception, found as the cause.
 
 A keep-alive connection that the server closed before our request looks exactly like one that it closed after
 accepting it (ServerDisconnectedError): unknown, truthfully. To make it rare, idle connections are dropped after

@@ -9,16 +9,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts
+from email_platform.adapters.providers.mailgun import MAILGUN_BASE_URL, MAILGUN_LIMITS, MailgunProvider
+from email_platform.adapters.providers.postmark import (
+    DEFAULT_MESSAGE_STREAM,
+    POSTMARK_BASE_URL,
+    POSTMARK_LIMITS,
+    PostmarkProvider,
+)
+from email_platform.adapters.providers.resend import RESEND_BASE_URL, RESEND_LIMITS, ResendProvider
+from email_platform.adapters.providers.sendgrid import (
+    SENDGRID_BASE_URL,
+    SENDGRID_LIMITS,
+    SENDGRID_LIMITS_WITHOUT_TEMPLATE,
+    SendGridProvider,
+)
+from email_platform.adapters.providers.ses import SES_LIMITS, SesProvider, open_ses_client
 from email_platform.adapters.providers.simulator import SIMULATOR_LIMITS, SimulatorProvider
 from email_platform.errors import ConfigurationError
 from email_platform.ports import EmailProvider, ProviderLimits
 
 VARIABLE_PREFIX = "EMAIL_PLATFORM"
 SIMULATOR_API_KEY_VARIABLE = "EMAIL_PLATFORM_PROVIDER_API_KEY"
+_LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 _ACCOUNT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
@@ -120,6 +137,18 @@ class _Building:
             raise self.missing(setting)
         return value
 
+    def base_url(self, public: str | None = None) -> str:
+        url = self.text("base_url", self.account.base_url or public)
+        parts = urlsplit(url)
+        # Over plain HTTP the API key would be readable on the way.
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK_HOSTS)
+        if not is_safe or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ConfigurationError(
+                f"{variable_name(self.provider, self.account.name, 'base_url')} must be https://host[/path] "
+                "(http:// on this machine only), without user, query or fragment"
+            )
+        return url
+
     def missing(self, setting: str) -> ConfigurationError:
         return ConfigurationError(
             f"provider {self.provider!r}, account {self.account.name!r}: set "
@@ -140,7 +169,7 @@ class _Building:
 
 def _simulator(building: _Building) -> EmailProvider:
     return SimulatorProvider(
-        base_url=building.text("base_url", building.account.base_url),
+        base_url=building.base_url(),
         api_key=building.api_key(),
         limits=building.limits(SIMULATOR_LIMITS),
         timeouts=building.timeouts,
@@ -148,8 +177,82 @@ def _simulator(building: _Building) -> EmailProvider:
     )
 
 
+def _ses(building: _Building) -> EmailProvider:
+    account = building.account
+    region = building.text("region", account.region)
+    keys = [
+        None if key is None else key.get_secret_value() for key in (account.access_key_id, account.secret_access_key)
+    ]
+    # One key without the other would silently fall back to boto3's chain, and so to another account.
+    if (keys[0] is None) != (keys[1] is None):
+        raise building.missing("access_key_id" if keys[0] is None else "secret_access_key")
+    client = open_ses_client(
+        region=region,
+        access_key_id=keys[0],
+        secret_access_key=keys[1],
+        endpoint_url=building.base_url() if account.base_url else None,
+        timeouts=building.timeouts,
+        max_connections=building.max_connections,
+    )
+    return SesProvider(
+        client,
+        configuration_set=account.configuration_set,
+        limits=building.limits(SES_LIMITS),
+        max_connections=building.max_connections,
+    )
+
+
+def _sendgrid(building: _Building) -> EmailProvider:
+    template_id = building.account.template_id
+    return SendGridProvider(
+        api_key=building.api_key(),
+        template_id=template_id,
+        base_url=building.base_url(SENDGRID_BASE_URL),
+        limits=building.limits(SENDGRID_LIMITS if template_id else SENDGRID_LIMITS_WITHOUT_TEMPLATE),
+        timeouts=building.timeouts,
+        max_connections=building.max_connections,
+    )
+
+
+def _postmark(building: _Building) -> EmailProvider:
+    return PostmarkProvider(
+        server_token=building.api_key(),
+        message_stream=building.account.message_stream or DEFAULT_MESSAGE_STREAM,
+        base_url=building.base_url(POSTMARK_BASE_URL),
+        limits=building.limits(POSTMARK_LIMITS),
+        timeouts=building.timeouts,
+        max_connections=building.max_connections,
+    )
+
+
+def _resend(building: _Building) -> EmailProvider:
+    return ResendProvider(
+        api_key=building.api_key(),
+        base_url=building.base_url(RESEND_BASE_URL),
+        limits=building.limits(RESEND_LIMITS),
+        timeouts=building.timeouts,
+        max_connections=building.max_connections,
+    )
+
+
+def _mailgun(building: _Building) -> EmailProvider:
+    return MailgunProvider(
+        api_key=building.api_key(),
+        domain=building.text("domain", building.account.domain),
+        base_url=building.base_url(MAILGUN_BASE_URL),
+        limits=building.limits(MAILGUN_LIMITS),
+        timeouts=building.timeouts,
+        max_connections=building.max_connections,
+    )
+
+
 _BUILDERS: Mapping[str, Callable[[_Building], EmailProvider]] = {
     "simulator": _simulator,
+    "ses": _ses,
+    "sendgrid": _sendgrid,
+    "postmark": _postmark,
+    "resend": _resend,
+    "mailgun": _mailgun,
 }
 
 
@@ -165,7 +268,9 @@ def build_provider(
     timeouts: CallTimeouts | None = None,
     max_connections: int = MAXIMUM_CONNECTIONS,
 ) -> EmailProvider:
-    """The adapter of one provider account; does no I/O.
+    """The adapter of one provider account; opens no connection to the provider.
+
+    SES without keys asks boto3's credential chain, which may ask the instance's metadata service.
 
     One adapter per account and event loop; close it with ``aclose``.
 

@@ -37,7 +37,7 @@ from email_platform.adapters.providers.http_provider import (
     required_text,
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
-from email_platform.adapters.providers.message_fields import unicode_mailbox
+from email_platform.adapters.providers.message_fields import call_tags, unicode_mailbox
 from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 
 SIMULATOR_LIMITS = ProviderLimits(recipients_per_call=50, honours_idempotency_keys=True, idempotency_seconds=24 * 3600)
@@ -75,7 +75,7 @@ class SimulatorProvider(HttpProvider):
             {
                 "from": unicode_mailbox(call.from_name, call.from_address),
                 "reply_to": call.reply_to,
-                "tags": {**call.tags, "campaign_id": str(call.campaign_id), "call_id": str(call.call_id)},
+                "tags": call_tags(call),
                 "recipients": [
                     {
                         "to": recipient.address,
