@@ -24,12 +24,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 
 from email_platform.embedded.provider_simulator.idempotency import StoredAnswer
+from email_platform.errors import PartUnavailableError
 
 _Result = TypeVar("_Result")
 
@@ -128,19 +130,19 @@ _SELECT_ACCEPTED = """
 select sequence, account, idempotency_key, call_id, campaign, recipient, message_id, provider_message_id,
     planned_events, accepted_at_ms
 from accepted
-where sequence > ? and (? is null or campaign = ?)
+where sequence > ? {and_campaign}
 order by sequence
 limit ?
 """
 _SELECT_SUMMARY = """
 select count(*), count(distinct message_id), count(distinct lower(recipient)), count(distinct call_sequence)
 from accepted
-where ? is null or campaign = ?
+where true {and_campaign}
 """
 _SELECT_DUPLICATES = """
 select message_id, count(*) as times
 from accepted
-where ? is null or campaign = ?
+where true {and_campaign}
 group by message_id
 having count(*) > 1
 order by message_id
@@ -209,28 +211,28 @@ class AcceptedLog:
 
     def summary(self, campaign: str | None = None) -> AcceptedSummary:
         """Return the counts of a campaign; of everything without one."""
-        [row] = self._query(_SELECT_SUMMARY, (campaign, campaign))
+        [row] = self._query(_SELECT_SUMMARY, campaign=campaign)
         return AcceptedSummary(*row)
 
     def duplicates(self, campaign: str | None = None) -> dict[str, int]:
         """Return the message ids that were accepted more than once, with how many times."""
-        return dict(self._query(_SELECT_DUPLICATES, (campaign, campaign)))
+        return dict(self._query(_SELECT_DUPLICATES, campaign=campaign))
 
     def counts_by_campaign(self) -> dict[str, int]:
         """Return the accepted rows of every campaign."""
-        return dict(self._query("select campaign, count(*) from accepted group by campaign", ()))
+        return dict(self._query("select campaign, count(*) from accepted group by campaign"))
 
     def rejected_rows(self, campaign: str | None = None) -> int:
         """Return how many recipients were refused one by one."""
-        [row] = self._query("select count(*) from rejected where ? is null or campaign = ?", (campaign, campaign))
+        [row] = self._query("select count(*) from rejected where true {and_campaign}", campaign=campaign)
         return int(row[0])
 
     def events_by_type(self, campaign: str | None = None) -> dict[str, int]:
         """Return how many events of each type the accepted rows call for, sent or still waiting."""
         counts: dict[str, int] = {}
         for plan, times in self._query(
-            "select planned_events, count(*) from accepted where ? is null or campaign = ? group by 1",
-            (campaign, campaign),
+            "select planned_events, count(*) from accepted where true {and_campaign} group by 1",
+            campaign=campaign,
         ):
             for event in plan.split(","):
                 kind = event.partition(":")[0]
@@ -239,7 +241,7 @@ class AcceptedLog:
 
     def page(self, campaign: str | None = None, *, after_sequence: int = 0, limit: int = 1000) -> list[AcceptedRow]:
         """Return up to ``limit`` rows in order of sequence, starting behind ``after_sequence``."""
-        found = self._query(_SELECT_ACCEPTED, (after_sequence, campaign, campaign, limit))
+        found = self._query(_SELECT_ACCEPTED, after_sequence, campaign=campaign, last=(limit,))
         return [replace(AcceptedRow(*row), accepted_at=datetime.fromtimestamp(row[9] / 1000, UTC)) for row in found]
 
     def rows(self, campaign: str | None = None) -> Iterator[AcceptedRow]:
@@ -251,18 +253,23 @@ class AcceptedLog:
 
     def message_ids(self, campaign: str | None = None) -> set[str]:
         """Return the distinct message ids that were accepted."""
-        return {
-            row[0]
-            for row in self._query(
-                "select distinct message_id from accepted where ? is null or campaign = ?",
-                (campaign, campaign),
-            )
-        }
+        found = self._query("select distinct message_id from accepted where true {and_campaign}", campaign=campaign)
+        return {row[0] for row in found}
 
-    def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _query(
+        self, statement: str, *first: Any, campaign: str | None = None, last: tuple[Any, ...] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement with its campaign condition, or without one.
+
+        Two texts instead of one with ``? is null or``: only a plain equality uses the campaign's index.
+        """
+        if not self._path.exists():
+            raise PartUnavailableError(f"no provider simulator has run on {self._path.parent}")
+        condition, middle = ("", ()) if campaign is None else ("and campaign = ?", (campaign,))
         connection = open_for_reading(self._path)
         try:
-            return connection.execute(statement, parameters).fetchall()
+            text = statement.format(and_campaign=condition)
+            return connection.execute(text, (*first, *middle, *last)).fetchall()
         finally:
             connection.close()
 
@@ -341,12 +348,12 @@ class AcceptedLogWriter:
             appends = [item for item in group if isinstance(item, _Append)]
             if appends:
                 self._commit(
-                    lambda appends=appends: self._insert([append.call for append in appends]),  # type: ignore[misc]
+                    partial(self._insert, [append.call for append in appends]),
                     [append.done for append in appends],
                 )
             for item in group:
                 if isinstance(item, _Write):
-                    self._commit(lambda work=item.work: work(self._connection), [item.done])  # type: ignore[misc]
+                    self._commit(partial(item.work, self._connection), [item.done])
             stopping = None in group
 
     def _commit(self, work: Callable[[], Any], futures: list[asyncio.Future[Any]]) -> None:

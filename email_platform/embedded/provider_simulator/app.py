@@ -355,8 +355,9 @@ class Simulator:
         if not isinstance(document, dict) or document.keys() - allowed:
             raise ConfigurationError(f"rate_limit: an object of {', '.join(sorted(allowed))}")
         for name, value in document.items():
-            if isinstance(value, bool) or not isinstance(value, int | float | None):
-                raise ConfigurationError(f"{name}: must be a number or null")
+            unlimited = value is None and name != "burst_seconds"
+            if isinstance(value, bool) or not (unlimited or isinstance(value, int | float)):
+                raise ConfigurationError(f"{name}: must be a number (a rate: or null)")
         limit: RateLimit = replace(self.limiter.limit, **document)
         self.limiter = AccountRateLimiter(limit, self._monotonic_seconds())
         return await self.get_rate_limit(request)
