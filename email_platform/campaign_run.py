@@ -69,47 +69,31 @@ class Renderer(Protocol):
         ...
 
 
-class Parts(Protocol):
-    """Everything a campaign's run needs of the outside world."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a campaign's run needs of the outside world.
 
-    @property
-    def campaigns(self) -> CampaignStore: ...
-    @property
-    def manifests(self) -> ManifestStore: ...
-    @property
-    def audience(self) -> AudienceSource: ...
-    @property
-    def ledger(self) -> CallLedger: ...
-    @property
-    def store(self) -> ObjectStore: ...
-    @property
-    def register(self) -> StagingRegister: ...
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def policy(self) -> DeliveryPolicy: ...
-    @property
-    def chunk_rows(self) -> int: ...
+    Attributes:
+        chunk_rows: eligible leads per chunk of the manifests frozen from now on.
+        limits: what a sender's provider allows, said without connecting to it.
+        provider: makes a client of a sender's provider; called inside the event loop that uses it.
+        limiter: the rate limiter of a sender's provider account.
+        renderer: compiles the content of a campaign or of its manifest (InvalidTemplateError).
+    """
 
-    def limits(self, sender: Sender) -> ProviderLimits:
-        """What the sender's provider allows, without connecting to it."""
-        ...
-
-    def provider(self, sender: Sender) -> EmailProvider:
-        """A new client of the sender's provider; called inside the event loop that uses it."""
-        ...
-
-    def limiter(self, sender: Sender) -> RateLimiter:
-        """The rate limiter of the sender's provider account."""
-        ...
-
-    def renderer(self, content_of: Campaign | Manifest) -> Renderer:
-        """Compiles the content.
-
-        Raises:
-            InvalidTemplateError: the template itself is wrong.
-        """
-        ...
+    campaigns: CampaignStore
+    manifests: ManifestStore
+    audience: AudienceSource
+    ledger: CallLedger
+    store: ObjectStore
+    register: StagingRegister
+    clock: Clock
+    policy: DeliveryPolicy
+    chunk_rows: int
+    limits: Callable[[Sender], ProviderLimits]
+    provider: Callable[[Sender], EmailProvider]
+    limiter: Callable[[Sender], RateLimiter]
+    renderer: Callable[[Campaign | Manifest], Renderer]
 
 
 # --- step 1: the audience -----------------------------------------------------------------------------------
@@ -225,7 +209,7 @@ def send_chunk(
     """
     began_seconds = time.monotonic()
     stop = stop or Event()
-    manifest = _manifest(parts, campaign_id)
+    manifest = find_manifest(parts, campaign_id)
     recipients = read_chunk(parts.store, manifest, chunk_index)
     if parts.ledger.chunk_is_finished(campaign_id, chunk_index):
         progress = progress_of(parts.ledger.calls(campaign_id, chunk_index), recipients.num_rows)
@@ -288,7 +272,12 @@ def _stage(parts: Parts, manifest: Manifest, chunk_index: int, recipients: pa.Ta
     return staged.key if staged else None
 
 
-def _manifest(parts: Parts, campaign_id: int) -> Manifest:
+def find_manifest(parts: Parts, campaign_id: int) -> Manifest:
+    """The campaign's frozen audience.
+
+    Raises:
+        CampaignStoppedError: it has none.
+    """
     manifest = parts.manifests.find(campaign_id)
     if manifest is None:
         raise CampaignStoppedError(campaign_id, "without a frozen audience")
@@ -316,7 +305,7 @@ def finish_sending(parts: Parts, campaign_id: int) -> SendingSummary:
         CampaignStoppedError: it was paused or cancelled before the last chunk.
         AccountingError: chunks are unfinished or recipients missing; the campaign stays in ``sending``.
     """
-    manifest = _manifest(parts, campaign_id)
+    manifest = find_manifest(parts, campaign_id)
     totals = parts.ledger.totals(campaign_id)
     campaign = parts.campaigns.get(campaign_id)
     if campaign.status not in (CampaignStatus.SENDING, CampaignStatus.SENT):
@@ -384,7 +373,7 @@ def load_staged(
 
 def account(parts: Parts, warehouse: Warehouse, campaign_id: int) -> list[AccountingLine]:
     """Every accounting line of the campaign, from manifest, ledger, staging area and warehouse."""
-    manifest = _manifest(parts, campaign_id)
+    manifest = find_manifest(parts, campaign_id)
     totals = parts.ledger.totals(campaign_id)
     try:
         complete = parts.campaigns.get(campaign_id).status is CampaignStatus.SENT

@@ -78,7 +78,7 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ChunkProgress:
-    """Recipients of the chunk by outcome so far; ``sent_calls`` were made by this process, now."""
+    """Recipients of the chunk by outcome so far; ``sent_*`` were called by this process, now."""
 
     recipients: int
     accepted: int = 0
@@ -86,6 +86,7 @@ class ChunkProgress:
     unknown: int = 0
     abandoned: int = 0
     sent_calls: int = 0
+    sent_recipients: int = 0
     skipped_calls: int = 0
     retried_calls: int = 0
 
@@ -362,6 +363,7 @@ class ChunkDelivery:
         self.progress = replace(
             self.progress,
             sent_calls=self.progress.sent_calls + len(starting),
+            sent_recipients=self.progress.sent_recipients + sum(one.recipient_count for one in intents),
             retried_calls=self.progress.retried_calls + sum(attempt.number > 1 for attempt in starting),
         )
 

@@ -7,6 +7,7 @@ gives the same bytes, so a crash between upload and registration costs nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
 from typing import Any, Protocol
@@ -43,6 +44,14 @@ class StagingRegister(Protocol):
 
     def staged_rows(self, campaign_id: int) -> dict[str, tuple[int, int]]:
         """By kind: rows staged, and rows of them that are loaded."""
+        ...
+
+    def waiting_objects(self, waiting_seconds: float) -> int:
+        """How many objects have waited for so long to be loaded."""
+        ...
+
+    def last_change_at(self) -> datetime | None:
+        """When the warehouse was last loaded or a campaign last started or ended; None before the first."""
         ...
 
 

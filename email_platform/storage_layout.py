@@ -29,9 +29,14 @@ def excluded_key(prefix: str) -> str:
     return f"{prefix}/excluded.parquet"
 
 
+def deliveries_prefix(campaign_id: int) -> str:
+    """The folder of a campaign's staged deliveries, with its closing slash."""
+    return f"deliveries/campaign={campaign_id}/"
+
+
 def deliveries_key(campaign_id: int, chunk_index: int) -> str:
     """The object with the outcome for each recipient of one chunk."""
-    return f"deliveries/campaign={campaign_id}/chunk-{chunk_index:05d}.parquet"
+    return f"{deliveries_prefix(campaign_id)}chunk-{chunk_index:05d}.parquet"
 
 
 def dimension_key(name: str, snapshot_id: str) -> str:

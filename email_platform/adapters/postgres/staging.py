@@ -6,11 +6,12 @@ Invariant: an object is offered for loading until exactly its present content is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import Engine, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from email_platform.adapters.postgres.tables import staged_object
+from email_platform.adapters.postgres.tables import campaign, staged_object
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.ports import StagedObject
 
@@ -105,3 +106,22 @@ class PostgresStagingRegister:
         with oltp_transaction(self._engine) as connection:
             rows = connection.execute(statement).all()
         return {row[0]: (int(row[1]), int(row[2])) for row in rows}
+
+    def waiting_objects(self, waiting_seconds: float) -> int:
+        """How many objects have waited for so long to be loaded."""
+        columns = staged_object.c
+        statement = select(func.count()).where(
+            columns.loaded_sha256.is_distinct_from(columns.content_sha256),
+            columns.quarantined_reason.is_(None),
+            columns.staged_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, waiting_seconds),
+        )
+        with oltp_transaction(self._engine) as connection:
+            return connection.execute(statement).scalar_one()
+
+    def last_change_at(self) -> datetime | None:
+        """When the warehouse was last loaded or a campaign last started or ended."""
+        loaded_at = select(func.max(staged_object.c.loaded_at)).scalar_subquery()
+        moved_at = select(func.max(func.greatest(campaign.c.started_at, campaign.c.finished_at))).scalar_subquery()
+        with oltp_transaction(self._engine) as connection:
+            changed_at: datetime | None = connection.execute(select(func.greatest(loaded_at, moved_at))).scalar_one()
+            return changed_at

@@ -1,0 +1,53 @@
+"""The dbt project `dbt_reports/` as assets: the reports that consumers read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
+
+from email_platform.errors import ConfigurationError
+from resources.warehouse import WarehouseResource
+
+dbt_project = DbtProject(project_dir=Path(__file__).parents[1] / "dbt_reports")
+
+
+def _manifest_path() -> Path:
+    path = Path(dbt_project.manifest_path)
+    if not path.exists():
+        raise ConfigurationError(f"{path.name} of the dbt project is missing: run `make dbt-manifest`")
+    return path
+
+
+class ReportsTranslator(DagsterDbtTranslator):
+    """Names and groups of the dbt models in Dagster; raw tables are the assets that load them."""
+
+    SOURCES: Mapping[str, str] = {
+        "delivery": "warehouse_deliveries",
+        "exclusion": "warehouse_deliveries",
+        "campaign": "warehouse_dimensions",
+        "app_user": "warehouse_dimensions",
+    }
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        """A source is the asset that fills its table; a model keeps its own name."""
+        if dbt_resource_props["resource_type"] == "source":
+            return dg.AssetKey(self.SOURCES[dbt_resource_props["name"]])
+        return dg.AssetKey(dbt_resource_props["name"])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        """All models form one group."""
+        return "reports"
+
+
+@dbt_assets(manifest=_manifest_path(), project=dbt_project, dagster_dbt_translator=ReportsTranslator())
+def dbt_report_models(
+    context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource
+) -> Iterator[Any]:
+    """Staging, intermediate and mart models with their tests, built in order."""
+    os.environ.update(warehouse.dbt_environment())  # dbt's own process inherits it; the step's process ends after it
+    yield from dbt.cli(["build"], context=context).stream()

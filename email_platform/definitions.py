@@ -1,0 +1,38 @@
+"""The composition root: what Dagster loads. Everything is declared elsewhere; here it is put together.
+
+Loading it opens no connection and reads no setting.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster_dbt import DbtCliResource
+
+from assets.campaign_audience import campaign_audience
+from assets.campaign_deliveries import campaign_deliveries
+from assets.jobs import campaign_job, load_staged_job, reports_job
+from assets.reports import dbt_project, dbt_report_models
+from assets.warehouse import warehouse_deliveries, warehouse_dimensions
+from resources.parts import PartsResource
+from resources.settings import SettingsResource
+from resources.step_outputs import StepOutputs
+from resources.warehouse import WarehouseResource
+from sensors.queued_campaigns import queued_campaigns
+from sensors.reports_are_stale import reports_are_stale
+from sensors.silent_campaigns import silent_campaigns
+from sensors.staged_objects_waiting import staged_objects_waiting
+
+settings = SettingsResource()
+
+defs = dg.Definitions(
+    assets=[campaign_audience, campaign_deliveries, warehouse_deliveries, warehouse_dimensions, dbt_report_models],
+    jobs=[campaign_job, reports_job, load_staged_job],
+    sensors=[queued_campaigns, silent_campaigns, staged_objects_waiting, reports_are_stale],
+    resources={
+        "settings": settings,
+        "parts": PartsResource(settings=settings),
+        "warehouse": WarehouseResource(settings=settings),
+        "dbt": DbtCliResource(project_dir=dbt_project),
+        "io_manager": StepOutputs(settings=settings),
+    },
+)

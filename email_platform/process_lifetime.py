@@ -1,0 +1,70 @@
+"""Ends a process's work with the processes that asked for it.
+
+Invariant: a step whose run worker died starts no further call. Measured trap: Dagster's step processes
+outlive a killed run worker, and with multiprocessing's fork server even the step's parent (the server)
+lives on, since every child holds its pipe open; so the server's own parent is watched as well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import psutil
+
+CHECK_SECONDS = 0.5
+
+
+def process_name(run_id: str) -> str:
+    """A name for this process as holder of leases: unique, and telling an operator where to look."""
+    return f"{run_id}@{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+
+
+def ancestors() -> tuple[int, ...]:
+    """The ids of the processes that this one works for: its parent, and a fork server's parent too.
+
+    Compare two results: a process that died is replaced by its reaper's id.
+    """
+    parent = os.getppid()
+    try:
+        process = psutil.Process(parent)
+        if any("multiprocessing.forkserver" in part for part in process.cmdline()):
+            return parent, process.ppid()
+    except psutil.Error:  # the parent died between the two look-ups: the next comparison shows it
+        pass
+    return (parent,)
+
+
+def end_with_ancestors(
+    stop: Callable[[], None],
+    *,
+    grace_seconds: float = 90.0,
+    look: Callable[[], tuple[int, ...]] = ancestors,
+    sleep: Callable[[float], None] = time.sleep,
+    end: Callable[[], None] = lambda: os._exit(70),
+) -> threading.Thread:
+    """Call `stop` soon after an ancestor died, and end the process if it has not ended by itself in time.
+
+    Args:
+        stop: asks the work to end between two calls.
+        grace_seconds: for the calls in flight; longer than the provider's read timeout.
+        look: reads the ancestors' ids.
+        sleep: pauses the check.
+        end: ends the process at once.
+    """
+    original = look()
+
+    def watch() -> None:
+        while look() == original:
+            sleep(CHECK_SECONDS)
+        stop()
+        sleep(grace_seconds)
+        end()
+
+    thread = threading.Thread(target=watch, name="ancestor-watch", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,29 @@
+"""The warehouse as a resource: ClickHouse for bulk loads and counts, and dbt's connection to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import dagster as dg
+from email_platform.adapters.assembly import open_warehouse
+from email_platform.adapters.clickhouse import dbt_environment
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+
+from resources.settings import SettingsResource
+
+
+class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
+    """Opens the ClickHouse warehouse for one step or one tick."""
+
+    settings: dg.ResourceDependency[SettingsResource]
+
+    @contextmanager
+    def open(self) -> Iterator[ClickHouseWarehouse]:
+        """Connect; the connection is closed on leaving."""
+        with open_warehouse(self.settings.load()) as warehouse:
+            yield warehouse
+
+    def dbt_environment(self) -> Mapping[str, str]:
+        """The variables that `dbt_reports/profiles.yml` reads."""
+        return dbt_environment(self.settings.load().clickhouse_url.get_secret_value())
