@@ -130,7 +130,7 @@ _SELECT_ACCEPTED = """
 select sequence, account, idempotency_key, call_id, campaign, recipient, message_id, provider_message_id,
     planned_events, accepted_at_ms
 from accepted
-where sequence > ? {and_campaign}
+where sequence > ? and (? is null or campaign = ?)
 order by sequence
 limit ?
 """
@@ -241,7 +241,8 @@ class AcceptedLog:
 
     def page(self, campaign: str | None = None, *, after_sequence: int = 0, limit: int = 1000) -> list[AcceptedRow]:
         """Return up to ``limit`` rows in order of sequence, starting behind ``after_sequence``."""
-        found = self._query(_SELECT_ACCEPTED, after_sequence, campaign=campaign, last=(limit,))
+        # Not by the campaign's index: that would sort the whole campaign again for every page.
+        found = self._query(_SELECT_ACCEPTED, after_sequence, campaign, campaign, limit)
         return [replace(AcceptedRow(*row), accepted_at=datetime.fromtimestamp(row[9] / 1000, UTC)) for row in found]
 
     def rows(self, campaign: str | None = None) -> Iterator[AcceptedRow]:
@@ -256,20 +257,18 @@ class AcceptedLog:
         found = self._query("select distinct message_id from accepted where true {and_campaign}", campaign=campaign)
         return {row[0] for row in found}
 
-    def _query(
-        self, statement: str, *first: Any, campaign: str | None = None, last: tuple[Any, ...] = ()
-    ) -> list[tuple[Any, ...]]:
+    def _query(self, statement: str, *parameters: Any, campaign: str | None = None) -> list[tuple[Any, ...]]:
         """Run a statement with its campaign condition, or without one.
 
         Two texts instead of one with ``? is null or``: only a plain equality uses the campaign's index.
         """
         if not self._path.exists():
             raise PartUnavailableError(f"no provider simulator has run on {self._path.parent}")
-        condition, middle = ("", ()) if campaign is None else ("and campaign = ?", (campaign,))
+        condition, last = ("", ()) if campaign is None else ("and campaign = ?", (campaign,))
         connection = open_for_reading(self._path)
         try:
             text = statement.format(and_campaign=condition)
-            return connection.execute(text, (*first, *middle, *last)).fetchall()
+            return connection.execute(text, (*parameters, *last)).fetchall()
         finally:
             connection.close()
 
