@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from random import Random
 from threading import Event
-from typing import Literal
+from typing import Any, Literal
 
 from email_platform.errors import (
     AccountRefusedError,
@@ -155,6 +155,7 @@ class ChunkDelivery:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Random | None = None,
+        blocking: Callable[..., Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
         self._manifest = manifest
         self._chunk_index = chunk_index
@@ -169,6 +170,7 @@ class ChunkDelivery:
         self._on_progress = on_progress
         self._monotonic = monotonic
         self._sleep = sleep
+        self._blocking = blocking
         self._random = random or Random()  # noqa: S311 (jitter, not a secret)
 
         self._recipients = manifest.chunk_size_rows(chunk_index)
@@ -195,15 +197,15 @@ class ChunkDelivery:
         """
         lease = await self._take_lease()
         try:
-            self._plan(await asyncio.to_thread(self._ledger.calls, lease.campaign_id, lease.chunk_index))
+            self._plan(await self._blocking(self._ledger.calls, lease.campaign_id, lease.chunk_index))
             try:
                 await self._pump(lease)
             except BaseException:
                 await self._record_calls_in_flight(lease)
                 raise
-            await asyncio.to_thread(self._ledger.finish_chunk, lease)
+            await self._blocking(self._ledger.finish_chunk, lease)
         except BaseException:
-            await asyncio.to_thread(self._ledger.release_lease, lease)
+            await self._blocking(self._ledger.release_lease, lease)
             raise
         return self.progress
 
@@ -213,7 +215,7 @@ class ChunkDelivery:
         deadline_seconds = self._monotonic() + self._policy.lease_wait_seconds
         while True:
             before_seconds = self._monotonic()
-            lease = await asyncio.to_thread(
+            lease = await self._blocking(
                 self._ledger.take_lease, self._manifest.campaign_id, self._chunk_index, self._holder
             )
             if lease is not None:
@@ -295,10 +297,11 @@ class ChunkDelivery:
         if not due:
             return
         sizes = [self._call_size(attempt.call_index) for attempt in due]
-        if isinstance(self._limiter, Unlimited):
-            waits = self._limiter.reserve(sizes)
-        else:
-            waits = await asyncio.to_thread(self._limiter.reserve, sizes)
+        waits: Sequence[float] = (
+            self._limiter.reserve(sizes)
+            if isinstance(self._limiter, Unlimited)
+            else await self._blocking(self._limiter.reserve, sizes)
+        )
         now_seconds = self._monotonic()
         for attempt, wait_seconds in zip(due, waits, strict=True):
             heapq.heappush(self._reserved, _Attempt(now_seconds + wait_seconds, attempt.call_index, attempt.number))
@@ -357,7 +360,7 @@ class ChunkDelivery:
             self._outcomes = [CallOutcome(intent.call_index, "planned") for intent in intents]
             raise LeaseLostError(f"the ledger took {now_seconds - before_seconds:.1f} seconds for one commit")
         for attempt, intent in zip(starting, intents, strict=True):
-            self._remember(intent)
+            self._remember(lease, intent)
             task = asyncio.create_task(self._call(attempt, encoded[attempt.call_index]))
             self._in_flight.add(task)
         self.progress = replace(
@@ -377,7 +380,7 @@ class ChunkDelivery:
         for number in itertools.count(1):
             before_seconds = self._monotonic()
             try:
-                await asyncio.to_thread(self._ledger.turn, lease, outcomes, intents)
+                await self._blocking(self._ledger.turn, lease, outcomes, intents)
             except PartUnavailableError:
                 if self._monotonic() >= give_up_seconds:
                     raise
@@ -395,7 +398,7 @@ class ChunkDelivery:
             body_sha256=sha256(call.body).digest(),
         )
 
-    def _remember(self, intent: CallIntent) -> None:
+    def _remember(self, lease: Lease, intent: CallIntent) -> None:
         """Keep what the ledger now holds: the first intent's time decides how long its key is trusted."""
         known = self._records.get(intent.call_index)
         keeps_time = known is not None and known.state in ("intent", "unknown")
@@ -406,6 +409,7 @@ class ChunkDelivery:
             first_position=intent.first_position,
             recipient_count=intent.recipient_count,
             body_sha256=intent.body_sha256,
+            lease_epoch=lease.epoch,
             attempts=known.attempts + 1 if known else 1,
             intent_at=known.intent_at if known and keeps_time else self._clock(),
             receipt_at=None,
@@ -455,11 +459,14 @@ class ChunkDelivery:
         try:
             results = await self._provider.send(call)
         except CallThrottledError as error:
-            await asyncio.to_thread(self._limiter.throttled, error.retry_after_seconds)
+            await self._blocking(self._limiter.throttled, error.retry_after_seconds)
             return self._not_accepted(attempt, error, error.retry_after_seconds)
         except CallNotAcceptedError as error:
             return self._not_accepted(attempt, error, None)
         except CallRejectedError as error:
+            if index in self._once_unknown and not self._provider.limits.honours_idempotency_keys:
+                # An earlier attempt may have been accepted: this refusal says nothing about that one.
+                return _Finished(attempt, CallOutcome(index, "unknown", error=f"a later attempt was refused: {error}"))
             receipt = CallReceipt.all_rejected(call.recipient_count, error.code, str(error))
             return _Finished(attempt, CallOutcome(index, "rejected", receipt, str(error)))
         except AccountRefusedError as error:

@@ -107,7 +107,12 @@ class CallOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """One row of ``send_call``."""
+    """One row of ``send_call``.
+
+    Attributes:
+        lease_epoch: under which the last attempt was intended.
+        intent_at: when the first attempt that may have been accepted was intended; its key's age.
+    """
 
     call_index: int
     call_id: UUID
@@ -115,6 +120,7 @@ class CallRecord:
     first_position: int
     recipient_count: int
     body_sha256: bytes
+    lease_epoch: int
     attempts: int
     intent_at: datetime
     receipt_at: datetime | None
@@ -162,8 +168,9 @@ class CallLedger(Protocol):
     def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> None:
         """Record the outcomes, then the intents, in one commit; renews the lease.
 
-        Outcomes are recorded even by a process that has lost its lease (a receipt is the truth whoever
-        brings it); a final state is never overwritten. Intents need the lease and a campaign in ``sending``.
+        Receipts are recorded even by a process that has lost its lease (they are the truth whoever brings
+        them); that an attempt failed counts only while no later epoch has tried. A final state is never
+        overwritten. Intents need the lease and a campaign in ``sending``.
 
         Raises:
             LeaseLostError: outcomes are recorded, intents are not.

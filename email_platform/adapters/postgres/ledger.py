@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, case, func, literal, select, text, update
+from sqlalchemy import Boolean, Connection, Engine, bindparam, case, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.tables import campaign, chunk, send_call
@@ -25,11 +25,12 @@ _RECORD_OUTCOME = (
         send_call.c.chunk_index == bindparam("b_chunk_index"),
         send_call.c.call_index == bindparam("b_call_index"),
         send_call.c.state.in_(("planned", "intent", "unknown")),
+        bindparam("b_answered", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
     )
     .values(
         state=bindparam("b_state"),
         receipt=bindparam("b_receipt", type_=send_call.c.receipt.type),
-        receipt_at=case((bindparam("b_answered"), func.clock_timestamp()), else_=None),
+        receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=None),
         error=bindparam("b_error"),
     )
 )
@@ -78,6 +79,7 @@ class PostgresCallLedger:
                 columns.first_position,
                 columns.recipient_count,
                 columns.body_sha256,
+                columns.lease_epoch,
                 columns.attempts,
                 columns.intent_at,
                 columns.receipt_at,
@@ -97,6 +99,7 @@ class PostgresCallLedger:
                 first_position=row.first_position,
                 recipient_count=row.recipient_count,
                 body_sha256=bytes(row.body_sha256),
+                lease_epoch=row.lease_epoch,
                 attempts=row.attempts,
                 intent_at=row.intent_at,
                 receipt_at=row.receipt_at,
@@ -190,6 +193,7 @@ class PostgresCallLedger:
             "b_campaign_id": lease.campaign_id,
             "b_chunk_index": lease.chunk_index,
             "b_call_index": outcome.call_index,
+            "b_lease_epoch": lease.epoch,
             "b_state": outcome.state,
             "b_receipt": outcome.receipt.to_json() if outcome.receipt else None,
             "b_answered": outcome.receipt is not None,

@@ -1,0 +1,166 @@
+"""The call ledger in memory, for unit tests: the same rules as in PostgreSQL, with an injected clock.
+
+Invariant: one lock makes every method one transaction; the contract tests run on this and on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from threading import Lock
+
+from email_platform.errors import CampaignStoppedError, LeaseLostError
+from email_platform.ledger import CallIntent, CallOutcome, CallRecord, CampaignTotals, Lease
+from email_platform.ports import Clock
+
+_OPEN_STATES = ("planned", "intent", "unknown")
+
+
+@dataclass(slots=True)
+class _Chunk:
+    epoch: int = 0
+    holder: str | None = None
+    expires_at: datetime | None = None
+    finished: bool = False
+    calls: dict[int, CallRecord] = field(default_factory=dict)
+
+
+class InMemoryCallLedger:
+    """`email_platform.ledger.CallLedger` over dictionaries.
+
+    Args:
+        clock: the ledger's own time, as PostgreSQL's clock is for the real one.
+        lease_seconds: how long a lease lives without a turn.
+        campaign_status: reads a campaign's status; None where its row is gone.
+    """
+
+    def __init__(
+        self, clock: Clock, lease_seconds: float, campaign_status: Callable[[int], str | None] = lambda _: "sending"
+    ) -> None:
+        self._clock = clock
+        self._lease = timedelta(seconds=lease_seconds)
+        self._campaign_status = campaign_status
+        self._chunks: dict[tuple[int, int], _Chunk] = {}
+        self._lock = Lock()
+        self.row_writes = 0
+
+    def add_chunks(self, campaign_id: int, chunk_count: int) -> None:
+        """What freezing a manifest does to the ledger."""
+        for chunk_index in range(chunk_count):
+            self._chunks.setdefault((campaign_id, chunk_index), _Chunk())
+
+    def take_lease(self, campaign_id: int, chunk_index: int, holder: str) -> Lease | None:
+        """See the Protocol."""
+        with self._lock:
+            chunk = self._chunks[campaign_id, chunk_index]
+            now = self._clock()
+            held = chunk.holder is not None and chunk.holder != holder
+            if held and chunk.expires_at is not None and chunk.expires_at >= now:
+                return None
+            chunk.epoch += 1
+            chunk.holder = holder
+            chunk.expires_at = now + self._lease
+            return Lease(campaign_id, chunk_index, chunk.epoch, holder)
+
+    def calls(self, campaign_id: int, chunk_index: int) -> Sequence[CallRecord]:
+        """See the Protocol."""
+        with self._lock:
+            calls = self._chunks[campaign_id, chunk_index].calls
+            return [calls[call_index] for call_index in sorted(calls)]
+
+    def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> None:
+        """See the Protocol."""
+        with self._lock:
+            chunk = self._chunks[lease.campaign_id, lease.chunk_index]
+            for outcome in outcomes:
+                self._record(chunk, lease, outcome)
+            if chunk.epoch != lease.epoch:
+                raise LeaseLostError(f"epoch {lease.epoch} is past")
+            status = self._campaign_status(lease.campaign_id)
+            if status != "sending":
+                raise CampaignStoppedError(lease.campaign_id, status or "deleted")
+            chunk.expires_at = self._clock() + self._lease
+            for intent in intents:
+                self._intend(chunk, lease, intent)
+
+    def _record(self, chunk: _Chunk, lease: Lease, outcome: CallOutcome) -> None:
+        record = chunk.calls.get(outcome.call_index)
+        if record is None or record.state not in _OPEN_STATES:
+            return
+        if outcome.receipt is None and record.lease_epoch > lease.epoch:
+            return
+        self.row_writes += 1
+        chunk.calls[outcome.call_index] = replace(
+            record,
+            state=outcome.state,
+            receipt=outcome.receipt,
+            receipt_at=self._clock() if outcome.receipt else None,
+            error=outcome.error,
+        )
+
+    def _intend(self, chunk: _Chunk, lease: Lease, intent: CallIntent) -> None:
+        known = chunk.calls.get(intent.call_index)
+        if known is not None and known.state not in _OPEN_STATES:
+            return
+        self.row_writes += 1
+        chunk.calls[intent.call_index] = CallRecord(
+            call_index=intent.call_index,
+            call_id=intent.call_id,
+            state="intent",
+            first_position=intent.first_position,
+            recipient_count=intent.recipient_count,
+            body_sha256=intent.body_sha256,
+            lease_epoch=lease.epoch,
+            attempts=known.attempts + 1 if known else 1,
+            intent_at=known.intent_at if known and known.state != "planned" else self._clock(),
+            receipt_at=None,
+            receipt=None,
+            error=None,
+        )
+
+    def finish_chunk(self, lease: Lease) -> None:
+        """See the Protocol."""
+        with self._lock:
+            chunk = self._chunks[lease.campaign_id, lease.chunk_index]
+            if chunk.epoch != lease.epoch:
+                raise LeaseLostError(f"epoch {lease.epoch} is past")
+            chunk.finished, chunk.holder = True, None
+
+    def release_lease(self, lease: Lease) -> None:
+        """See the Protocol."""
+        with self._lock:
+            chunk = self._chunks[lease.campaign_id, lease.chunk_index]
+            if chunk.epoch == lease.epoch:
+                chunk.holder = None
+
+    def chunk_is_finished(self, campaign_id: int, chunk_index: int) -> bool:
+        """See the Protocol."""
+        with self._lock:
+            return self._chunks[campaign_id, chunk_index].finished
+
+    def totals(self, campaign_id: int) -> CampaignTotals:
+        """See the Protocol."""
+        with self._lock:
+            chunks = [chunk for (campaign, _), chunk in self._chunks.items() if campaign == campaign_id]
+            records = [record for chunk in chunks for record in chunk.calls.values()]
+        by_state: dict[str, int] = {}
+        recipients = dict.fromkeys(("accepted", "rejected", "unknown", "abandoned", "planned", "intent"), 0)
+        for record in records:
+            by_state[record.state] = by_state.get(record.state, 0) + 1
+            if record.receipt is None:
+                recipients[record.state] += record.recipient_count
+                continue
+            for result in record.receipt.results:
+                recipients[result.status] += 1
+        return CampaignTotals(
+            accepted=recipients["accepted"],
+            rejected=recipients["rejected"],
+            unknown=recipients["unknown"],
+            abandoned=recipients["abandoned"],
+            planned=recipients["planned"],
+            in_call=recipients["intent"],
+            calls_by_state=by_state,
+            chunks=len(chunks),
+            chunks_finished=sum(chunk.finished for chunk in chunks),
+        )
