@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Engine, bindparam, case, func, literal, select, text, update
+from sqlalchemy import Boolean, Connection, Engine, bindparam, case, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.tables import campaign, chunk, send_call
@@ -24,7 +24,8 @@ _RECORD_OUTCOME = (
         send_call.c.campaign_id == bindparam("b_campaign_id"),
         send_call.c.chunk_index == bindparam("b_chunk_index"),
         send_call.c.call_index == bindparam("b_call_index"),
-        send_call.c.state.in_(("planned", "intent", "unknown")),
+        # Written out: an `in` list is expanded per execution, which executemany cannot do.
+        or_(send_call.c.state == "planned", send_call.c.state == "intent", send_call.c.state == "unknown"),
         bindparam("b_answered", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
     )
     .values(

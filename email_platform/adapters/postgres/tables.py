@@ -165,7 +165,7 @@ send_call = Table(
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     Column("intent_at", DateTime(timezone=True), nullable=False),
     Column("receipt_at", DateTime(timezone=True)),
-    Column("receipt", JSONB),  # {"ids": [...], "rejected": {"<offset>": [code, message]}}
+    Column("receipt", JSONB(none_as_null=True)),  # {"ids": [...], "rejected": {"<offset>": [code, message]}}
     Column("error", Text),
     CheckConstraint(
         "state in ('planned', 'intent', 'accepted', 'rejected', 'unknown', 'abandoned')", name="state_known"

@@ -1,0 +1,53 @@
+# Everything runs in a virtual environment of the project's own; Python 3.11 with pip is all that is assumed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MANIFEST := dbt_reports/target/manifest.json
+DBT_SOURCES := $(shell find dbt_reports -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
+
+LEADS ?= 100000
+export DAGSTER_DISABLE_TELEMETRY := 1
+export DBT_SEND_ANONYMOUS_USAGE_STATS := false
+
+.PHONY: help setup dbt-manifest demo up test test-unit check fix clean
+help:  ## say what the targets do
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+$(MANIFEST): $(READY) $(DBT_SOURCES)
+	$(BIN)/dbt parse --quiet --project-dir dbt_reports --profiles-dir dbt_reports
+
+setup: $(READY) $(MANIFEST)  ## install everything into .venv
+dbt-manifest: $(MANIFEST)  ## parse the dbt project, which Dagster reads at start
+
+demo: setup  ## three campaigns from the queue to the report tables, on real engines (LEADS=1000000 for more)
+	$(BIN)/email-platform demo --leads $(LEADS)
+
+up: setup  ## start every part and the Dagster UI; Ctrl-C stops them
+	$(BIN)/email-platform up
+
+test: setup  ## all tests, integration tests on the real embedded parts
+	$(BIN)/python -m pytest
+
+test-unit: setup  ## the tests that need no engine
+	$(BIN)/python -m pytest tests/unit
+
+check: setup  ## lint, types, layers; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/dagster definitions validate -m email_platform.definitions
+
+fix: setup  ## mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the virtual environment, the embedded parts' data and caches
+	rm -rf $(VENV) .state dbt_reports/target dbt_reports/logs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,108 @@
+"""Puts adapters together from the settings; the only place that knows which adapter serves which Protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine
+
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.audience import PostgresAudienceSource
+from email_platform.adapters.postgres.campaigns import PostgresCampaignStore
+from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
+from email_platform.adapters.postgres.engine import create_oltp_engine
+from email_platform.adapters.postgres.ledger import PostgresCallLedger
+from email_platform.adapters.postgres.manifests import PostgresManifestStore
+from email_platform.adapters.postgres.staging import PostgresStagingRegister
+from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
+from email_platform.campaign_run import Parts
+from email_platform.campaigns import Sender
+from email_platform.delivery import DeliveryPolicy
+from email_platform.personalisation import TemplateRenderer
+from email_platform.ports import EmailProvider, ProviderLimits
+from email_platform.rate_limit import RateLimiter, Unlimited
+from email_platform.settings import Settings
+from email_platform.unsubscribe import UnsubscribeSigner
+
+
+def utc_now() -> datetime:
+    """The present time, UTC-aware."""
+    return datetime.now(UTC)
+
+
+def open_store(settings: Settings) -> S3ObjectStore:
+    """The staging bucket."""
+    return S3ObjectStore.from_settings(settings)
+
+
+@contextmanager
+def open_oltp(settings: Settings) -> Iterator[Engine]:
+    """The OLTP database; its connections are closed on leaving."""
+    engine = create_oltp_engine(settings.postgres_url.get_secret_value())
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def provider_account(settings: Settings, sender: Sender, variables: Mapping[str, str]) -> ProviderAccount:
+    """The sender's account from EMAIL_PLATFORM_<PROVIDER>_*; the simulator's address comes from the settings."""
+    account = account_from_variables(sender.provider, sender.provider_account, variables)
+    if sender.provider == "simulator" and account.base_url is None:
+        account = replace(account, base_url=settings.provider_url, api_key=settings.provider_api_key)
+    return account
+
+
+@contextmanager
+def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -> Iterator[Parts]:
+    """Everything a campaign's run needs; nothing is connected before it is used.
+
+    Args:
+        settings: the validated settings.
+        variables: where provider accounts are read from; the process environment by default.
+    """
+    environment = os.environ if variables is None else variables
+    signer = UnsubscribeSigner.from_settings(settings)
+
+    def provider(sender: Sender) -> EmailProvider:
+        account = provider_account(settings, sender, environment)
+        return build_provider(sender.provider, account, max_connections=settings.provider_connections)
+
+    def limits(sender: Sender) -> ProviderLimits:
+        return provider_limits(sender.provider, provider_account(settings, sender, environment))
+
+    def limiter(_: Sender) -> RateLimiter:
+        return Unlimited()
+
+    with open_oltp(settings) as engine:
+        yield Parts(
+            campaigns=PostgresCampaignStore(engine),
+            manifests=PostgresManifestStore(engine),
+            audience=PostgresAudienceSource(engine),
+            dimensions=PostgresDimensionSource(engine),
+            ledger=PostgresCallLedger(engine, settings.lease_seconds),
+            store=open_store(settings),
+            register=PostgresStagingRegister(engine),
+            clock=utc_now,
+            policy=DeliveryPolicy(connections=settings.provider_connections, lease_seconds=settings.lease_seconds),
+            chunk_rows=settings.chunk_rows,
+            limits=limits,
+            provider=provider,
+            limiter=limiter,
+            renderer=lambda content_of: TemplateRenderer(content_of, signer),
+        )
+
+
+@contextmanager
+def open_warehouse(settings: Settings) -> Iterator[ClickHouseWarehouse]:
+    """ClickHouse, reading objects from the same bucket."""
+    warehouse = ClickHouseWarehouse.from_settings(settings)
+    try:
+        yield warehouse
+    finally:
+        warehouse.close()

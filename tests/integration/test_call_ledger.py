@@ -1,0 +1,279 @@
+"""The call ledger's contract, on PostgreSQL and on its in-memory twin alike."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, delete, insert, select, text, update
+
+from email_platform.adapters.in_memory_ledger import InMemoryCallLedger
+from email_platform.adapters.postgres.ledger import PostgresCallLedger
+from email_platform.adapters.postgres.tables import app_user, campaign, chunk, send_call, sender
+from email_platform.errors import CampaignStoppedError, LeaseLostError
+from email_platform.identity import call_id
+from email_platform.ledger import CallIntent, CallLedger, CallOutcome, CallReceipt, Lease
+from email_platform.ports import RecipientResult
+
+pytestmark = pytest.mark.integration
+
+LEASE_SECONDS = 30.0
+
+
+@dataclass
+class Bench:
+    """A ledger with one campaign of three chunks, and the levers a test needs."""
+
+    ledger: CallLedger
+    campaign_id: int
+    engine: Engine | None
+    memory: dict[str, Any]
+
+    def set_status(self, status: str | None) -> None:
+        if self.engine is None:
+            self.memory["status"] = status
+            return
+        with self.engine.begin() as connection:
+            if status is None:
+                connection.execute(delete(campaign).where(campaign.c.id == self.campaign_id))
+            else:
+                connection.execute(update(campaign).where(campaign.c.id == self.campaign_id).values(status=status))
+
+    def let_leases_expire(self) -> None:
+        if self.engine is None:
+            self.memory["now"] += timedelta(seconds=LEASE_SECONDS + 1)
+            return
+        with self.engine.begin() as connection:
+            connection.execute(
+                update(chunk)
+                .where(chunk.c.campaign_id == self.campaign_id)
+                .values(lease_expires_at=datetime(2000, 1, 1, tzinfo=UTC))
+            )
+
+    def lease(self, chunk_index: int = 0, holder: str = "a") -> Lease:
+        lease = self.ledger.take_lease(self.campaign_id, chunk_index, holder)
+        assert lease is not None
+        return lease
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    if request.param == "memory":
+        memory: dict[str, Any] = {"status": "sending", "now": datetime(2026, 1, 1, tzinfo=UTC)}
+        ledger = InMemoryCallLedger(lambda: memory["now"], LEASE_SECONDS, lambda _: memory["status"])
+        ledger.add_chunks(1, 3)
+        yield Bench(ledger, 1, None, memory)
+        return
+    engine: Engine = request.getfixturevalue("oltp_engine")
+    campaign_id = make_campaign(engine, "sending")
+    with engine.begin() as connection:
+        connection.execute(insert(chunk), [{"campaign_id": campaign_id, "chunk_index": index} for index in range(3)])
+    yield Bench(PostgresCallLedger(engine, LEASE_SECONDS), campaign_id, engine, {})
+
+
+_numbers = count()
+
+
+def make_campaign(engine: Engine, status: str) -> int:
+    with engine.begin() as connection:
+        owner = connection.execute(
+            insert(app_user)
+            .values(email=f"owner-{next(_numbers)}@{id(engine)}.test", name="Owner")
+            .returning(app_user.c.id)
+        ).scalar_one()
+        sender_id = connection.execute(
+            insert(sender).values(owner_id=owner, from_address="a@example.com", from_name="A").returning(sender.c.id)
+        ).scalar_one()
+        return connection.execute(
+            insert(campaign)
+            .values(
+                owner_id=owner,
+                sender_id=sender_id,
+                name="Test",
+                subject_template="s",
+                html_template="h",
+                condition={"all": []},
+                status=status,
+            )
+            .returning(campaign.c.id)
+        ).scalar_one()
+
+
+def intent(bench: Bench, call_index: int, body: bytes = b"x" * 32) -> CallIntent:
+    return CallIntent(call_index, call_id(bench.campaign_id, 0, call_index), call_index * 2, 2, body)
+
+
+def receipt(*statuses: str) -> CallReceipt:
+    return CallReceipt(
+        tuple(
+            RecipientResult("accepted", f"id-{number}")
+            if status == "accepted"
+            else RecipientResult("rejected", "", "Bad", "a bad address")
+            for number, status in enumerate(statuses)
+        )
+    )
+
+
+def test_a_receipt_survives_the_round_trip(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    told = receipt("accepted", "rejected")
+    bench.ledger.turn(lease, [CallOutcome(0, "accepted", told)], [])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert (record.state, record.receipt, record.attempts) == ("accepted", told, 1)
+    assert record.receipt_at is not None
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.rejected, totals.attempted) == (1, 1, 2)
+
+
+def test_a_living_lease_is_not_given_to_another_holder(bench: Bench) -> None:
+    bench.lease(holder="a")
+    assert bench.ledger.take_lease(bench.campaign_id, 0, "b") is None
+
+
+def test_an_expired_lease_goes_to_the_next_holder_and_fences_the_first(bench: Bench) -> None:
+    first = bench.lease(holder="a")
+    bench.ledger.turn(first, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    second = bench.lease(holder="b")
+    assert second.epoch == first.epoch + 1
+    with pytest.raises(LeaseLostError):
+        bench.ledger.turn(first, [], [intent(bench, 1)])
+    assert [record.call_index for record in bench.ledger.calls(bench.campaign_id, 0)] == [0]
+
+
+def test_a_fenced_process_still_delivers_its_receipt(bench: Bench) -> None:
+    first = bench.lease(holder="a")
+    bench.ledger.turn(first, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    bench.lease(holder="b")
+    with pytest.raises(LeaseLostError):
+        bench.ledger.turn(first, [CallOutcome(0, "accepted", receipt("accepted", "accepted"))], [])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert record.state == "accepted"
+
+
+def test_a_fenced_process_cannot_take_back_what_its_successor_tries(bench: Bench) -> None:
+    first = bench.lease(holder="a")
+    bench.ledger.turn(first, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    second = bench.lease(holder="b")
+    bench.ledger.turn(second, [], [intent(bench, 0)])
+    with pytest.raises(LeaseLostError):
+        bench.ledger.turn(first, [CallOutcome(0, "planned", error="503")], [])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert (record.state, record.attempts) == ("intent", 2)
+
+
+def test_a_final_state_is_never_overwritten(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    told = receipt("accepted", "accepted")
+    bench.ledger.turn(lease, [CallOutcome(0, "accepted", told)], [])
+    bench.ledger.turn(lease, [CallOutcome(0, "unknown", error="late")], [intent(bench, 0)])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert (record.state, record.receipt, record.attempts) == ("accepted", told, 1)
+
+
+def test_the_first_intent_that_may_have_been_accepted_keeps_its_time(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    (first,) = bench.ledger.calls(bench.campaign_id, 0)
+    bench.ledger.turn(lease, [CallOutcome(0, "unknown", error="timeout")], [])
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    (again,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert again.intent_at == first.intent_at
+    assert (again.state, again.attempts) == ("intent", 2)
+
+
+@pytest.mark.parametrize("status", ["paused", "cancelled", "failed", "sent", None])
+def test_no_intent_is_written_for_a_campaign_that_is_not_sending(bench: Bench, status: str | None) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    bench.set_status(status)
+    with pytest.raises(CampaignStoppedError, match=status or "deleted"):
+        bench.ledger.turn(lease, [CallOutcome(0, "accepted", receipt("accepted", "accepted"))], [intent(bench, 1)])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert record.state == "accepted"
+
+
+def test_a_finished_chunk_is_known_and_its_lease_is_free(bench: Bench) -> None:
+    lease = bench.lease(holder="a")
+    bench.ledger.finish_chunk(lease)
+    assert bench.ledger.chunk_is_finished(bench.campaign_id, 0)
+    assert not bench.ledger.chunk_is_finished(bench.campaign_id, 1)
+    assert bench.lease(holder="b").epoch == lease.epoch + 1
+    with pytest.raises(LeaseLostError):
+        bench.ledger.finish_chunk(lease)
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.chunks, totals.chunks_finished) == (3, 1)
+
+
+def test_totals_count_every_recipient_once_by_state(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, index) for index in range(5)])
+    bench.ledger.turn(
+        lease,
+        [
+            CallOutcome(0, "accepted", receipt("accepted", "rejected")),
+            CallOutcome(1, "rejected", CallReceipt.all_rejected(2, "400", "bad request")),
+            CallOutcome(2, "unknown", error="timeout"),
+            CallOutcome(3, "planned", error="503"),
+        ],
+        [],
+    )
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.rejected, totals.unknown, totals.planned, totals.in_call) == (1, 3, 2, 2, 2)
+    assert totals.calls_by_state == {"accepted": 1, "rejected": 1, "unknown": 1, "planned": 1, "intent": 1}
+
+
+def test_of_many_claimants_exactly_one_takes_the_lease(oltp_engine: Engine) -> None:
+    campaign_id = make_campaign(oltp_engine, "sending")
+    with oltp_engine.begin() as connection:
+        connection.execute(insert(chunk).values(campaign_id=campaign_id, chunk_index=0))
+    ledger = PostgresCallLedger(oltp_engine, LEASE_SECONDS)
+    leases: list[Lease | None] = []
+    start = threading.Barrier(8)
+
+    def claim(number: int) -> None:
+        start.wait()
+        leases.append(ledger.take_lease(campaign_id, 0, f"holder-{number}"))
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([lease for lease in leases if lease]) == 1
+
+
+def test_the_ledger_writes_two_rows_per_call_and_renews_its_lease_rarely(oltp_engine: Engine) -> None:
+    campaign_id = make_campaign(oltp_engine, "sending")
+    with oltp_engine.begin() as connection:
+        connection.execute(insert(chunk).values(campaign_id=campaign_id, chunk_index=0))
+    ledger = PostgresCallLedger(oltp_engine, LEASE_SECONDS)
+    lease = ledger.take_lease(campaign_id, 0, "a")
+    assert lease is not None
+    calls, waiting = 100, []
+    for index in range(calls):
+        one = CallIntent(index, call_id(campaign_id, 0, index), index * 50, 50, b"x" * 32)
+        ledger.turn(lease, waiting, [one])
+        waiting = [CallOutcome(index, "accepted", receipt(*["accepted"] * 50))]
+    ledger.turn(lease, waiting, [])
+    with oltp_engine.connect() as connection:
+        versions = connection.execute(
+            text("select xmin::text::bigint as born, lease_epoch from chunk where campaign_id = :id"),
+            {"id": campaign_id},
+        ).one()
+        first_call = connection.execute(
+            select(text("xmin::text::bigint"))
+            .select_from(send_call)
+            .where(send_call.c.campaign_id == campaign_id, send_call.c.call_index == 0)
+        ).scalar_one()
+    assert versions.born < first_call, "the chunk's row was rewritten while the lease was fresh"
+    assert ledger.totals(campaign_id).accepted == calls * 50
