@@ -199,6 +199,7 @@ def _ses(building: _Building) -> EmailProvider:
         configuration_set=account.configuration_set,
         limits=building.limits(SES_LIMITS),
         max_connections=building.max_connections,
+        secrets=tuple(key for key in keys if key is not None),
     )
 
 

@@ -193,8 +193,19 @@ class SesProvider:
         configuration_set: str | None = None,
         limits: ProviderLimits = SES_LIMITS,
         max_connections: int = MAXIMUM_CONNECTIONS,
+        secrets: tuple[str, ...] = (),
     ) -> None:
+        """Take over the client.
+
+        Args:
+            client: see `open_ses_client`; closed with the adapter.
+            configuration_set: through which SES publishes its events.
+            limits: `SES_LIMITS`, or lower.
+            max_connections: as many threads, and the client's pool size.
+            secrets: texts that no error may quote.
+        """
         self._client = client
+        self._secrets = secrets
         self._configuration_set = configuration_set
         self._limits = limits
         # As many threads as pooled connections: a thread more would only open and drop a connection.
@@ -251,9 +262,10 @@ class SesProvider:
         try:
             answer = self._client.send_bulk_email(**orjson.loads(call.body))
         except ClientError as refused:
-            raise self._refusal(refused) from refused
+            # Without its cause: boto3's message quotes addresses and keys, and a traceback would show it.
+            raise self._refusal(refused) from None
         except ParamValidationError as invalid:
-            raise CallRejectedError(f"ses: {quoted(str(invalid))}", "ParamValidation") from invalid
+            raise CallRejectedError(f"ses: {quoted(str(invalid), *self._secrets)}", "ParamValidation") from invalid
         except (NoCredentialsError, PartialCredentialsError) as missing:
             raise AccountRefusedError(f"ses: {quoted(str(missing))}") from missing
         except BotoCoreError as failure:
@@ -280,7 +292,7 @@ class SesProvider:
             outcome = Outcome.ACCOUNT_REFUSED
         return provider_error(
             outcome,
-            f"ses: HTTP {status} ({quoted(code)}): {quoted(message)}",
+            f"ses: HTTP {status} ({quoted(code)}): {quoted(message, *self._secrets)}",
             code=code or str(status),
             retry_after_seconds=retry_after_seconds(metadata.get("HTTPHeaders", {})),
         )

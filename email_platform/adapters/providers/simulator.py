@@ -40,7 +40,12 @@ from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS
 from email_platform.adapters.providers.message_fields import call_tags, unicode_mailbox
 from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 
-SIMULATOR_LIMITS = ProviderLimits(recipients_per_call=50, honours_idempotency_keys=True, idempotency_seconds=24 * 3600)
+SIMULATOR_LIMITS = ProviderLimits(
+    recipients_per_call=50,
+    honours_idempotency_keys=True,
+    idempotency_seconds=24 * 3600,
+    body_bytes=10 * 1024 * 1024,
+)
 
 
 class SimulatorProvider(HttpProvider):
