@@ -320,6 +320,7 @@ _DIALECTS = (
             _simulator_error(409, "idempotency_in_flight"),
             _simulator_error(409, "idempotency_key_reused"),
             _Answer(502, "<html>Bad Gateway</html>"),
+            _Answer(503, "<html>Service Unavailable</html>"),
         ),
         not_accepted=(_simulator_error(503, "ServiceUnavailable"),),
     ),
@@ -393,8 +394,8 @@ _DIALECTS = (
             _postmark_error(422, 412),
             _Answer(200, [_postmark_entry(401), _postmark_entry(401)]),
         ),
-        unknown=(_postmark_error(500, 0), _Answer(200, [_postmark_entry(0)]), _Answer(200, "not JSON")),
-        not_accepted=(_postmark_error(503, 100, "Maintenance"), _Answer(503, "")),
+        unknown=(_postmark_error(500, 0), _Answer(503, ""), _Answer(200, [_postmark_entry(0)]), _Answer(200, "[")),
+        not_accepted=(_postmark_error(503, 100, "Maintenance"),),
         credential_header="x-postmark-server-token",
     ),
     _Dialect(

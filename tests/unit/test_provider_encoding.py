@@ -179,6 +179,20 @@ def test_a_line_break_in_a_header_or_a_tag_is_refused(provider: EmailProvider) -
         provider.encode(_call(tags={'a"b': "1"}))
 
 
+@pytest.mark.parametrize("address", ["a@example.com,b@example.com", "a@example.com; b@x.org", "A <a@example.com>", ""])
+def test_an_address_that_could_be_two_is_refused(provider: EmailProvider, address: str) -> None:
+    with pytest.raises(InvalidTemplateError, match="address of lead 1"):
+        provider.encode(_call(_recipient(address=address)))
+    with pytest.raises(InvalidTemplateError, match="from address"):
+        provider.encode(_call(from_address=address))
+
+
+@pytest.mark.parametrize("name", ["Bcc", "to", "FROM", "Subject", "Content-Type", "Reply-To"])
+def test_a_header_that_the_provider_sets_cannot_be_an_extra_one(provider: EmailProvider, name: str) -> None:
+    with pytest.raises(InvalidTemplateError, match=name):
+        provider.encode(_call(_recipient(headers={name: "b@example.org"})))
+
+
 def test_a_refusal_names_the_lead_and_never_the_address(provider: EmailProvider) -> None:
     with pytest.raises(InvalidTemplateError) as caught:
         provider.encode(_call(_recipient(address="ann@example.com\n")))

@@ -9,8 +9,10 @@ import pytest
 
 from email_platform.adapters.providers import (
     CallTimeouts,
+    ProviderAccount,
     account_from_variables,
     build_provider,
+    provider_limits,
     provider_names,
 )
 from email_platform.adapters.providers.http_transport import open_client
@@ -35,9 +37,11 @@ _COMPLETE: Mapping[str, Mapping[str, str]] = {
 
 def _build(provider: str, variables: Mapping[str, str], account: str = "default") -> int:
     """Build, close and return the recipients per call."""
-    built = build_provider(provider, account_from_variables(provider, account, variables))
+    settings = account_from_variables(provider, account, variables)
+    built = build_provider(provider, settings)
     asyncio.run(built.aclose())
     assert built.name == provider
+    assert built.limits == provider_limits(provider, settings)
     return built.limits.recipients_per_call
 
 
@@ -85,6 +89,23 @@ def test_a_lower_limit_of_recipients_is_kept_and_a_higher_one_refused() -> None:
     for wrong in ("51", "0", "many"):
         with pytest.raises(ConfigurationError, match=variable):
             _build("ses", {**_COMPLETE["ses"], variable: wrong})
+
+
+def test_limits_are_known_without_credentials() -> None:
+    assert provider_limits("sendgrid", ProviderAccount()).recipients_per_call == 1
+    assert provider_limits("sendgrid", ProviderAccount(template_id="d-1")).recipients_per_call == 1000
+    with pytest.raises(ConfigurationError, match="unknown"):
+        provider_limits("sparkpost", ProviderAccount())
+
+
+def test_idempotency_can_be_switched_off_but_not_claimed() -> None:
+    off = provider_limits("simulator", ProviderAccount(idempotency="off"))
+    assert (off.honours_idempotency_keys, off.idempotency_seconds) == (False, 0)
+    assert provider_limits("simulator", ProviderAccount(idempotency="on")).honours_idempotency_keys
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_SES_IDEMPOTENCY must be off, not 'on'"):
+        provider_limits("ses", ProviderAccount(idempotency="on"))
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_RESEND_IDEMPOTENCY must be off or on, not 'no'"):
+        provider_limits("resend", ProviderAccount(idempotency="no"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,15 @@ from email_platform.adapters.providers.registry import (
     ProviderAccount,
     account_from_variables,
     build_provider,
+    provider_limits,
     provider_names,
 )
 
-__all__ = ["CallTimeouts", "ProviderAccount", "account_from_variables", "build_provider", "provider_names"]
+__all__ = [
+    "CallTimeouts",
+    "ProviderAccount",
+    "account_from_variables",
+    "build_provider",
+    "provider_limits",
+    "provider_names",
+]

@@ -15,6 +15,15 @@ from email_platform.ports import BulkCall, ProviderLimits
 
 # RFC 9110's token: RFC 5322 would allow quotes too, but Mailgun's form names are quoted. 76: the simulator's limit.
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,76}")
+# The provider or the call's own fields set these; as an extra header they would add recipients or break the MIME.
+_RESERVED_NAMES = frozenset(
+    {
+        *("bcc", "cc", "content-transfer-encoding", "content-type", "dkim-signature", "from", "mime-version"),
+        *("received", "reply-to", "return-path", "sender", "subject", "to"),
+    }
+)
+# In Postmark's, Mailgun's, Resend's and SES's address fields these would make a list or a display name.
+_LIST_CHARACTERS = re.compile(r"[,;<>]")
 _NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
 _BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
@@ -30,7 +39,7 @@ def check_call(call: BulkCall, limits: ProviderLimits) -> None:
         raise InvalidTemplateError(
             f"call {call.call_id} has {count} recipients; the provider takes 1 to {limits.recipients_per_call}"
         )
-    check_header_value("from address", call.from_address)
+    check_one_address("from address", call.from_address)
     check_header_value("from name", call.from_name)
     check_header_value("reply-to", call.reply_to or "")
     for name, value in call.tags.items():
@@ -39,13 +48,15 @@ def check_call(call: BulkCall, limits: ProviderLimits) -> None:
         check_header_value(f"tag {name!r}", value)
     for recipient in call.recipients:
         lead = f"lead {recipient.lead_id}"
-        check_header_value(f"address of {lead}", recipient.address)
+        check_one_address(f"address of {lead}", recipient.address)
         check_header_value(f"subject for {lead}", recipient.subject)
         if not recipient.html and not recipient.text:
             raise InvalidTemplateError(f"neither an HTML nor a text body for {lead}")
         for name, value in recipient.headers.items():
             if not _FIELD_NAME.fullmatch(name):
                 raise InvalidTemplateError(f"{name!r} is not a header name ({lead})")
+            if name.lower() in _RESERVED_NAMES:
+                raise InvalidTemplateError(f"{name} may not be set as an extra header ({lead})")
             check_header_value(f"header {name} for {lead}", value)
 
 
@@ -59,6 +70,17 @@ def check_header_value(what: str, value: str) -> None:
         raise InvalidTemplateError(
             f"{what}: control character {found.group()!r} at position {found.start()}; header values must be one line"
         )
+
+
+def check_one_address(what: str, address: str) -> None:
+    """Refuse what a provider could read as two addresses, or as none.
+
+    Raises:
+        InvalidTemplateError: names the field, not the value.
+    """
+    check_header_value(what, address)
+    if not address or _LIST_CHARACTERS.search(address):
+        raise InvalidTemplateError(f"{what}: must be one bare address, without any of , ; < >")
 
 
 def check_body_size(call: BulkCall, body: bytes, limits: ProviderLimits, provider: str) -> None:

@@ -14,8 +14,8 @@ custom unsubscribe handling, which their support switches on, else Postmark puts
 | 413, 415, 422 | rejected | the whole request is refused; by ``ErrorCode`` where it concerns the account |
 | 401, 403, 404; codes 10, 400, 401, 405, 412, 413, 1235 | account refused | token, sender signature, credits, stream |
 | 429; code 429 | throttled | no Retry-After is documented |
-| 503; code 100 | not accepted | "during planned service outages" the service does not take requests |
-| 500, 502, 504 | unknown | 500: "in most cases the message is lost": not in all |
+| code 100 (with 503) | not accepted | maintenance: the service says so itself, in place of taking the request |
+| 500, other 502 to 504 | unknown | 500: "in most cases the message is lost": not in all |
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ class PostmarkProvider(HttpProvider):
     name = "postmark"
     table = ClassificationTable(
         by_code=_BY_ERROR_CODE,
-        by_status={503: Outcome.NOT_ACCEPTED},
         by_recipient_code=_BY_ERROR_CODE,
     )
 

@@ -48,6 +48,8 @@ class ProviderAccount:
         api_key: for every provider but SES.
         base_url: overrides the provider's public address (tests, regional endpoints, the simulator).
         recipients_per_call: lowers the provider's own limit, for large contents.
+        idempotency: "off" where the account must not be trusted to honour keys, as a simulator started without
+            them; the ledger then treats its unknown calls as for any other provider.
         region, access_key_id, secret_access_key, configuration_set: SES; without keys, boto3's usual chain.
         domain: Mailgun's sending domain.
         template_id: SendGrid's dynamic template (see `sendgrid`).
@@ -58,6 +60,7 @@ class ProviderAccount:
     api_key: SecretStr | None = None
     base_url: str | None = None
     recipients_per_call: int | None = None
+    idempotency: str | None = None
     region: str | None = None
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
@@ -108,6 +111,7 @@ def account_from_variables(provider: str, account: str, variables: Mapping[str, 
         api_key=secret("api_key"),
         base_url=text("base_url"),
         recipients_per_call=None if recipients is None else int(recipients),
+        idempotency=text("idempotency"),
         region=text("region"),
         access_key_id=secret("access_key_id"),
         secret_access_key=secret("secret_access_key"),
@@ -155,7 +159,18 @@ class _Building:
             f"{variable_name(self.provider, self.account.name, setting)}"
         )
 
-    def limits(self, documented: ProviderLimits) -> ProviderLimits:
+    def limits(self) -> ProviderLimits:
+        documented = _DOCUMENTED_LIMITS[self.provider](self.account)
+        if self.account.idempotency not in (None, "on", "off") or (
+            self.account.idempotency == "on" and not documented.honours_idempotency_keys
+        ):
+            raise ConfigurationError(
+                f"{variable_name(self.provider, self.account.name, 'idempotency')} must be off"
+                + (" or on" if documented.honours_idempotency_keys else "")
+                + f", not {self.account.idempotency!r}"
+            )
+        if self.account.idempotency == "off":
+            documented = replace(documented, honours_idempotency_keys=False, idempotency_seconds=0)
         wanted = self.account.recipients_per_call
         if wanted is None:
             return documented
@@ -171,7 +186,7 @@ def _simulator(building: _Building) -> EmailProvider:
     return SimulatorProvider(
         base_url=building.base_url(),
         api_key=building.api_key(),
-        limits=building.limits(SIMULATOR_LIMITS),
+        limits=building.limits(),
         timeouts=building.timeouts,
         max_connections=building.max_connections,
     )
@@ -197,19 +212,18 @@ def _ses(building: _Building) -> EmailProvider:
     return SesProvider(
         client,
         configuration_set=account.configuration_set,
-        limits=building.limits(SES_LIMITS),
+        limits=building.limits(),
         max_connections=building.max_connections,
         secrets=tuple(key for key in keys if key is not None),
     )
 
 
 def _sendgrid(building: _Building) -> EmailProvider:
-    template_id = building.account.template_id
     return SendGridProvider(
         api_key=building.api_key(),
-        template_id=template_id,
+        template_id=building.account.template_id,
         base_url=building.base_url(SENDGRID_BASE_URL),
-        limits=building.limits(SENDGRID_LIMITS if template_id else SENDGRID_LIMITS_WITHOUT_TEMPLATE),
+        limits=building.limits(),
         timeouts=building.timeouts,
         max_connections=building.max_connections,
     )
@@ -220,7 +234,7 @@ def _postmark(building: _Building) -> EmailProvider:
         server_token=building.api_key(),
         message_stream=building.account.message_stream or DEFAULT_MESSAGE_STREAM,
         base_url=building.base_url(POSTMARK_BASE_URL),
-        limits=building.limits(POSTMARK_LIMITS),
+        limits=building.limits(),
         timeouts=building.timeouts,
         max_connections=building.max_connections,
     )
@@ -230,7 +244,7 @@ def _resend(building: _Building) -> EmailProvider:
     return ResendProvider(
         api_key=building.api_key(),
         base_url=building.base_url(RESEND_BASE_URL),
-        limits=building.limits(RESEND_LIMITS),
+        limits=building.limits(),
         timeouts=building.timeouts,
         max_connections=building.max_connections,
     )
@@ -241,11 +255,20 @@ def _mailgun(building: _Building) -> EmailProvider:
         api_key=building.api_key(),
         domain=building.text("domain", building.account.domain),
         base_url=building.base_url(MAILGUN_BASE_URL),
-        limits=building.limits(MAILGUN_LIMITS),
+        limits=building.limits(),
         timeouts=building.timeouts,
         max_connections=building.max_connections,
     )
 
+
+_DOCUMENTED_LIMITS: Mapping[str, Callable[[ProviderAccount], ProviderLimits]] = {
+    "simulator": lambda _: SIMULATOR_LIMITS,
+    "ses": lambda _: SES_LIMITS,
+    "sendgrid": lambda account: SENDGRID_LIMITS if account.template_id else SENDGRID_LIMITS_WITHOUT_TEMPLATE,
+    "postmark": lambda _: POSTMARK_LIMITS,
+    "resend": lambda _: RESEND_LIMITS,
+    "mailgun": lambda _: MAILGUN_LIMITS,
+}
 
 _BUILDERS: Mapping[str, Callable[[_Building], EmailProvider]] = {
     "simulator": _simulator,
@@ -278,6 +301,19 @@ def build_provider(
     Raises:
         ConfigurationError: an unknown name, a missing credential (which variable) or a limit out of range.
     """
+    return _BUILDERS[_known(name)](_Building(name, account, timeouts or CallTimeouts(), max_connections))
+
+
+def provider_limits(name: str, account: ProviderAccount) -> ProviderLimits:
+    """What the provider allows this account, as `build_provider` would give it; needs no credentials.
+
+    Raises:
+        ConfigurationError: an unknown name, or a limit out of range.
+    """
+    return _Building(_known(name), account, CallTimeouts(), MAXIMUM_CONNECTIONS).limits()
+
+
+def _known(name: str) -> str:
     if name not in _BUILDERS:
         raise ConfigurationError(f"unknown email provider {name!r}; known: {', '.join(provider_names())}")
-    return _BUILDERS[name](_Building(name, account, timeouts or CallTimeouts(), max_connections))
+    return name

@@ -2,8 +2,8 @@
 
 Invariant: the contents that a recipient gets are the ones rendered for this recipient, or the call is not made.
 
-A call has one ``content`` for all its personalizations, and per-recipient substitutions are limited to 10,000
-bytes in v3 (Mail Send reference), less than most HTML mails. So:
+A call has one ``content`` for all its personalizations. Legacy substitutions cannot carry a rendered mail: they are
+limited to 50,000 bytes a personalization block ("Substitution tags"), and replaced wherever their text occurs. So:
 
 - without a template id, one recipient per call, its content sent as it is;
 - with ``template_id``, up to 1,000 recipients per call: a dynamic template, created once in the account with the

@@ -10,7 +10,7 @@ Invariant: a repeated call carries the same Idempotency-Key and the same bytes, 
 | 409 ``idempotency_in_flight`` | unknown | the first use of the key is still being answered and may be accepted |
 | 409 other payload | unknown | the first use of the key was accepted: these recipients have their mail |
 | 429 | throttled | nothing accepted; ``retry_after_seconds`` in the body, else ``Retry-After`` |
-| 503 | not accepted | the simulator's outage switch answers before it accepts |
+| 503 ``ServiceUnavailable`` | not accepted | outage switch or stopping: it answers before it accepts |
 | other 5xx | unknown | its fault ``error_5xx_after`` answers so after it accepted |
 """
 
@@ -53,7 +53,8 @@ class SimulatorProvider(HttpProvider):
 
     name = "simulator"
     table = ClassificationTable(
-        by_status={409: Outcome.UNKNOWN, 503: Outcome.NOT_ACCEPTED},
+        by_code={"ServiceUnavailable": Outcome.NOT_ACCEPTED},
+        by_status={409: Outcome.UNKNOWN},
     )
 
     def __init__(
