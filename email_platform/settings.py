@@ -34,10 +34,26 @@ PART_VARIABLES: Mapping[str, str] = {
 }
 
 
-class EmbeddedPorts(BaseSettings):
-    """Ports of the embedded parts and of the Dagster UI, all on the loopback address."""
+class _ExplicitSettings(BaseSettings):
+    """Settings whose values are passed in by `load`, which knows their precedence: a test's environment is the only one."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing but what is passed in."""
+        return (init_settings,)
+
+
+class EmbeddedPorts(_ExplicitSettings):
+    """Ports of the embedded parts and of the Dagster UI, all on the loopback address."""
 
     postgres_port: int = Field(15432, ge=1, le=65535)
     s3_port: int = Field(19000, ge=1, le=65535)
@@ -45,13 +61,6 @@ class EmbeddedPorts(BaseSettings):
     provider_port: int = Field(18025, ge=1, le=65535)
     dagster_port: int = Field(3000, ge=1, le=65535)
     start_timeout_seconds: float = Field(60.0, gt=0)
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Values are passed in explicitly, so that a test's environment is the only one."""
-        return (init_settings,)
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ) -> EmbeddedPorts:
@@ -63,7 +72,7 @@ class EmbeddedPorts(BaseSettings):
         return _validated(cls, _named(cls, environ))
 
 
-class Settings(BaseSettings):
+class Settings(_ExplicitSettings):
     """The platform's settings; make them with `Settings.load`.
 
     Attributes:
@@ -80,8 +89,6 @@ class Settings(BaseSettings):
         lease_seconds: a step silent for so long may be taken over.
         stall_seconds: a campaign without a sign of life for so long is resumed.
     """
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     state_folder: Path = DEFAULT_STATE_FOLDER
     postgres_url: SecretStr
@@ -101,13 +108,6 @@ class Settings(BaseSettings):
     provider_connections: int = Field(16, ge=1, le=50)
     lease_seconds: float = Field(20.0, ge=1.0)
     stall_seconds: float = Field(60.0, ge=1.0)
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Values are passed in by `load`, which knows their order of precedence."""
-        return (init_settings,)
 
     @field_validator("postgres_url")
     @classmethod
