@@ -35,7 +35,7 @@ PART_VARIABLES: Mapping[str, str] = {
 
 
 class _ExplicitSettings(BaseSettings):
-    """Settings whose values are passed in by `load`, which knows their precedence: a test's environment is the only one."""
+    """Settings whose values are passed in by `load`: a test's environment is the only one it sees."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Float,
     ForeignKey,
     Identity,
     Index,
@@ -192,4 +193,16 @@ staged_object = Table(
         postgresql_where=text("loaded_sha256 is distinct from content_sha256"),
     ),
     Index("ix_staged_object_campaign_id", "campaign_id"),
+)
+
+# One row per provider account that has a rate: when the next call may start, and how far it is throttled.
+provider_rate = Table(
+    "provider_rate",
+    metadata,
+    Column("account", Text, primary_key=True),  # provider/account
+    Column("recipients_due_at", DateTime(timezone=True), nullable=False),
+    Column("calls_due_at", DateTime(timezone=True), nullable=False),
+    Column("blocked_until", DateTime(timezone=True), nullable=False),
+    Column("share", Float, nullable=False, server_default="1"),  # of the configured rate, after throttling
+    Column("share_at", DateTime(timezone=True), nullable=False),
 )
