@@ -1,8 +1,12 @@
-"""Every setting of the platform, typed and validated once.
+"""Every setting of the platform, in one frozen object that is validated once.
 
-Invariant: a missing or wrong setting is said at start with the variable's name and how to mend it, and no
-secret is ever part of a repr or a message. A part whose URL is in the environment is external; otherwise its
-address and generated secrets come from `<state_folder>/embedded.env`, which `email-platform up` writes.
+Invariant: a process either holds complete, checked settings or stops with an error that names the environment
+variable and how to mend it; and no secret is ever in a repr, a message or a log line.
+
+Each setting is the environment variable ``EMAIL_PLATFORM_<NAME>``. A part (PostgreSQL, S3, ClickHouse, the
+provider) whose address is set in the environment is *external*; every other part is *embedded*, and its
+address and credentials come from ``<state_folder>/embedded.env``, which the supervisor writes. The values of
+an external part never fall back to that file: a local access key must not be tried on AWS.
 """
 
 from __future__ import annotations
@@ -10,91 +14,72 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit, urlunsplit
 
-from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from email_platform.errors import ConfigurationError
 
-Wanted = TypeVar("Wanted", bound=BaseSettings)
+VARIABLE_PREFIX = "EMAIL_PLATFORM_"
+EMBEDDED_FILE_NAME = "embedded.env"
+DAGSTER_DATABASE = "dagster"
 
-PREFIX = "EMAIL_PLATFORM_"
-EMBEDDED_ENV_NAME = "embedded.env"
-DEFAULT_STATE_FOLDER = Path(".state")
+PartName = Literal["postgres", "s3", "clickhouse", "provider"]
+PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
-# The variables that make a part external when the process environment sets them.
-PART_VARIABLES: Mapping[str, str] = {
-    "postgres": f"{PREFIX}POSTGRES_URL",
-    "s3": f"{PREFIX}S3_BUCKET",
-    "clickhouse": f"{PREFIX}CLICKHOUSE_URL",
-    "provider": f"{PREFIX}PROVIDER_URL",
+_FIELDS_OF_PART: Mapping[PartName, tuple[str, ...]] = {
+    "postgres": ("postgres_url", "dagster_postgres_url"),
+    "s3": ("s3_bucket", "s3_endpoint_url", "s3_region", "s3_access_key_id", "s3_secret_access_key"),
+    "clickhouse": ("clickhouse_url",),
+    "provider": ("provider_url", "provider_api_key", "provider_webhook_secret"),
 }
+# Setting one of these makes the part external. S3 has two: AWS itself needs no endpoint, only a bucket.
+_ADDRESSES_OF_PART: Mapping[PartName, tuple[str, ...]] = {
+    "postgres": ("postgres_url",),
+    "s3": ("s3_bucket", "s3_endpoint_url"),
+    "clickhouse": ("clickhouse_url",),
+    "provider": ("provider_url",),
+}
+_PART_OF_REQUIRED_FIELD = {"postgres_url": "postgres", "s3_bucket": "s3", "clickhouse_url": "clickhouse"}
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
-class _ExplicitSettings(BaseSettings):
-    """Settings whose values are passed in by `load`: a test's environment is the only one it sees."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Nothing but what is passed in."""
-        return (init_settings,)
-
-
-class EmbeddedPorts(_ExplicitSettings):
-    """Ports of the embedded parts and of the Dagster UI, all on the loopback address."""
-
-    postgres_port: int = Field(15432, ge=1, le=65535)
-    s3_port: int = Field(19000, ge=1, le=65535)
-    clickhouse_port: int = Field(18123, ge=1, le=65535)
-    provider_port: int = Field(18025, ge=1, le=65535)
-    dagster_port: int = Field(3000, ge=1, le=65535)
-    start_timeout_seconds: float = Field(60.0, gt=0)
-
-    @classmethod
-    def load(cls, environ: Mapping[str, str] = os.environ) -> EmbeddedPorts:
-        """Read from the environment.
-
-        Raises:
-            ConfigurationError: names the variable.
-        """
-        return _validated(cls, _named(cls, environ))
-
-
-class Settings(_ExplicitSettings):
-    """The platform's settings; make them with `Settings.load`.
+class Settings(BaseModel):
+    """The platform's settings; build them with `load`.
 
     Attributes:
-        postgres_url: OLTP database, ``postgresql+psycopg://user:password@host:port/database``.
-        s3_endpoint_url: None for AWS itself; keys None for the ambient AWS credentials.
-        s3_endpoint_url_for_clickhouse: the endpoint as ClickHouse sees it; None for the same.
+        state_folder: the embedded parts' data, logs and ``embedded.env``.
+        postgres_url: the OLTP database, ``postgresql+psycopg://user:password@host:port/database``.
+        dagster_postgres_url: Dagster's storage, a plain ``postgresql://`` URL since dagster-postgres brings
+            psycopg2; by default the database ``dagster`` on the same server as `postgres_url`.
+        s3_endpoint_url: None for AWS itself.
+        s3_bucket: the staging bucket.
+        s3_access_key_id, s3_secret_access_key: both or neither; None for boto3's usual chain.
         clickhouse_url: ``http(s)://user:password@host:port/database``.
-        provider_url, provider_api_key, provider_webhook_secret: the provider simulator's; real providers' accounts
-            are read from EMAIL_PLATFORM_<PROVIDER>_* (see `adapters.providers`).
-        public_base_url: where recipients reach the unsubscribe pages.
-        unsubscribe_secret: signs unsubscribe links; several separated by commas, of which the first signs.
-        chunk_rows: eligible leads per chunk, at most 500 chunks a run should come of it.
-        provider_connections: calls in flight per step process; what a crash can leave unknown is 50 times that.
-        lease_seconds: a step silent for so long may be taken over.
-        stall_seconds: a campaign without a sign of life for so long is resumed.
+        provider_url, provider_api_key: the simulator's; None where campaigns use real providers, whose
+            accounts have their own variables (see `email_platform.adapters.providers.registry`).
+        provider_webhook_secret: proves the simulator's events.
+        public_base_url: where recipients reach the unsubscribe page; no slash at the end.
+        unsubscribe_secret: signs the links in it.
+        chunk_rows: recipients of one chunk.
+        provider_connections: calls in flight of one process.
+        lease_seconds: how long a chunk's lease lives without renewal.
+        stall_seconds: a campaign without progress for so long is resumed.
+        max_concurrent_runs: how many Dagster runs go side by side.
+        start_timeout_seconds: how long one embedded part may take until it answers.
     """
 
-    state_folder: Path = DEFAULT_STATE_FOLDER
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    state_folder: Path
     postgres_url: SecretStr
+    dagster_postgres_url: SecretStr = SecretStr("")
     s3_endpoint_url: str | None = None
-    s3_endpoint_url_for_clickhouse: str | None = None
-    s3_bucket: str = Field(min_length=3, max_length=63)
+    s3_bucket: Annotated[str, Field(min_length=3, max_length=63)]
     s3_region: str = "us-east-1"
     s3_access_key_id: str | None = None
     s3_secret_access_key: SecretStr | None = None
@@ -102,71 +87,193 @@ class Settings(_ExplicitSettings):
     provider_url: str | None = None
     provider_api_key: SecretStr | None = None
     provider_webhook_secret: SecretStr | None = None
-    public_base_url: str = "https://mail.example.com"
-    unsubscribe_secret: SecretStr = Field(min_length=16)
-    chunk_rows: int = Field(10_000, ge=1_000, le=1_000_000)
-    provider_connections: int = Field(16, ge=1, le=50)
-    lease_seconds: float = Field(20.0, ge=1.0)
-    stall_seconds: float = Field(60.0, ge=1.0)
+    public_base_url: str = "http://127.0.0.1:18080"
+    unsubscribe_secret: SecretStr
+    postgres_port: Port = 15432
+    s3_port: Port = 19000
+    clickhouse_port: Port = 18123
+    provider_port: Port = 18025
+    dagster_port: Port = 3000
+    chunk_rows: PositiveInt = 10_000
+    provider_connections: Annotated[int, Field(ge=1, le=512)] = 16
+    lease_seconds: PositiveSeconds = 20.0
+    stall_seconds: PositiveSeconds = 60.0
+    max_concurrent_runs: PositiveInt = 4
+    start_timeout_seconds: PositiveSeconds = 60.0
 
-    @field_validator("postgres_url")
     @classmethod
-    def _names_its_driver(cls, url: SecretStr) -> SecretStr:
-        if urlsplit(url.get_secret_value()).scheme != "postgresql+psycopg":
-            raise ValueError("must begin with postgresql+psycopg:// (the driver is named, so that nothing guesses it)")
+    def load(cls, environ: Mapping[str, str] | None = None, *, state_folder: Path | None = None) -> Self:
+        """Read the settings: the environment comes before ``<state_folder>/embedded.env``.
+
+        Args:
+            environ: the variables; the process environment by default. Empty ones count as not set.
+            state_folder: overrides EMAIL_PLATFORM_STATE_FOLDER.
+
+        Raises:
+            ConfigurationError: names every variable that is missing or wrong and how to mend it.
+        """
+        variables = os.environ if environ is None else environ
+        folder = state_folder_of(variables) if state_folder is None else state_folder.absolute()
+        values: dict[str, Any] = embedded_values(folder, variables) | _values_of(variables, tuple(cls.model_fields))
+        return cls.checked({**values, "state_folder": folder})
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Self:
+        """Validate values by field name.
+
+        Raises:
+            ConfigurationError: names every variable that is missing or wrong and how to mend it.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as invalid:
+            lines = [_mend(error["type"], error["loc"], error["msg"]) for error in invalid.errors(include_input=False)]
+        # Raised outside the handler: the original error holds the values, secrets among them.
+        raise ConfigurationError("\n".join(lines))
+
+    @field_validator("postgres_url", "dagster_postgres_url")
+    @classmethod
+    def _check_postgres_url(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if text and (urlsplit(text).scheme not in ("postgresql", "postgresql+psycopg") or not _has_database(text)):
+            raise ValueError("must look like postgresql+psycopg://user:password@host:port/database")
         return url
 
     @field_validator("clickhouse_url")
     @classmethod
-    def _is_http(cls, url: SecretStr) -> SecretStr:
-        parts = urlsplit(url.get_secret_value())
-        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.strip("/"):
-            raise ValueError("must be http(s)://user:password@host:port/database")
+    def _check_clickhouse_url(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if urlsplit(text).scheme not in ("http", "https") or not _has_database(text):
+            raise ValueError("must look like http(s)://user:password@host:port/database")
         return url
 
+    @field_validator("s3_endpoint_url", "provider_url", "public_base_url")
     @classmethod
-    def load(cls, environ: Mapping[str, str] = os.environ, state_folder: Path | None = None) -> Settings:
-        """Read the environment and, for what it does not set, the embedded parts' file.
+    def _check_http_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must look like http(s)://host:port")
+        if parts.username or parts.password:
+            raise ValueError("must hold no credentials: they have variables of their own")
+        return url.rstrip("/")
 
-        Args:
-            environ: the process environment, or a test's.
-            state_folder: overrides EMAIL_PLATFORM_STATE_FOLDER.
+    @field_validator("unsubscribe_secret")
+    @classmethod
+    def _check_secret_length(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters")
+        return secret
 
-        Raises:
-            ConfigurationError: names each variable that is missing or wrong, and how to mend it.
-        """
-        folder = state_folder or Path(environ.get(f"{PREFIX}STATE_FOLDER") or DEFAULT_STATE_FOLDER)
-        embedded = read_embedded_env(folder)
-        values = {**_named(cls, embedded), **_named(cls, environ), "state_folder": folder}
-        return _validated(cls, values)
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise_postgres_urls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        url = _plain(values.get("postgres_url"))
+        dagster_url = _plain(values.get("dagster_postgres_url")) or _with_database(url, DAGSTER_DATABASE)
+        return {
+            **values,
+            # A bare postgresql:// means another driver in another SQLAlchemy release: name it.
+            **({"postgres_url": _with_scheme(url, "postgresql+psycopg")} if url else {}),
+            **({"dagster_postgres_url": _with_scheme(dagster_url, "postgresql")} if dagster_url else {}),
+        }
+
+    @model_validator(mode="after")
+    def _check_key_pair(self) -> Self:
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            raise ValueError(
+                f"{variable_of('s3_access_key_id')} and {variable_of('s3_secret_access_key')}: set both, "
+                "or neither to use AWS credentials from the surroundings"
+            )
+        return self
+
+    def variables(self) -> dict[str, str]:
+        """All settings as environment variables, secrets in plain text: for a child process's environment only."""
+        plain: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is not None:
+                plain[variable_of(name)] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        return plain
 
 
-def read_embedded_env(state_folder: Path) -> dict[str, str]:
-    """The variables that the supervisor wrote for the embedded parts; empty where it never ran."""
-    path = state_folder / EMBEDDED_ENV_NAME
-    if not path.exists():
-        return {}
-    return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}
+def variable_of(field_name: str) -> str:
+    """The environment variable of a setting."""
+    return VARIABLE_PREFIX + field_name.upper()
 
 
-def _named(settings_class: type[BaseSettings], variables: Mapping[str, str]) -> dict[str, Any]:
-    """The class's fields as far as the variables set them; an empty value counts as not set."""
-    return {
-        name: variables[f"{PREFIX}{name.upper()}"]
-        for name in settings_class.model_fields
-        if variables.get(f"{PREFIX}{name.upper()}")
-    }
+def state_folder_of(variables: Mapping[str, str]) -> Path:
+    """The state folder, absolute: EMAIL_PLATFORM_STATE_FOLDER, or ``.state`` under the current folder."""
+    return Path(variables.get(variable_of("state_folder"), "").strip() or ".state").expanduser().absolute()
 
 
-def _validated(settings_class: type[Wanted], values: Mapping[str, Any]) -> Wanted:
+def external_parts(variables: Mapping[str, str]) -> frozenset[PartName]:
+    """The parts whose address the environment gives."""
+    return frozenset(
+        part
+        for part, names in _ADDRESSES_OF_PART.items()
+        if any(variables.get(variable_of(name), "").strip() for name in names)
+    )
+
+
+def embedded_values(state_folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """What ``embedded.env`` says, by field name, without the values of external parts; empty without the file."""
+    path = state_folder / EMBEDDED_FILE_NAME
     try:
-        return settings_class(**values)
-    except ValidationError as error:
-        problems = []
-        for detail in error.errors(include_input=False, include_url=False, include_context=False):
-            variable = f"{PREFIX}{str(detail['loc'][0]).upper()}"
-            if detail["type"] == "missing":
-                problems.append(f"{variable} is not set: set it, or start the embedded part with `email-platform up`")
-            else:
-                problems.append(f"{variable}: {detail['msg']}")
-        raise ConfigurationError("; ".join(problems)) from None
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as unreadable:
+        raise ConfigurationError(
+            f"cannot read {path}: {unreadable.strerror}; run as the user who started the embedded parts, "
+            f"or set {variable_of('state_folder')} to another folder"
+        ) from unreadable
+    pairs = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    foreign = {name for part in external_parts(variables) for name in _FIELDS_OF_PART[part]}
+    values = _values_of(pairs, tuple(Settings.model_fields))
+    return {name: value for name, value in values.items() if name not in foreign}
+
+
+def _values_of(variables: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    found = {name: variables.get(variable_of(name), "").strip() for name in names}
+    return {name: value for name, value in found.items() if value}
+
+
+def _mend(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    """One line that names the variable and says what to do."""
+    if not location:
+        return message.removeprefix("Value error, ")
+    name = str(location[0])
+    if kind == "missing":
+        if name == "unsubscribe_secret":
+            what = "a secret of at least 16 characters"
+        else:
+            what = f"the address of your own {_PART_OF_REQUIRED_FIELD.get(name, name)}"
+        return (
+            f"{variable_of(name)} is not set: set it to {what}, "
+            "or start the embedded part with `email-platform up` (and run this in the same folder)"
+        )
+    return f"{variable_of(name)}: {message.removeprefix('Value error, ')}"
+
+
+def _plain(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+
+
+def _has_database(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.hostname) and len(parts.path) > 1
+
+
+def _with_database(url: str, database: str) -> str:
+    """The same server's other database; nothing where the URL is wrong anyway, so that one mistake is told once."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"/{database}")) if parts.scheme.startswith("postgresql") else ""
+
+
+def _with_scheme(url: str, scheme: str) -> str:
+    """The same URL with the driver that its reader needs; a foreign scheme stays, to be refused."""
+    parts = urlsplit(url)
+    return url.replace(parts.scheme, scheme, 1) if parts.scheme in ("postgresql", "postgresql+psycopg") else url
