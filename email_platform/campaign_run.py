@@ -34,7 +34,7 @@ from email_platform.errors import (
     SendingInterruptedError,
 )
 from email_platform.identity import call_id
-from email_platform.ledger import CallLedger, CampaignTotals
+from email_platform.ledger import CallLedger, CampaignTotals, UnknownDecision
 from email_platform.manifest import Manifest, ManifestStore
 from email_platform.ports import (
     AudienceSource,
@@ -389,3 +389,46 @@ def account(parts: Parts, warehouse: Warehouse, campaign_id: int) -> list[Accoun
             sum(warehouse.exclusion_counts(campaign_id).values()),
         ),
     ]
+
+
+# --- when an operator decides -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownDecided:
+    """What became of a campaign's unknown calls."""
+
+    calls: int
+    recipients: int
+    chunks: tuple[int, ...]
+    campaign: Campaign
+
+
+def decide_unknown_calls(
+    parts: Parts, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None
+) -> UnknownDecided:
+    """Abandon or resend the calls whose outcome nobody knows, and stage their chunks anew.
+
+    ``resend`` accepts that their recipients may get the message twice; the campaign is queued again if it was
+    sent. ``abandon`` accepts that they may not have got it at all.
+
+    Raises:
+        CampaignNotFoundError: the row is gone (only abandoning works then: it needs no run).
+    """
+    manifest = find_manifest(parts, campaign_id)
+    found = [
+        (index, record)
+        for index, record in parts.ledger.unknown_calls(campaign_id)
+        if chunk_index is None or index == chunk_index
+    ]
+    calls = parts.ledger.decide_unknown(campaign_id, decision, chunk_index)
+    chunks = tuple(sorted({index for index, _ in found}))
+    for index in chunks:
+        _stage(parts, manifest, index, read_chunk(parts.store, manifest, index))
+    campaign = parts.campaigns.get(campaign_id)
+    if decision == "resend" and calls and campaign.status is CampaignStatus.SENT:
+        campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.QUEUED, "to resend unknown calls")
+    if decision == "abandon" and campaign.status is CampaignStatus.SENT:
+        reason = _sent_reason(manifest, parts.ledger.totals(campaign_id))
+        campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.SENT, reason)
+    return UnknownDecided(calls, sum(record.recipient_count for _, record in found), chunks, campaign)

@@ -1,6 +1,7 @@
 """Campaigns and the one state machine that says which change of status is legal.
 
-Invariant: no code sets a campaign's status without `check_transition`; sent and cancelled are final.
+Invariant: no code sets a campaign's status without `check_transition`; cancelled is final. A sent campaign may be
+queued again only to send what an operator decided about unknown calls: the ledger lets nothing else through.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LEGAL_TRANSITIONS: dict[CampaignStatus, frozenset[CampaignStatus]] = {
     ),
     CampaignStatus.PAUSED: frozenset({CampaignStatus.QUEUED, CampaignStatus.CANCELLED}),
     CampaignStatus.FAILED: frozenset({CampaignStatus.QUEUED, CampaignStatus.CANCELLED}),
-    CampaignStatus.SENT: frozenset(),
+    CampaignStatus.SENT: frozenset({CampaignStatus.QUEUED}),
     CampaignStatus.CANCELLED: frozenset(),
 }
 

@@ -25,6 +25,7 @@ from uuid import UUID
 from email_platform.ports import RecipientResult
 
 CallState = Literal["planned", "intent", "accepted", "rejected", "unknown", "abandoned"]
+UnknownDecision = Literal["abandon", "resend"]
 FINAL_STATES: frozenset[CallState] = frozenset({"accepted", "rejected", "abandoned"})
 
 
@@ -196,4 +197,16 @@ class CallLedger(Protocol):
 
     def totals(self, campaign_id: int) -> CampaignTotals:
         """Recipients and calls of the campaign by state."""
+        ...
+
+    def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
+        """Chunk index and record of every call without an answer that nobody is making now."""
+        ...
+
+    def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
+        """Apply an operator's decision to the campaign's unknown calls (of one chunk); returns how many.
+
+        ``abandon`` ends them; ``resend`` makes them planned and their chunks unfinished, so that the next run
+        sends them.
+        """
         ...

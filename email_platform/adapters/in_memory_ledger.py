@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from threading import Lock
 
 from email_platform.errors import CampaignStoppedError, LeaseLostError
-from email_platform.ledger import CallIntent, CallOutcome, CallRecord, CampaignTotals, Lease
+from email_platform.ledger import CallIntent, CallOutcome, CallRecord, CampaignTotals, Lease, UnknownDecision
 from email_platform.ports import Clock
 
 _OPEN_STATES = ("planned", "intent", "unknown")
@@ -138,6 +138,35 @@ class InMemoryCallLedger:
         """See the Protocol."""
         with self._lock:
             return self._chunks[campaign_id, chunk_index].finished
+
+    def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
+        """See the Protocol."""
+        with self._lock:
+            return [
+                (chunk_index, chunk.calls[call_index])
+                for (campaign, chunk_index), chunk in sorted(self._chunks.items(), key=lambda item: item[0])
+                if campaign == campaign_id and not self._is_at_work(chunk)
+                for call_index in sorted(chunk.calls)
+                if chunk.calls[call_index].state in ("intent", "unknown")
+            ]
+
+    def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
+        """See the Protocol."""
+        decided = 0
+        for index, record in self.unknown_calls(campaign_id):
+            if chunk_index is not None and index != chunk_index:
+                continue
+            with self._lock:
+                chunk = self._chunks[campaign_id, index]
+                chunk.calls[record.call_index] = replace(
+                    record, state="abandoned" if decision == "abandon" else "planned"
+                )
+                chunk.finished = chunk.finished and decision == "abandon"
+            decided += 1
+        return decided
+
+    def _is_at_work(self, chunk: _Chunk) -> bool:
+        return chunk.holder is not None and chunk.expires_at is not None and chunk.expires_at > self._clock()
 
     def totals(self, campaign_id: int) -> CampaignTotals:
         """See the Protocol."""

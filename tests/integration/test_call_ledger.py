@@ -232,6 +232,35 @@ def test_totals_count_every_recipient_once_by_state(bench: Bench) -> None:
     assert totals.calls_by_state == {"accepted": 1, "rejected": 1, "unknown": 1, "planned": 1, "intent": 1}
 
 
+def test_an_operator_abandons_what_nobody_knows(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, index) for index in range(3)])
+    bench.ledger.turn(
+        lease,
+        [CallOutcome(0, "accepted", receipt("accepted", "accepted")), CallOutcome(1, "unknown", error="timeout")],
+        [],
+    )
+    assert bench.ledger.unknown_calls(bench.campaign_id) == [], "a process is at work on the chunk"
+    assert bench.ledger.decide_unknown(bench.campaign_id, "abandon") == 0
+    bench.let_leases_expire()
+    assert [record.call_index for _, record in bench.ledger.unknown_calls(bench.campaign_id)] == [1, 2]
+    assert bench.ledger.decide_unknown(bench.campaign_id, "abandon", chunk_index=1) == 0
+    assert bench.ledger.decide_unknown(bench.campaign_id, "abandon") == 2
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.abandoned, totals.unknown, totals.in_call) == (2, 4, 0, 0)
+
+
+def test_an_operator_has_unknown_calls_sent_again(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    bench.ledger.turn(lease, [CallOutcome(0, "unknown", error="timeout")], [])
+    bench.ledger.finish_chunk(lease)
+    assert bench.ledger.decide_unknown(bench.campaign_id, "resend") == 1
+    assert not bench.ledger.chunk_is_finished(bench.campaign_id, 0)
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert record.state == "planned"
+
+
 def test_of_many_claimants_exactly_one_takes_the_lease(oltp_engine: Engine) -> None:
     campaign_id = make_campaign(oltp_engine, "sending")
     with oltp_engine.begin() as connection:

@@ -10,13 +10,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Engine, bindparam, case, func, literal, or_, select, text, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    bindparam,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.tables import campaign, chunk, send_call
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.errors import CampaignStoppedError, LeaseLostError
-from email_platform.ledger import CallIntent, CallOutcome, CallReceipt, CallRecord, CampaignTotals, Lease
+from email_platform.ledger import (
+    CallIntent,
+    CallOutcome,
+    CallReceipt,
+    CallRecord,
+    CampaignTotals,
+    Lease,
+    UnknownDecision,
+)
 
 _RECORD_OUTCOME = (
     update(send_call)
@@ -35,6 +57,38 @@ _RECORD_OUTCOME = (
         error=bindparam("b_error"),
     )
 )
+
+
+_RECORD_COLUMNS = (
+    send_call.c.chunk_index,
+    send_call.c.call_index,
+    send_call.c.call_id,
+    send_call.c.state,
+    send_call.c.first_position,
+    send_call.c.recipient_count,
+    send_call.c.body_sha256,
+    send_call.c.lease_epoch,
+    send_call.c.attempts,
+    send_call.c.intent_at,
+    send_call.c.receipt_at,
+    send_call.c.receipt,
+    send_call.c.error,
+)
+
+
+def _is_unknown(campaign_id: int) -> ColumnElement[bool]:
+    """Calls marked unknown, and intents whose process is gone: their chunk's lease is free or has expired."""
+    at_work = (
+        select(chunk.c.chunk_index)
+        .where(
+            chunk.c.campaign_id == send_call.c.campaign_id,
+            chunk.c.chunk_index == send_call.c.chunk_index,
+            chunk.c.lease_holder.is_not(None),
+            chunk.c.lease_expires_at > func.clock_timestamp(),
+        )
+        .exists()
+    )
+    return (send_call.c.campaign_id == campaign_id) & send_call.c.state.in_(("intent", "unknown")) & ~at_work
 
 
 class PostgresCallLedger:
@@ -71,41 +125,61 @@ class PostgresCallLedger:
 
     def calls(self, campaign_id: int, chunk_index: int) -> Sequence[CallRecord]:
         """Every recorded call of the chunk, by call index."""
-        columns = send_call.c
-        statement = (
-            select(
-                columns.call_index,
-                columns.call_id,
-                columns.state,
-                columns.first_position,
-                columns.recipient_count,
-                columns.body_sha256,
-                columns.lease_epoch,
-                columns.attempts,
-                columns.intent_at,
-                columns.receipt_at,
-                columns.receipt,
-                columns.error,
+        statement = select(*_RECORD_COLUMNS).where(
+            send_call.c.campaign_id == campaign_id, send_call.c.chunk_index == chunk_index
+        )
+        return [record for _, record in self._records(statement)]
+
+    def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
+        """Chunk index and record of every call without an answer that nobody is making now."""
+        statement = select(*_RECORD_COLUMNS).where(_is_unknown(campaign_id))
+        return self._records(statement)
+
+    def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
+        """Apply an operator's decision to the campaign's unknown calls; see the Protocol."""
+        chosen = _is_unknown(campaign_id)
+        if chunk_index is not None:
+            chosen &= send_call.c.chunk_index == chunk_index
+        decided = (
+            update(send_call)
+            .where(chosen)
+            .values(
+                state="abandoned" if decision == "abandon" else "planned",
+                error=func.concat_ws("; ", send_call.c.error, f"an operator decided: {decision}"),
             )
-            .where(columns.campaign_id == campaign_id, columns.chunk_index == chunk_index)
-            .order_by(columns.call_index)
+            .returning(send_call.c.chunk_index)
         )
         with oltp_transaction(self._engine) as connection:
-            rows = connection.execute(statement).all()
+            chunks = list(connection.execute(decided).scalars())
+            if decision == "resend" and chunks:
+                connection.execute(
+                    update(chunk)
+                    .where(chunk.c.campaign_id == campaign_id, chunk.c.chunk_index.in_(sorted(set(chunks))))
+                    .values(finished_at=None)
+                )
+        return len(chunks)
+
+    def _records(self, statement: Select[Any]) -> list[tuple[int, CallRecord]]:
+        ordered = statement.order_by(send_call.c.chunk_index, send_call.c.call_index)
+        with oltp_transaction(self._engine) as connection:
+            rows = connection.execute(ordered).all()
         return [
-            CallRecord(
-                call_index=row.call_index,
-                call_id=row.call_id,
-                state=row.state,
-                first_position=row.first_position,
-                recipient_count=row.recipient_count,
-                body_sha256=bytes(row.body_sha256),
-                lease_epoch=row.lease_epoch,
-                attempts=row.attempts,
-                intent_at=row.intent_at,
-                receipt_at=row.receipt_at,
-                receipt=CallReceipt.from_json(row.receipt) if row.receipt is not None else None,
-                error=row.error,
+            (
+                row.chunk_index,
+                CallRecord(
+                    call_index=row.call_index,
+                    call_id=row.call_id,
+                    state=row.state,
+                    first_position=row.first_position,
+                    recipient_count=row.recipient_count,
+                    body_sha256=bytes(row.body_sha256),
+                    lease_epoch=row.lease_epoch,
+                    attempts=row.attempts,
+                    intent_at=row.intent_at,
+                    receipt_at=row.receipt_at,
+                    receipt=CallReceipt.from_json(row.receipt) if row.receipt is not None else None,
+                    error=row.error,
+                ),
             )
             for row in rows
         ]
