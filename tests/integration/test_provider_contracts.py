@@ -750,6 +750,7 @@ class TestHttpTransport:
             try:
                 with pytest.raises(CallOutcomeUnknownError):
                     await provider.send(provider.encode(_call("x" * 2_400_000)))
+                assert not server.idle.is_set(), "the peer hung up by itself"
                 # The connection still holds what the peer did not take; it ends when the peer hangs up.
                 server.release()
                 await asyncio.to_thread(server.idle.wait, 20)
