@@ -12,6 +12,8 @@ EmailPlatformError
 ├── LeaseLostError              another process took this chunk over: stop sending at once
 ├── AccountingError             two counts that must be equal are not
 ├── ObjectQuarantinedError      a staged object is corrupt or foreign and was set aside
+├── WebhookRefusedError         a webhook is not proved to come from its provider account; nothing of it is kept
+├── MalformedEventError         a proved webhook's body cannot be read: quarantine (path inside, never a value)
 └── ProviderError               one call's outcome; transient or permanent is decided in the adapter, once
     ├── CallThrottledError      not accepted, try again after `retry_after_seconds`
     ├── CallNotAcceptedError    certainly not accepted (connection refused, 503 before the body): transient
@@ -100,6 +102,14 @@ class AccountingError(EmailPlatformError):
 
 class ObjectQuarantinedError(EmailPlatformError):
     """A staged object is corrupt or foreign; it was set aside with the reason and blocks nothing else."""
+
+
+class WebhookRefusedError(EmailPlatformError):
+    """A webhook is not proved to come from the account that it names, or is a replay; nothing of it is kept."""
+
+
+class MalformedEventError(EmailPlatformError):
+    """A proved webhook's body cannot be read as its provider documents it; names a path, never a value."""
 
 
 class ProviderError(EmailPlatformError):

@@ -1,0 +1,1 @@
+"""How each provider writes its events; one module per provider, each with `split` and `normalise`."""
