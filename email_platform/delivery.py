@@ -471,7 +471,7 @@ class ChunkDelivery:
             return _Finished(attempt, CallOutcome(index, "rejected", receipt, str(error)))
         except AccountRefusedError as error:
             self._halt = self._halt or error
-            return _Finished(attempt, CallOutcome(index, "planned", error=str(error)))
+            return _Finished(attempt, self._unsent(index, error))
         except CallOutcomeUnknownError as error:
             return self._unknown(attempt, error)
         except Exception as error:  # an adapter's bug: nobody knows what the provider did
@@ -487,9 +487,12 @@ class ChunkDelivery:
         return _Finished(attempt, CallOutcome(index, "accepted" if any_accepted else "rejected", receipt))
 
     def _not_accepted(self, attempt: _Attempt, error: Exception, retry_after_seconds: float | None) -> _Finished:
-        state: Literal["planned", "unknown"] = "unknown" if attempt.call_index in self._once_unknown else "planned"
-        outcome = CallOutcome(attempt.call_index, state, error=str(error))
-        return self._again(attempt, outcome, error, retry_after_seconds)
+        return self._again(attempt, self._unsent(attempt.call_index, error), error, retry_after_seconds)
+
+    def _unsent(self, call_index: int, error: Exception) -> CallOutcome:
+        """This attempt was certainly not accepted; an earlier one may have been, unseen."""
+        state: Literal["planned", "unknown"] = "unknown" if call_index in self._once_unknown else "planned"
+        return CallOutcome(call_index, state, error=str(error))
 
     def _unknown(self, attempt: _Attempt, error: Exception) -> _Finished:
         self._once_unknown.add(attempt.call_index)

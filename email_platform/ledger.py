@@ -169,8 +169,8 @@ class CallLedger(Protocol):
     def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> None:
         """Record the outcomes, then the intents, in one commit; renews the lease.
 
-        Receipts are recorded even by a process that has lost its lease (they are the truth whoever brings
-        them); that an attempt failed counts only while no later epoch has tried. A final state is never
+        An acceptance is recorded even by a process that has lost its lease (it is the truth whoever brings
+        it); a refusal or failure counts only while no later epoch has tried. A final state is never
         overwritten. Intents need the lease and a campaign in ``sending``.
 
         Raises:

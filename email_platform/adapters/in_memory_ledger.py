@@ -88,7 +88,7 @@ class InMemoryCallLedger:
         record = chunk.calls.get(outcome.call_index)
         if record is None or record.state not in _OPEN_STATES:
             return
-        if outcome.receipt is None and record.lease_epoch > lease.epoch:
+        if outcome.state != "accepted" and record.lease_epoch > lease.epoch:
             return
         self.row_writes += 1
         chunk.calls[outcome.call_index] = replace(

@@ -49,7 +49,7 @@ ELIGIBLE, CHUNK_ROWS, CALL_ROWS, CONNECTIONS = 23, 12, 3, 3
 LEASE_SECONDS = 20.0
 
 Fault = Literal["none", "throttled", "not_accepted", "rejected", "refused", "lost_before", "lost_after", "short"]
-FAULTS: list[Fault] = ["none", "throttled", "not_accepted", "rejected", "lost_before", "lost_after"]
+FAULTS: list[Fault] = ["none", "refused", "throttled", "not_accepted", "rejected", "lost_before", "lost_after"]
 BAD_ADDRESSES = {4, 5, 13}  # refused whenever they are tried
 
 

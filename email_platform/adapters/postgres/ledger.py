@@ -48,7 +48,7 @@ _RECORD_OUTCOME = (
         send_call.c.call_index == bindparam("b_call_index"),
         # Written out: an `in` list is expanded per execution, which executemany cannot do.
         or_(send_call.c.state == "planned", send_call.c.state == "intent", send_call.c.state == "unknown"),
-        bindparam("b_answered", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
+        bindparam("b_accepted", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
     )
     .values(
         state=bindparam("b_state"),
@@ -272,6 +272,7 @@ class PostgresCallLedger:
             "b_state": outcome.state,
             "b_receipt": outcome.receipt.to_json() if outcome.receipt else None,
             "b_answered": outcome.receipt is not None,
+            "b_accepted": outcome.state == "accepted",
             "b_error": outcome.error,
         }
 
