@@ -1,7 +1,7 @@
 """Ends this process with its parent.
 
-The invariant: with ``--exit-with-parent`` no simulator outlives the process that started it, however that one
-ended; an orphan would go on accepting calls that nobody accounts for.
+The invariant: with ``--exit-with-parent`` no embedded part outlives the process that started it, however that one
+ended; an orphan would go on accepting what nobody accounts for.
 """
 
 from __future__ import annotations

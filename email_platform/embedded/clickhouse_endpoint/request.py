@@ -1,0 +1,196 @@
+"""What an HTTP request asks of ClickHouse.
+
+The invariant: credentials are taken out of the parameters here, so that nothing further on can log or forward them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import BinaryIO
+from urllib.parse import parse_qsl, urlsplit
+
+_READ_BYTES = 256 * 1024
+_LINE_BYTES = 65536
+# Parameters of the protocol; every other one is a setting.
+_PROTOCOL_PARAMETERS = frozenset(
+    {
+        "query",
+        "database",
+        "default_format",
+        "query_id",
+        "user",
+        "password",
+        "quota_key",
+        "session_id",
+        "session_timeout",
+        "session_check",
+        "stacktrace",
+        "role",
+        "compress",
+        "decompress",
+        "buffer_size",
+        "wait_end_of_query",
+        "client_protocol_version",
+        "close_session",
+        # Settings whose effect is this endpoint's own business.
+        "enable_http_compression",
+        "http_zlib_compression_level",
+        "send_progress_in_http_headers",
+        "http_headers_progress_interval_ms",
+        "cancel_http_readonly_queries_on_client_close",
+        "http_response_buffer_size",
+        "http_wait_end_of_query",
+    }
+)
+_NAME_IN_FORM = re.compile(rb'name="([^"]*)"')
+_FILE_IN_FORM = re.compile(rb'filename="')
+
+
+class BrokenBodyError(Exception):
+    """The connection ended, or the framing broke, inside the body."""
+
+
+class FormWithFilesError(Exception):
+    """The form carries external data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who a request says that it comes from."""
+
+    user: str
+    password: str = field(repr=False)
+
+    def match(self, user: str, password: str) -> bool:
+        """Whether they are the account's, in a time that tells nothing about how close they came."""
+        same_user = hmac.compare_digest(self.user.encode(), user.encode())
+        same_password = hmac.compare_digest(self.password.encode(), password.encode())
+        return same_user and same_password
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The parameters of a request, credentials left out."""
+
+    query: str
+    protocol: Mapping[str, str]
+    settings: Mapping[str, str]
+    bound: Mapping[str, str]
+
+    def flag(self, name: str) -> bool:
+        """Whether a parameter of the protocol is switched on."""
+        return self.protocol.get(name, "0") not in ("", "0", "false")
+
+
+def credentials_of(target: str, headers: Message) -> Credentials:
+    """Return the credentials of a request, from where the server looks for them: headers, basic auth, the URL."""
+    user = headers.get("X-ClickHouse-User")
+    if user is not None:
+        return Credentials(_utf8(user), _utf8(headers.get("X-ClickHouse-Key", "")))
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            name, _, password = base64.b64decode(token.strip(), validate=True).decode("utf-8", "replace").partition(":")
+        except (binascii.Error, ValueError):
+            return Credentials("", "")
+        return Credentials(name, password)
+    values = dict(parse_qsl(urlsplit(target).query, keep_blank_values=True))
+    return Credentials(values.get("user", "default"), values.get("password", ""))
+
+
+def _utf8(header: str) -> str:
+    """Return a header's value as the client wrote it; http.server reads headers as latin-1."""
+    return header.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def parameters_of(pairs: Iterator[tuple[str, str]] | list[tuple[str, str]], headers: Message) -> Parameters:
+    """Sort the parameters of a request by what they mean."""
+    protocol: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    bound: dict[str, str] = {}
+    query = ""
+    for name, value in pairs:
+        if name == "query":
+            query += value
+        elif name in ("user", "password"):
+            continue
+        elif name.startswith("param_"):
+            bound[name[len("param_") :]] = value
+        elif name in _PROTOCOL_PARAMETERS:
+            protocol[name] = value
+        else:
+            settings[name] = value
+    for header, name in (("X-ClickHouse-Database", "database"), ("X-ClickHouse-Format", "default_format")):
+        if header in headers:
+            protocol.setdefault(name, _utf8(headers[header]))
+    return Parameters(query, protocol, settings, bound)
+
+
+def body_of(stream: BinaryIO, headers: Message) -> Iterator[bytes]:
+    """Yield the body as it arrives.
+
+    Raises:
+        BrokenBodyError: the body ends before its end.
+    """
+    if headers.get("Transfer-Encoding", "").lower() == "chunked":
+        yield from _chunked(stream)
+        return
+    try:
+        remaining = int(headers.get("Content-Length", "0"))
+    except ValueError as wrong:
+        raise BrokenBodyError("Content-Length is not a number") from wrong
+    while remaining > 0:
+        piece = stream.read1(min(remaining, _READ_BYTES))  # type: ignore[attr-defined]
+        if not piece:
+            raise BrokenBodyError("the connection ended inside the body")
+        remaining -= len(piece)
+        yield piece
+
+
+def _chunked(stream: BinaryIO) -> Iterator[bytes]:
+    while True:
+        line = stream.readline(_LINE_BYTES)
+        try:
+            remaining = int(line.split(b";")[0].strip(), 16)
+        except ValueError as wrong:
+            raise BrokenBodyError("the chunked body is cut short or malformed") from wrong
+        if remaining == 0:
+            break
+        while remaining > 0:
+            piece = stream.read1(min(remaining, _READ_BYTES))  # type: ignore[attr-defined]
+            if not piece:
+                raise BrokenBodyError("the connection ended inside a chunk")
+            remaining -= len(piece)
+            yield piece
+        if stream.readline(_LINE_BYTES) not in (b"\r\n", b"\n"):
+            raise BrokenBodyError("a chunk is longer than it says")
+    while stream.readline(_LINE_BYTES) not in (b"\r\n", b"\n", b""):
+        pass
+
+
+def form_fields(body: bytes, content_type: str) -> list[tuple[str, str]]:
+    """Return the text fields of a multipart form.
+
+    Raises:
+        FormWithFilesError: a part is a file.
+    """
+    boundary = Message()
+    boundary["Content-Type"] = content_type
+    marker = boundary.get_param("boundary")
+    fields: list[tuple[str, str]] = []
+    for part in (b"\r\n" + body).split(b"\r\n--" + str(marker).encode())[1:]:
+        if part.startswith(b"--"):
+            break
+        head, _, value = part.partition(b"\r\n\r\n")
+        if _FILE_IN_FORM.search(head):
+            raise FormWithFilesError
+        name = _NAME_IN_FORM.search(head)
+        if name:
+            fields.append((name.group(1).decode(), value.decode("utf-8", "surrogateescape")))
+    return fields

@@ -1,0 +1,68 @@
+"""Everything an endpoint process is told at its start.
+
+The invariant: the password comes from the environment alone and never appears in a repr, and nothing but the
+loopback interface is ever listened on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from email_platform.errors import ConfigurationError
+
+PASSWORD_VARIABLE = "EMAIL_PLATFORM_CLICKHOUSE_PASSWORD"  # noqa: S105  (a name, not a secret)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """Settings of one process.
+
+    Attributes:
+        data_folder: holds the engine's data, the spool of results and the lock; one process per folder.
+        host: a loopback address.
+        port: 0 takes any free port, told in the log.
+        user: the only account.
+        password: that account's password.
+        database: created if absent; what a request without a database uses.
+    """
+
+    data_folder: Path
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str
+
+    def __post_init__(self) -> None:
+        require_loopback(self.host)
+        if not self.user or not self.database:
+            raise ConfigurationError("--user and --database must not be empty")
+
+
+def require_loopback(host: str) -> None:
+    """Refuse an address that others than this machine can reach.
+
+    Raises:
+        ConfigurationError: the host is not a loopback address.
+    """
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigurationError(f"--host {host}: the endpoint listens on the loopback interface only; use 127.0.0.1")
+
+
+def read_password(environment: Mapping[str, str]) -> str:
+    """Return the password from the environment.
+
+    Raises:
+        ConfigurationError: the variable is not set or empty.
+    """
+    password = environment.get(PASSWORD_VARIABLE, "")
+    if not password:
+        raise ConfigurationError(f"set {PASSWORD_VARIABLE} to the password that clients must present")
+    return password

@@ -1,0 +1,208 @@
+"""Reads as much of a statement as the HTTP protocol needs: its kind, its FORMAT clause, where an INSERT's data begins.
+
+The invariant: quotes, comments and brackets are never mistaken for clauses, so text inside a string cannot change
+how a statement is run. Whatever is not recognised goes to the engine as it is, and the engine judges it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+_TOKEN = re.compile(
+    rb"""
+      (?P<blank>\s+|--[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/)
+    | (?P<string>'(?:[^'\\]|\\.|'')*')
+    | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
+    | (?P<heredoc>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
+    | (?P<word>[A-Za-z_]\w*)
+    | (?P<number>[0-9]\w*)
+    | (?P<symbol>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_OPENING = (b"(", b"[", b"{")
+_CLOSING = (b")", b"]", b"}")
+_READING = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXISTS", "EXPLAIN", "FROM", "VALUES", "("})
+
+
+class Kind(Enum):
+    """How a statement is run."""
+
+    READ = "returns rows"
+    INSERT = "begins with INSERT"
+    SESSION = "changes the session that it runs in"
+    OTHER = "anything else: DDL, KILL, OPTIMIZE"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One word, literal or symbol; `depth` counts the brackets around it."""
+
+    kind: str
+    text: bytes
+    start: int
+    end: int
+    depth: int
+
+    @property
+    def keyword(self) -> str:
+        """The word in upper case; empty for anything that cannot be a keyword."""
+        if self.kind == "word" or self.kind == "symbol":
+            return self.text.decode("latin-1").upper()
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class InsertHead:
+    """An INSERT statement whose data follows it.
+
+    Attributes:
+        statement: the text before FORMAT or VALUES.
+        format: the data's format.
+        data_start: offset of the data's first byte.
+    """
+
+    statement: bytes
+    format: str
+    data_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputClause:
+    """Where a reading statement's output is described.
+
+    Attributes:
+        format: the name after FORMAT, or None.
+        insert_at: offset at which an INTO OUTFILE clause belongs.
+        has_outfile: the statement writes a file of its own accord.
+        has_totals: the output has parts besides its rows.
+    """
+
+    format: str | None
+    insert_at: int
+    has_outfile: bool
+    has_totals: bool
+
+
+class IncompleteStatementError(Exception):
+    """The bytes at hand end before the question is answered."""
+
+
+def tokens(text: bytes) -> Iterator[Token]:
+    """Yield the tokens of a statement, without blanks and comments."""
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or "symbol"
+        if kind == "tag":
+            kind = "heredoc"
+        if kind == "blank":
+            continue
+        found = match.group()
+        if found in _CLOSING:
+            depth = max(0, depth - 1)
+        yield Token(kind, found, match.start(), match.end(), depth)
+        if found in _OPENING:
+            depth += 1
+
+
+def kind_of(text: bytes) -> Kind:
+    """Return how a statement is run, judged by its first words."""
+    words: list[str] = []
+    for token in tokens(text):
+        words.append(token.keyword)
+        if len(words) == 2:
+            break
+    first = words[0] if words else ""
+    if first in _READING:
+        return Kind.READ
+    if first == "INSERT":
+        return Kind.INSERT
+    if first in ("SET", "USE") or words == ["CREATE", "TEMPORARY"]:
+        return Kind.SESSION
+    return Kind.OTHER
+
+
+def insert_head(text: bytes, *, whole: bool) -> InsertHead | None:
+    """Return where an INSERT's data begins, or None for a statement that carries no data.
+
+    Args:
+        text: the beginning of the statement.
+        whole: nothing follows `text`.
+
+    Raises:
+        IncompleteStatementError: more text is needed (never when `whole`).
+    """
+    state = "insert"
+    waiting_for_format: Token | None = None
+    for token in tokens(text):
+        if not whole and (token.end == len(text) or token.text in (b"'", b"`", b'"', b"$", b"/", b"-", b"#")):
+            raise IncompleteStatementError
+        word = token.keyword
+        if state == "insert":
+            if word != "INSERT":
+                return None
+            state = "into"
+        elif state == "into":
+            if word not in ("INTO", "TABLE", "FUNCTION"):
+                state = "named"
+        elif state == "dotted":
+            state = "named"
+        elif waiting_for_format is not None:
+            return InsertHead(
+                text[: waiting_for_format.start],
+                token.text.decode("latin-1"),
+                _data_start(text, token.end),
+            )
+        elif token.depth == 0:
+            if word == ".":
+                state = "dotted"
+            elif word == "FORMAT":
+                waiting_for_format = token
+            elif word == "VALUES":
+                return InsertHead(text[: token.start], "Values", token.end)
+            elif word in ("SELECT", "WITH", "FROM", "INFILE", "WATCH", "EXPLAIN", ";"):
+                return None
+    if not whole:
+        raise IncompleteStatementError
+    return None
+
+
+def _data_start(text: bytes, position: int) -> int:
+    """Skip what ClickHouse's parser skips after a format's name: blanks and one line end."""
+    while text[position : position + 1] in (b" ", b"\t", b"\f"):
+        position += 1
+    if text[position : position + 1] == b"\r":
+        position += 1
+    if text[position : position + 1] == b"\n":
+        position += 1
+    return position
+
+
+def output_clause(text: bytes) -> OutputClause:
+    """Return what a reading statement says about its output."""
+    level = [token for token in tokens(text) if token.depth == 0]
+    while level and level[-1].text == b";":
+        level.pop()
+    end = level[-1].end if level else 0
+    words = [token.keyword for token in level]
+    insert_at, name = end, None
+    for index in range(len(level) - 2, 0, -1):
+        if words[index] == "FORMAT" and level[index + 1].kind == "word" and level[index - 1].text not in (b",", b"."):
+            following = words[index + 2] if index + 2 < len(words) else "SETTINGS"
+            if following == "SETTINGS":
+                insert_at, name = level[index].start, level[index + 1].text.decode("latin-1")
+            break
+    return OutputClause(name, insert_at, "OUTFILE" in words, "TOTALS" in words)
+
+
+def quote(text: str) -> str:
+    """Return a text as an SQL string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def quote_identifier(name: str) -> str:
+    """Return a name as a quoted SQL identifier."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
