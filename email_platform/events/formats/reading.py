@@ -16,7 +16,7 @@ import orjson
 from email_platform.errors import MalformedEventError
 from email_platform.events.event import Event, EventType, bounded_details, bounded_event_id
 
-_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_LARGEST_DELAY = timedelta(days=400)
 _LARGEST_CLOCK_SKEW = timedelta(days=2)
 MAXIMUM_TEXT_CHARACTERS = 1000
 
@@ -51,11 +51,11 @@ class Notification:
         """One event of this notification, with everything bounded.
 
         Raises:
-            MalformedEventError: it happened before the year 2000 or in the future: such times would open a
-                ClickHouse partition each.
+            MalformedEventError: it happened more than 400 days before it was received, or after: ClickHouse
+                keeps a partition a month, and refuses an insert into more than 100 of them.
         """
-        if not _EARLIEST <= occurred_at <= self.received_at + _LARGEST_CLOCK_SKEW:
-            raise MalformedEventError("the event's time lies before the year 2000 or in the future")
+        if not self.received_at - _LARGEST_DELAY <= occurred_at <= self.received_at + _LARGEST_CLOCK_SKEW:
+            raise MalformedEventError("the event's time lies too long before its reception, or after it")
         return Event(
             provider=self.provider,
             account=self.account,

@@ -1,0 +1,129 @@
+"""Which provider accounts may send us events, and with which proof.
+
+Invariant: an account without its complete webhook settings does not exist for the receiver; no secret is in
+a repr or an error.
+
+| provider | variable (EMAIL_PLATFORM_<PROVIDER>[_<ACCOUNT>]_...) |
+| --- | --- |
+| simulator, resend | WEBHOOK_SECRET: ``whsec_`` and base64 (the simulator: any text) |
+| sendgrid | WEBHOOK_PUBLIC_KEY: the verification key |
+| postmark | WEBHOOK_CREDENTIALS: user:password |
+| mailgun | WEBHOOK_SIGNING_KEY |
+| ses | WEBHOOK_TOPIC_ARNS: separated by commas or spaces |
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+
+from email_platform.errors import ConfigurationError
+from email_platform.events.verification import (
+    BasicAuthVerifier,
+    Fetch,
+    MailgunVerifier,
+    SendGridVerifier,
+    SnsVerifier,
+    StandardWebhooksVerifier,
+    Verifier,
+)
+from email_platform.ports import Clock
+
+_SETTING_OF: Mapping[str, str] = {
+    "simulator": "WEBHOOK_SECRET",
+    "resend": "WEBHOOK_SECRET",
+    "sendgrid": "WEBHOOK_PUBLIC_KEY",
+    "postmark": "WEBHOOK_CREDENTIALS",
+    "mailgun": "WEBHOOK_SIGNING_KEY",
+    "ses": "WEBHOOK_TOPIC_ARNS",
+}
+SIMULATOR_SECRET_VARIABLE = "EMAIL_PLATFORM_PROVIDER_WEBHOOK_SECRET"  # noqa: S105  (a name; the simulator's own)
+_ACCOUNT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+
+
+def webhook_variable(provider: str, account: str) -> str:
+    """The environment variable with the account's proof, named as its other settings are.
+
+    Raises:
+        KeyError: no such provider.
+    """
+    parts = ["EMAIL_PLATFORM", provider, *([] if account == "default" else [account]), _SETTING_OF[provider]]
+    return "_".join(parts).upper().replace("-", "_")
+
+
+def standard_webhooks_key(secret: str) -> bytes:
+    """The key of a secret: ``whsec_`` and base64 as the standard says, or any other text as its UTF-8.
+
+    Raises:
+        ConfigurationError: not base64 behind its prefix, or empty; the secret is not repeated.
+    """
+    if not secret.startswith("whsec_"):
+        key = secret.encode()
+    else:
+        encoded = secret.removeprefix("whsec_")
+        try:
+            key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+        except binascii.Error:
+            raise ConfigurationError("a webhook secret must be base64 behind whsec_") from None
+    if not key:
+        raise ConfigurationError("a webhook secret is empty")
+    return key
+
+
+class WebhookAccounts:
+    """The accounts that may send events, each with its verifier; built once per account.
+
+    Args:
+        variables: the environment.
+        fetch: see `SnsVerifier`.
+        clock: the present time.
+    """
+
+    def __init__(self, variables: Mapping[str, str], fetch: Fetch, clock: Clock) -> None:
+        self._variables = variables
+        self._fetch = fetch
+        self._clock = clock
+        self._verifiers: dict[tuple[str, str], Verifier] = {}
+
+    def __repr__(self) -> str:
+        return "WebhookAccounts()"
+
+    def find(self, provider: str, account: str) -> Verifier | None:
+        """The account's verifier, or None for a provider or account that may not send.
+
+        Raises:
+            ConfigurationError: the account's setting is wrong; names the variable.
+        """
+        known = self._verifiers.get((provider, account))
+        if known is not None:
+            return known
+        if provider not in _SETTING_OF or not _ACCOUNT_NAME.fullmatch(account):
+            return None
+        variable = webhook_variable(provider, account)
+        value = self._variables.get(variable, "").strip()
+        if not value and (provider, account) == ("simulator", "default"):
+            value = self._variables.get(SIMULATOR_SECRET_VARIABLE, "").strip()
+        if not value:
+            return None
+        try:
+            verifier = self._build(provider, value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{variable}: {error}") from None
+        # Bounded by the variables: only accounts with a setting get here.
+        self._verifiers[(provider, account)] = verifier
+        return verifier
+
+    def _build(self, provider: str, value: str) -> Verifier:
+        match provider:
+            case "ses":
+                return SnsVerifier(tuple(value.replace(",", " ").split()), self._fetch, self._clock)
+            case "sendgrid":
+                return SendGridVerifier(value, self._clock)
+            case "postmark":
+                return BasicAuthVerifier(value)
+            case "mailgun":
+                return MailgunVerifier(value, self._clock)
+            case _:
+                return StandardWebhooksVerifier(standard_webhooks_key(value))
