@@ -8,6 +8,7 @@ from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
 from assets.partitions import campaign_partitions
 from assets.reports import dbt_report_models
+from assets.unknown_calls import decide_about_unknown_calls
 from assets.warehouse import load_waiting_objects, warehouse_deliveries, warehouse_dimensions
 
 CAMPAIGN_ID_TAG = "email_platform/campaign_id"
@@ -47,3 +48,12 @@ reports_job = dg.define_asset_job(
 def load_staged_job() -> None:
     """Load what waits in the staging area."""
     load_waiting_objects()
+
+
+@dg.job(
+    executor_def=dg.in_process_executor,
+    description="Abandon or resend the calls of a campaign whose outcome nobody knows; needs a decision in its config.",
+)
+def resolve_unknown_calls_job() -> None:
+    """Apply an operator's decision."""
+    decide_about_unknown_calls()

@@ -134,6 +134,10 @@ class CampaignStore(Protocol):
         """
         ...
 
+    def newest(self, limit: int) -> Sequence[Campaign]:
+        """Campaigns of any status, the newest first."""
+        ...
+
     def due(self, limit: int) -> Sequence[Campaign]:
         """Queued campaigns whose time has come, the longest waiting first."""
         ...

@@ -10,7 +10,7 @@ from dagster_dbt import DbtCliResource
 
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
-from assets.jobs import campaign_job, load_staged_job, reports_job
+from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
 from assets.reports import dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
 from resources.parts import PartsResource
@@ -26,7 +26,7 @@ settings = SettingsResource()
 
 defs = dg.Definitions(
     assets=[campaign_audience, campaign_deliveries, warehouse_deliveries, warehouse_dimensions, dbt_report_models],
-    jobs=[campaign_job, reports_job, load_staged_job],
+    jobs=[campaign_job, reports_job, load_staged_job, resolve_unknown_calls_job],
     sensors=[queued_campaigns, silent_campaigns, staged_objects_waiting, reports_are_stale],
     resources={
         "settings": settings,

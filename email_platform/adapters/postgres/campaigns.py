@@ -30,6 +30,12 @@ class PostgresCampaignStore:
         with oltp_transaction(self._engine) as connection:
             return self._read(connection, campaign_id)
 
+    def newest(self, limit: int) -> Sequence[Campaign]:
+        """Campaigns of any status, the newest first."""
+        statement = self._campaigns().order_by(campaign.c.id.desc()).limit(limit)
+        with oltp_transaction(self._engine) as connection:
+            return [self._campaign(row) for row in connection.execute(statement)]
+
     def due(self, limit: int) -> Sequence[Campaign]:
         """Queued campaigns whose time has come, the longest waiting first."""
         statement = (
