@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -62,6 +62,7 @@ class Settings(BaseModel):
         clickhouse_url: ``http(s)://user:password@host:port/database``.
         provider_url, provider_api_key: the simulator's; None where campaigns use real providers, whose
             accounts have their own variables (see `email_platform.adapters.providers.registry`).
+        provider_webhook_url: where the simulator delivers its events; None: they wait in its outbox.
         provider_webhook_secret: proves the simulator's events.
         public_base_url: where recipients reach the unsubscribe page; no slash at the end.
         unsubscribe_secret: signs the links in it.
@@ -87,6 +88,7 @@ class Settings(BaseModel):
     provider_url: str | None = None
     provider_api_key: SecretStr | None = None
     provider_webhook_secret: SecretStr | None = None
+    provider_webhook_url: str | None = None
     public_base_url: str = "http://127.0.0.1:18080"
     unsubscribe_secret: SecretStr
     postgres_port: Port = 15432
@@ -114,7 +116,7 @@ class Settings(BaseModel):
         """
         variables = os.environ if environ is None else environ
         folder = state_folder_of(variables) if state_folder is None else state_folder.absolute()
-        values: dict[str, Any] = embedded_values(folder, variables) | _values_of(variables, tuple(cls.model_fields))
+        values: dict[str, Any] = embedded_values(folder, variables) | values_of(variables, tuple(cls.model_fields))
         return cls.checked({**values, "state_folder": folder})
 
     @classmethod
@@ -147,7 +149,7 @@ class Settings(BaseModel):
             raise ValueError("must look like http(s)://user:password@host:port/database")
         return url
 
-    @field_validator("s3_endpoint_url", "provider_url", "public_base_url")
+    @field_validator("s3_endpoint_url", "provider_url", "provider_webhook_url", "public_base_url")
     @classmethod
     def _check_http_url(cls, url: str | None) -> str | None:
         if url is None:
@@ -188,6 +190,10 @@ class Settings(BaseModel):
                 "or neither to use AWS credentials from the surroundings"
             )
         return self
+
+    def postgres_password(self) -> str:
+        """The password in `postgres_url`."""
+        return unquote(urlsplit(self.postgres_url.get_secret_value()).password or "")
 
     def variables(self) -> dict[str, str]:
         """All settings as environment variables, secrets in plain text: for a child process's environment only."""
@@ -232,11 +238,12 @@ def embedded_values(state_folder: Path, variables: Mapping[str, str]) -> dict[st
         ) from unreadable
     pairs = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     foreign = {name for part in external_parts(variables) for name in _FIELDS_OF_PART[part]}
-    values = _values_of(pairs, tuple(Settings.model_fields))
+    values = values_of(pairs, tuple(Settings.model_fields))
     return {name: value for name, value in values.items() if name not in foreign}
 
 
-def _values_of(variables: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+def values_of(variables: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    """The settings that these variables give, by field name; empty variables count as not set."""
     found = {name: variables.get(variable_of(name), "").strip() for name in names}
     return {name: value for name, value in found.items() if value}
 

@@ -79,7 +79,9 @@ def main(order: GuardOrder) -> int:
         stdin=subprocess.DEVNULL,
         process_group=0,
         preexec_fn=_end_with_guard(libc, order.stop_signal, os.getpid()),  # safe: the guard has one thread
-        **({} if order.user_id is None else {"user": order.user_id, "group": order.group_id, "extra_groups": []}),
+        user=order.user_id,
+        group=order.group_id,
+        extra_groups=None if order.user_id is None else [],
     )
     exit_code: int | None = None
     kill_at: float | None = None

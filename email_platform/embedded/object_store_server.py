@@ -42,6 +42,7 @@ from nanio.config import Settings as NanioSettings
 from nanio.storage.backend import ObjectInfo
 from nanio.storage.metadata import read_metadata, write_metadata
 from nanio.storage.paths import META_DIR_NAME, metadata_path, metadata_root, object_path
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -259,7 +260,9 @@ def _describe_if_stale(data_folder: Path, bucket: str, key: str) -> bool:
 
 def create_app(data_folder: Path, access_key: str, secret_key: str) -> ASGIApp:
     """The application of nanio with `MissingParts` between its signature check and its handlers."""
-    app = build_app(NanioSettings(data_dir=data_folder, credentials=StaticCredentialResolver({access_key: secret_key})))
+    app: Starlette = build_app(
+        NanioSettings(data_dir=data_folder, credentials=StaticCredentialResolver({access_key: secret_key}))
+    )
     # At the end of the list is innermost: the signature is checked over the request as it was sent.
     app.user_middleware.append(Middleware(MissingParts, data_folder=data_folder))
     return app

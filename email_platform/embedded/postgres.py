@@ -75,6 +75,11 @@ class Account:
     user_id: int | None = None
     group_id: int | None = None
 
+    @property
+    def extra_groups(self) -> list[str | int] | None:
+        """None of root's other groups for another account."""
+        return None if self.user_id is None else []
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -93,7 +98,9 @@ class Server:
             capture_output=True,
             check=False,
             env=environment(),
-            **_run_as(self.account),
+            user=self.account.user_id,
+            group=self.account.group_id,
+            extra_groups=self.account.extra_groups,
         )
 
 
@@ -123,15 +130,25 @@ def prepare_server(data_folder: Path, cache_folder: Path = _CACHE_FOLDER) -> Ser
     return Server(binaries, account)
 
 
-def initialise(server: Server, data_folder: Path, password: str) -> None:
-    """Make the cluster with its role and both databases; a cluster that is there is left alone.
+def initialise(server: Server, data_folder: Path, password: str, *, set_password: bool) -> None:
+    """Make the cluster with its role and both databases; an existing one is left alone.
+
 
     Made under another name and renamed when whole: a start killed in the middle leaves no half cluster.
+
+    Args:
+        server: binaries and account.
+        data_folder: made if missing.
+        password: of the role.
+        set_password: give it to an existing cluster too: ``embedded.env`` was lost, the data was not.
 
     Raises:
         PartUnavailableError: with PostgreSQL's own message.
     """
     if (data_folder / "PG_VERSION").exists():
+        if set_password:
+            clear_remains(data_folder)
+            _run_statements(server, data_folder, _password_statement(password))
         return
     unfinished = data_folder.with_name(f"{data_folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -148,23 +165,28 @@ def initialise(server: Server, data_folder: Path, password: str) -> None:
     )
     if made.returncode != 0:
         raise PartUnavailableError(f"postgres: initdb failed:\n{made.stdout}{made.stderr}")
+    databases = "".join(f"create database {database}\n" for database in (DATABASE, DAGSTER_DATABASE))
+    _run_statements(server, unfinished, _password_statement(password) + databases)
+    unfinished.rename(data_folder)
+
+
+def _password_statement(password: str) -> str:
     quoted = password.replace("'", "''")
-    # The single-user mode reads statements from its input: no password in a file, argument or log.
-    statements = f"alter role {USER} password '{quoted}'\n" + "".join(
-        f"create database {database}\n" for database in (DATABASE, DAGSTER_DATABASE)
-    )
-    filled = server.run(
+    return f"alter role {USER} password '{quoted}'\n"
+
+
+def _run_statements(server: Server, data_folder: Path, statements: str) -> None:
+    """Run statements, one a line, in single-user mode: no password in a file, argument or log."""
+    ran = server.run(
         "postgres",
-        "--single",
-        "-D",
-        _data_argument(server, unfinished),
-        "template1",
-        folder=unfinished,
+        *("--single", "-D", _data_argument(server, data_folder), "-c", "log_min_messages=error", "template1"),
+        folder=data_folder,
         text=statements,
     )
-    if filled.returncode != 0 or "ERROR:" in filled.stderr:
-        raise PartUnavailableError(f"postgres: making role and databases failed:\n{filled.stderr}")
-    unfinished.rename(data_folder)
+    if ran.returncode != 0 or "ERROR:" in ran.stderr:
+        # The message quotes the statement that failed, and one of them holds the password.
+        told = "\n".join(line for line in ran.stderr.splitlines() if "STATEMENT" not in line)
+        raise PartUnavailableError(f"postgres: preparing role and databases failed:\n{told}")
 
 
 def clear_remains(data_folder: Path) -> None:
@@ -250,12 +272,6 @@ def _account_for(data_folder: Path) -> Account:
     )
 
 
-def _run_as(account: Account) -> dict[str, object]:
-    if account.user_id is None:
-        return {}
-    return {"user": account.user_id, "group": account.group_id, "extra_groups": []}
-
-
 def _can_run(binaries: Path, account: Account) -> bool:
     try:
         for program in ("postgres", "initdb"):
@@ -265,7 +281,9 @@ def _can_run(binaries: Path, account: Account) -> bool:
                 check=True,
                 capture_output=True,
                 env=environment(),
-                **_run_as(account),
+                user=account.user_id,
+                group=account.group_id,
+                extra_groups=account.extra_groups,
             )
     except (OSError, subprocess.CalledProcessError):
         return False

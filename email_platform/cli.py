@@ -1,0 +1,156 @@
+"""The command line: ``email-platform up``, ``status``, ``down``.
+
+Invariant: a mistake of the operator ends in one sentence that names what to change and exit code 2, never in a
+traceback; other failures to start end with exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from email_platform.embedded.stack import (
+    ALL_PART_NAMES,
+    DAGSTER_PART_NAMES,
+    PartStatus,
+    started_stack,
+    statuses,
+    stop_stack,
+    supervisor_id,
+)
+from email_platform.errors import ConfigurationError, EmailPlatformError
+from email_platform.settings import state_folder_of
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Email campaign delivery: embedded engines for a bare machine, real ones by URL.",
+)
+console = Console()
+error_console = Console(stderr=True)
+
+_DOWN_TIMEOUT_SECONDS = 180.0
+
+
+@app.callback()
+def main() -> None:
+    """Email campaign delivery: embedded engines for a bare machine, real ones by URL."""
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn the platform's errors into a sentence and an exit code: 2 for a wrong setting, 1 for the rest."""
+    try:
+        yield
+    except EmailPlatformError as failure:
+        error_console.print(f"error: {failure}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2 if isinstance(failure, ConfigurationError) else 1) from None
+
+
+@app.command()
+def up(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help=f"Start only this part; repeatable: {', '.join(ALL_PART_NAMES)}.")
+    ] = None,
+    without_dagster: Annotated[
+        bool, typer.Option("--without-dagster", help="Start no webserver and no daemon.")
+    ] = False,
+) -> None:
+    """Start the parts and keep them running until Ctrl-C."""
+    parts = set(only or ALL_PART_NAMES)
+    if without_dagster:
+        parts -= set(DAGSTER_PART_NAMES)
+    state_folder = state_folder_of(os.environ)
+    with told_plainly(), _stop_on_signal() as on_stop:
+        say("starting; logs are in " + str(state_folder / "logs"))
+        with started_stack(state_folder, environ=os.environ, parts=parts, say=say, stop_requested=on_stop) as stack:
+            console.print(_table(statuses(state_folder)))
+            for name in sorted(stack.external):
+                say(f"{name} is external: its address is set in the environment")
+            if "dagster-webserver" in parts:
+                say(f"Dagster's UI: http://127.0.0.1:{stack.settings.dagster_port}")
+            say("running; Ctrl-C stops everything")
+            stack.supervisor.watch()
+            say("stopping")
+        say("stopped")
+
+
+@app.command()
+def status() -> None:
+    """Show the parts of the state folder; exit code 1 where no supervisor runs."""
+    state_folder = state_folder_of(os.environ)
+    running = supervisor_id(state_folder)
+    if running is None:
+        say(f"nothing runs on {state_folder}")
+        raise typer.Exit(1)
+    console.print(_table(statuses(state_folder)))
+    say(f"supervisor: process {running}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the parts of the state folder."""
+    state_folder = state_folder_of(os.environ)
+    with told_plainly():
+        stopped = stop_stack(state_folder, _DOWN_TIMEOUT_SECONDS)
+    say("stopped" if stopped else f"nothing runs on {state_folder}")
+
+
+def say(text: str) -> None:
+    """Print one line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Make SIGINT, SIGTERM and SIGHUP call what the stack gives; a signal before that ends the start at once."""
+    stops: list[Callable[[], None]] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if not stops:
+            raise typer.Exit(128 + number)
+        for stop in stops:
+            stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    originals = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        yield stops.append
+    finally:
+        for number, handler in originals.items():
+            signal.signal(number, handler)
+
+
+def _table(parts: list[PartStatus]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("part", "address", "pid", "data", "log"):
+        table.add_column(column, overflow="fold")
+    here = Path.cwd()
+    for part in parts:
+        table.add_row(
+            part.name,
+            part.address,
+            str(part.process_id or "not running"),
+            _relative(part.data_folder, here),
+            _relative(part.log_file, here),
+        )
+    return table
+
+
+def _relative(path: str, folder: Path) -> str:
+    """The path as a user in this folder would type it."""
+    return str(Path(path).relative_to(folder)) if path and Path(path).is_relative_to(folder) else path
+
+
+if __name__ == "__main__":
+    app()
