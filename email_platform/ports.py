@@ -185,7 +185,7 @@ class StagedObject:
     """
 
     key: str
-    kind: Literal["delivery", "exclusion", "dimension_campaign", "dimension_app_user", "event"]
+    kind: Literal["delivery", "exclusion", "dimension_campaign", "dimension_app_user", "event", "event_quarantine"]
     rows: int
     content_sha256: str
 

@@ -4,6 +4,10 @@
     manifests/campaign=<id>/<manifest id>/excluded.parquet     every lead left out, with its reason
     deliveries/campaign=<id>/chunk-<index>.parquet             what became of each recipient of one chunk
     dimensions/<name>/<snapshot id>.parquet                    small OLTP tables for the reports
+    events/inbox/<date>/<receiver>-<sequence>.parquet          verified bodies that no batch holds yet
+    events/raw/<date>/<batch>.parquet                          the bodies of one batch, for a replay
+    events/normalised/<date>/<batch>.parquet                   their events, loaded into the warehouse
+    events/quarantine/<date>/<batch>.parquet                   bodies that could not be read, with the reason
 
 Which manifest of a campaign counts is said by its row of ``campaign_manifest`` in PostgreSQL, never by a
 listing.
@@ -11,6 +15,7 @@ listing.
 
 from __future__ import annotations
 
+from datetime import date
 from uuid import UUID
 
 
@@ -42,3 +47,31 @@ def deliveries_key(campaign_id: int, chunk_index: int) -> str:
 def dimension_key(name: str, snapshot_id: str) -> str:
     """One snapshot of a small OLTP table."""
     return f"dimensions/{name}/{snapshot_id}.parquet"
+
+
+EVENT_INBOX_PREFIX = "events/inbox/"
+
+
+def event_inbox_key(day: date, receiver: str, sequence: int) -> str:
+    """One micro-batch of verified bodies; the receiver's id is unique, so no two writers share a key."""
+    return f"{EVENT_INBOX_PREFIX}{day.isoformat()}/{receiver}-{sequence:09d}.parquet"
+
+
+def event_raw_prefix(day: date) -> str:
+    """The archive's folder of one day of reception."""
+    return f"events/raw/{day.isoformat()}/"
+
+
+def event_raw_key(day: date, batch: str) -> str:
+    """The bodies of one batch as they came."""
+    return f"{event_raw_prefix(day)}{batch}.parquet"
+
+
+def event_normalised_key(day: date, batch: str) -> str:
+    """The events of one batch."""
+    return f"events/normalised/{day.isoformat()}/{batch}.parquet"
+
+
+def event_quarantine_key(day: date, batch: str) -> str:
+    """The bodies of one batch that could not be read, with the reason of each."""
+    return f"events/quarantine/{day.isoformat()}/{batch}.parquet"

@@ -34,6 +34,9 @@ EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 
 BounceSubtype = Literal["hard", "soft"]
 
+NORMALISER_VERSION = 1
+"""Add one with each fix of a normaliser that changes how a body is read: a replay then outranks the old reading."""
+
 MAXIMUM_DETAILS_BYTES = 4096
 MAXIMUM_DETAIL_CHARACTERS = 1000
 MAXIMUM_EVENT_ID_CHARACTERS = 200
@@ -53,6 +56,7 @@ EVENT_SCHEMA = pa.schema(
         pa.field("recipient", pa.string(), nullable=False),  # as the provider wrote it, trimmed
         pa.field("occurred_at", pa.timestamp("ms", tz="UTC"), nullable=False),  # the provider's clock
         pa.field("received_at", pa.timestamp("ms", tz="UTC"), nullable=False),  # the receiver's clock
+        pa.field("normaliser_version", pa.uint16(), nullable=False),  # of two readings, the higher counts
         pa.field("details", pa.string(), nullable=False),  # JSON object, at most MAXIMUM_DETAILS_BYTES
     ]
 )
@@ -159,7 +163,10 @@ def event_table(events: Sequence[Event] | Iterable[Event]) -> pa.Table:
     """The events as rows of `EVENT_SCHEMA`, in order, each identity once (the last wins)."""
     once = list({(event.provider, event.event_id): event for event in events}.values())
     columns: dict[str, list[object]] = {
-        name: [getattr(event, name) for event in once] for name in EVENT_SCHEMA.names if name != "status_rank"
+        name: [getattr(event, name) for event in once]
+        for name in EVENT_SCHEMA.names
+        if name not in ("status_rank", "normaliser_version")
     }
+    columns["normaliser_version"] = [NORMALISER_VERSION] * len(once)
     columns["status_rank"] = [status_rank(event.type, event.subtype) for event in once]
     return pa.table([pa.array(columns[field.name], field.type) for field in EVENT_SCHEMA], schema=EVENT_SCHEMA)

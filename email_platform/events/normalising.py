@@ -13,7 +13,7 @@ from typing import Any
 
 from email_platform.errors import MalformedEventError
 from email_platform.events.event import Event
-from email_platform.events.formats import mailgun, postmark, resend, sendgrid, ses, simulator
+from email_platform.events.formats import mailgun, platform, postmark, resend, sendgrid, ses, simulator
 from email_platform.events.formats.reading import Notification, parse_json
 from email_platform.events.received import ReceivedBody
 
@@ -28,7 +28,7 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     module.__name__.rpartition(".")[2]: Format(module.split, module.normalise)
-    for module in (simulator, ses, sendgrid, postmark, resend, mailgun)
+    for module in (platform, simulator, ses, sendgrid, postmark, resend, mailgun)
 }
 
 

@@ -1,0 +1,153 @@
+"""Batches of events and the suppressions that follow from them, in PostgreSQL.
+
+Invariant: an events object is offered for loading exactly when its suppressions are written, since both are
+one transaction; writing the same batch again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+
+import orjson
+from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from email_platform.adapters.postgres.tables import staged_object, suppression
+from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.events.staging import Quarantined
+from email_platform.events.suppression import Suppression, SuppressionRequest
+from email_platform.ports import StagedObject
+
+REQUESTS_PER_STATEMENT = 5000
+
+# The sender of an unsubscription: said by the page's token, else that of the campaign, also of a deleted one.
+# The strongest reason names a row where several requests meet; a row that is there keeps its first reason.
+_SUPPRESS = text("""
+    insert into suppression (address, sender_id, reason, source)
+    select distinct on (address, sender_id) address, sender_id, reason, source
+    from (
+        select
+            coalesce(nullif(r.address, ''), lower(btrim(lead.email))) as address,
+            case when not r.everywhere
+                then coalesce(named.id, campaign.sender_id, frozen.id)
+            end as sender_id,
+            r.reason,
+            r.source
+        from jsonb_to_recordset(cast(:requests as jsonb)) as r (
+            address text, reason text, source text, everywhere boolean,
+            lead_id bigint, sender_id bigint, campaign_id bigint
+        )
+        left join lead on lead.id = r.lead_id
+        left join sender as named on named.id = r.sender_id
+        left join campaign on campaign.id = r.campaign_id
+        left join campaign_manifest as manifest on manifest.campaign_id = r.campaign_id
+        left join sender as frozen on frozen.id = cast(manifest.sender ->> 'sender_id' as bigint)
+    ) as resolved
+    where address <> ''
+    order by
+        address,
+        sender_id,
+        array_position(array['complaint', 'hard_bounce', 'unsubscribe', 'manual'], reason)
+    on conflict (address, sender_id) do nothing
+""")
+
+
+def _suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
+    added = 0
+    # One order for every writer, or two batches with the same addresses could wait for each other.
+    waiting = iter(sorted(requests, key=lambda one: (one.address, one.lead_id)))
+    while group := list(islice(waiting, REQUESTS_PER_STATEMENT)):
+        # PostgreSQL's jsonb cannot hold NUL.
+        document = orjson.dumps([asdict(one) for one in group]).decode().replace("\\u0000", "")
+        added += connection.execute(_SUPPRESS, {"requests": document}).rowcount
+    return added
+
+
+class PostgresSuppressions:
+    """`email_platform.events.suppression.SuppressionStore` over the table ``suppression``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(self, requests: Iterable[SuppressionRequest]) -> int:
+        """Suppress, in one transaction; returns how many rows are new."""
+        with oltp_transaction(self._engine) as connection:
+            return _suppress(connection, requests)
+
+    def all(self) -> Iterator[Suppression]:
+        """Every suppression, by address, streamed."""
+        columns = suppression.c
+        statement = select(
+            columns.address, columns.sender_id, columns.reason, columns.source, columns.created_at
+        ).order_by(columns.address, columns.sender_id)
+        with oltp_transaction(self._engine) as connection:
+            rows = connection.execution_options(yield_per=5000).execute(statement)
+            for row in rows:
+                yield Suppression(row.address, row.sender_id, row.reason, row.source, row.created_at)
+
+
+class PostgresEventIntake:
+    """`email_platform.events.staging.EventIntake` over ``staged_object`` and ``suppression``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def admit(
+        self, staged: StagedObject | None, quarantined: Sequence[Quarantined], requests: Sequence[SuppressionRequest]
+    ) -> int:
+        """Register the batch's objects and write its suppressions; see the Protocol."""
+        with oltp_transaction(self._engine) as connection:
+            if staged is not None:
+                _register(connection, staged, None)
+            for one in quarantined:
+                _register(connection, one.staged, one.reason)
+            return _suppress(connection, requests)
+
+    def quarantined(self) -> Sequence[StagedObject]:
+        """The quarantine's objects that were not replayed, the oldest first."""
+        columns = staged_object.c
+        statement = (
+            select(columns.key, columns.kind, columns.rows, columns.content_sha256)
+            .where(columns.kind == "event_quarantine", columns.loaded_sha256.is_distinct_from(columns.content_sha256))
+            .order_by(columns.staged_at, columns.key)
+        )
+        with oltp_transaction(self._engine) as connection:
+            return [
+                StagedObject(row.key, row.kind, row.rows, row.content_sha256) for row in connection.execute(statement)
+            ]
+
+    def mark_replayed(self, staged: StagedObject) -> None:
+        """Remember that the object's bodies are in the inbox again; its reason stays."""
+        with oltp_transaction(self._engine) as connection:
+            connection.execute(
+                update(staged_object)
+                .where(staged_object.c.key == staged.key, staged_object.c.content_sha256 == staged.content_sha256)
+                .values(loaded_sha256=staged.content_sha256, loaded_rows=0, loaded_at=func.clock_timestamp())
+            )
+
+
+def _register(connection: Connection, staged: StagedObject, reason: str | None) -> None:
+    statement = insert(staged_object).values(
+        key=staged.key,
+        kind=staged.kind,
+        campaign_id=None,
+        rows=staged.rows,
+        content_sha256=staged.content_sha256,
+        staged_at=func.now(),
+        quarantined_reason=reason,
+    )
+    new = statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[staged_object.c.key],
+            set_={
+                "rows": new.rows,
+                "content_sha256": new.content_sha256,
+                "staged_at": new.staged_at,
+                "quarantined_reason": new.quarantined_reason,
+            },
+            where=staged_object.c.content_sha256 != new.content_sha256,
+        )
+    )
