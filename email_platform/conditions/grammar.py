@@ -273,8 +273,8 @@ def _number(raw: object, value_type: ValueType, allowed_range: tuple[int, int], 
             _refuse(path, f"must be {wanted}, without a fraction")
     if not least <= raw <= greatest:
         _refuse(path, f"must be between {least} and {greatest}")
-    # 0.1 is meant as written, and PostgreSQL's numeric keeps it so.
-    return Decimal(repr(raw)) if value_type == "number" and isinstance(raw, float) else int(raw)
+    # 0.1 is meant as written, and PostgreSQL's numeric keeps it so; one type, since psycopg dumps no mixed lists.
+    return Decimal(repr(raw)) if value_type == "number" else int(raw)
 
 
 def _timestamp(raw: object, path: str) -> datetime:
