@@ -24,6 +24,7 @@ from email_platform.errors import ConfigurationError
 VARIABLE_PREFIX = "EMAIL_PLATFORM_"
 EMBEDDED_FILE_NAME = "embedded.env"
 DAGSTER_DATABASE = "dagster"
+_POSTGRES_SCHEMES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 PartName = Literal["postgres", "s3", "clickhouse", "provider"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
@@ -54,8 +55,9 @@ class Settings(BaseModel):
     Attributes:
         state_folder: the embedded parts' data, logs and ``embedded.env``.
         postgres_url: the OLTP database, ``postgresql+psycopg://user:password@host:port/database``.
-        dagster_postgres_url: Dagster's storage, a plain ``postgresql://`` URL since dagster-postgres brings
-            psycopg2; by default the database ``dagster`` on the same server as `postgres_url`.
+        dagster_postgres_url: Dagster's storage, by default the database ``dagster`` on the same server as
+            `postgres_url`. Its driver is always psycopg2, which dagster-postgres is written for: SQLAlchemy 2.1
+            gives a bare ``postgresql://`` psycopg 3, with which its NOTIFY statements are syntax errors.
         s3_endpoint_url: None for AWS itself.
         s3_bucket: the staging bucket.
         s3_access_key_id, s3_secret_access_key: both or neither; None for boto3's usual chain.
@@ -137,7 +139,7 @@ class Settings(BaseModel):
     @classmethod
     def _check_postgres_url(cls, url: SecretStr) -> SecretStr:
         text = url.get_secret_value()
-        if text and (urlsplit(text).scheme not in ("postgresql", "postgresql+psycopg") or not _has_database(text)):
+        if text and (urlsplit(text).scheme not in _POSTGRES_SCHEMES or not _has_database(text)):
             raise ValueError("must look like postgresql+psycopg://user:password@host:port/database")
         return url
 
@@ -179,7 +181,7 @@ class Settings(BaseModel):
             **values,
             # A bare postgresql:// means another driver in another SQLAlchemy release: name it.
             **({"postgres_url": _with_scheme(url, "postgresql+psycopg")} if url else {}),
-            **({"dagster_postgres_url": _with_scheme(dagster_url, "postgresql")} if dagster_url else {}),
+            **({"dagster_postgres_url": _with_scheme(dagster_url, "postgresql+psycopg2")} if dagster_url else {}),
         }
 
     @model_validator(mode="after")
@@ -283,4 +285,4 @@ def _with_database(url: str, database: str) -> str:
 def _with_scheme(url: str, scheme: str) -> str:
     """The same URL with the driver that its reader needs; a foreign scheme stays, to be refused."""
     parts = urlsplit(url)
-    return url.replace(parts.scheme, scheme, 1) if parts.scheme in ("postgresql", "postgresql+psycopg") else url
+    return url.replace(parts.scheme, scheme, 1) if parts.scheme in _POSTGRES_SCHEMES else url

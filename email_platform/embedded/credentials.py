@@ -40,7 +40,7 @@ def complete_values(known: Mapping[str, str], ports: Mapping[str, int]) -> dict[
     clickhouse = f"{CLICKHOUSE_USER}:{quote(password('clickhouse_url'), safe='')}@{LOOPBACK}:{ports['clickhouse_port']}"
     return {
         "postgres_url": f"postgresql+psycopg://{database}/{DATABASE}",
-        "dagster_postgres_url": f"postgresql://{database}/{DAGSTER_DATABASE}",
+        "dagster_postgres_url": f"postgresql+psycopg2://{database}/{DAGSTER_DATABASE}",
         "s3_endpoint_url": f"http://{LOOPBACK}:{ports['s3_port']}",
         "s3_bucket": known.get("s3_bucket", BUCKET),
         "s3_region": known.get("s3_region", "us-east-1"),
