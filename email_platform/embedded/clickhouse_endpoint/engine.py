@@ -18,8 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import chdb
 
@@ -27,6 +28,7 @@ from email_platform.embedded.clickhouse_endpoint.exceptions import (
     BAD_ARGUMENTS,
     SESSION_IS_LOCKED,
     SESSION_NOT_FOUND,
+    SYNTAX_ERROR,
     ClickHouseError,
     from_engine,
     refusal,
@@ -147,7 +149,7 @@ class Engine:
         self._sessions: dict[str, _Session] = {}
         self._sessions_lock = threading.Lock()
         try:
-            self._anchor = chdb.connect(self._path)
+            self._anchor = self._connect()
         except Exception as failure:
             self._lock_file.close()
             raise ConfigurationError(f"--data-folder {data_folder}: the engine did not open it: {failure}") from failure
@@ -156,6 +158,9 @@ class Engine:
         self.version, self.timezone = answer.split("\t")
         names = self._anchor.query("select lower(name), name from system.formats where is_output format TSV")
         self._formats: dict[str, str] = dict(line.split("\t") for line in names.bytes().decode().splitlines())
+
+    def _connect(self) -> Any:
+        return chdb.connect(self._path)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Close sessions, the engine and the folder."""
@@ -169,7 +174,7 @@ class Engine:
 
     def buffer(self, memory_bytes: int) -> IO[bytes]:
         """Return a buffer that moves into a nameless file, gone with the process, when it outgrows the memory."""
-        return tempfile.SpooledTemporaryFile(memory_bytes, dir=self._spool)
+        return cast("IO[bytes]", tempfile.SpooledTemporaryFile(memory_bytes, dir=str(self._spool)))
 
     @contextlib.contextmanager
     def handle(
@@ -202,7 +207,7 @@ class Engine:
                 )
         try:
             if session.handle is None and kind is Kind.SESSION:
-                session.handle = chdb.connect(self._path)
+                session.handle = self._connect()
             if session.handle is None:
                 yield from self._fresh_handle()
             else:
@@ -212,7 +217,7 @@ class Engine:
             session.lock.release()
 
     def _fresh_handle(self) -> Iterator[tuple[Any, bool]]:
-        handle = chdb.connect(self._path)
+        handle = self._connect()
         try:
             yield handle, False
         finally:
@@ -289,23 +294,21 @@ class Engine:
 
     def run(self, handle: Any, statement: Statement) -> Result:
         """Run a statement that carries no data."""
-        if kind_of(statement.text) is not Kind.READ:
-            return self._run_at_once(handle, statement)
         clause = output_clause(statement.text)
+        if clause.more_statements:
+            raise refusal(SYNTAX_ERROR, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)", self.version)
         if clause.has_outfile:
             raise refusal(BAD_ARGUMENTS, "BAD_ARGUMENTS", "INTO OUTFILE is not allowed over HTTP", self.version)
         wanted = clause.format or statement.default_format
         name = self._formats.get(wanted.lower())
-        if name is None:  # the engine words the refusal
-            return self._run_at_once(handle, statement)
+        if name is None or kind_of(statement.text) is not Kind.READ:  # the engine words the refusal of a format
+            return self._run_at_once(handle, statement, wanted)
         if wanted.lower() in _CHUNKS_JOIN and not clause.has_totals and statement.settings.get("extremes", "0") == "0":
             return self._run_streaming(handle, statement, name)
         return self._run_through_file(handle, statement, name, clause.insert_at, clause.format is not None)
 
-    def _run_at_once(self, handle: Any, statement: Statement) -> Result:
-        answer = self._call(
-            lambda: handle.query(statement.text, statement.default_format, params=dict(statement.parameters))
-        )
+    def _run_at_once(self, handle: Any, statement: Statement, name: str) -> Result:
+        answer = self._call(lambda: handle.query(statement.text, name, params=dict(statement.parameters)))
         body = answer.bytes() or b""
         summary = Summary(
             read_rows=answer.storage_rows_read() or answer.rows_read(),
@@ -319,14 +322,14 @@ class Engine:
             if body:
                 yield body
 
-        return Result(statement.default_format if body else None, chunks(), summary)
+        return Result(name if body else None, chunks(), summary)
 
     def _run_streaming(self, handle: Any, statement: Statement, name: str) -> Result:
         try:
             stream = handle.send_query(statement.text, name, params=dict(statement.parameters))
         except Exception as failure:
             if "Streaming query is not supported" in str(failure):
-                return self._run_at_once(handle, statement)
+                return self._run_at_once(handle, statement, name)
             raise from_engine(failure, self.version) from failure
         summary = Summary()
 
@@ -385,7 +388,7 @@ class Engine:
         )
         try:
             for chunk in data:
-                self._call(lambda piece=chunk: inserter.append(piece))
+                self._call(partial(inserter.append, chunk))
             done = self._call(inserter.finish)
         except BaseException:
             with contextlib.suppress(Exception):

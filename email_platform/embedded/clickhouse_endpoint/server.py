@@ -17,10 +17,12 @@ import secrets
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
@@ -58,6 +60,10 @@ _URL_BYTES = 1024 * 1024
 _STATEMENT_BYTES = 64 * 1024 * 1024
 _BUFFERED_BYTES = 8 * 1024 * 1024
 _SESSION_SECONDS = 60.0
+# A peer that says nothing for so long is gone; its connection must not keep a thread.
+_SILENCE_SECONDS = 900.0
+# How much of a refused request's body is read and thrown away, so that the client comes to read the refusal.
+_DRAINED_BYTES = 256 * 1024 * 1024
 _LONGEST_SESSION_SECONDS = 3600.0
 _CONTENT_TYPES = {
     "json": "application/json; charset=UTF-8",
@@ -128,11 +134,15 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 64 * 1024
+    timeout = _SILENCE_SECONDS
     server: EndpointServer
 
     def handle_one_request(self) -> None:
         # The inherited one accepts 64 KiB of URL; ClickHouse accepts 1 MiB.
-        self.raw_requestline = self.rfile.readline(_URL_BYTES + 1)
+        try:
+            self.raw_requestline = self.rfile.readline(_URL_BYTES + 1)
+        except (TimeoutError, ConnectionError):
+            self.raw_requestline = b""
         if not self.raw_requestline:
             self.close_connection = True
             return
@@ -152,6 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self._query_id = ""
         self._started = False
+        self._body = body_of(self.rfile, self.headers)  # type: ignore[arg-type]
         path = urlsplit(self.path)
         try:
             if path.path == "/ping":
@@ -167,13 +178,20 @@ class _Handler(BaseHTTPRequestHandler):
         except ClickHouseError as failure:
             self._send_failure(failure)
         except (BrokenBodyError, BrokenEncodingError) as failure:
+            self.close_connection = True
             self._send_failure(
                 refusal(exceptions.INCOMPLETE_BODY, "CANNOT_READ_ALL_DATA", str(failure), self.server.engine.version)
             )
         except (ConnectionError, TimeoutError):
             self.close_connection = True
         except Exception as failure:
-            _logger.error("a request failed inside the endpoint: %s", type(failure).__name__)
+            where = traceback.extract_tb(failure.__traceback__)[-1]
+            _logger.error(
+                "a request failed inside the endpoint: %s at %s:%s",
+                type(failure).__name__,
+                Path(where.filename).name,
+                where.lineno,
+            )
             self._send_failure(exceptions.from_engine(failure, self.server.engine.version))
 
     def _answer_statement(self, query: str) -> None:
@@ -231,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_statement(self, query: str) -> _Work:
         pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=10_000)
-        body = body_of(self.rfile, self.headers)  # type: ignore[arg-type]
+        body = self._body
         content_type = self.headers.get("Content-Type", "")
         if content_type.lower().startswith("multipart/form-data"):
             try:
@@ -262,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
                 head = insert_head(text, whole=whole)
             except IncompleteStatementError:
                 if len(text) > _STATEMENT_BYTES:
-                    raise self._refuse(exceptions.TOO_BIG_QUERY, "SYNTAX_ERROR", "The statement is too long") from None
+                    raise self._refuse(exceptions.SYNTAX_ERROR, "SYNTAX_ERROR", "The statement is too long") from None
                 continue
             if head is None:
                 return self._without_data(parameters, self._all_of(chunks, text))
@@ -287,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         for chunk in chunks:
             length += len(chunk)
             if length > _STATEMENT_BYTES:
-                raise self._refuse(exceptions.TOO_BIG_QUERY, "SYNTAX_ERROR", "The statement is too long")
+                raise self._refuse(exceptions.SYNTAX_ERROR, "SYNTAX_ERROR", "The statement is too long")
             parts.append(chunk)
         return b"".join(parts)
 
@@ -295,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
         encoding = ""
         if parameters.flag("enable_http_compression"):
             encoding = encoding_for(self.headers.get("Accept-Encoding", ""))
-        with contextlib.closing(result.chunks):  # type: ignore[type-var]
+        with contextlib.closing(result.chunks):
             if parameters.flag("wait_end_of_query") or self.command == "HEAD":
                 self._send_buffered(result, encoding)
             else:
@@ -384,9 +402,22 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _send_whole(self, status: HTTPStatus, body: bytes, headers: dict[str, str]) -> None:
+        self._drain()
         self._send_head(status, {"Content-Type": "text/plain; charset=UTF-8", **headers}, len(body))
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def _drain(self) -> None:
+        """Read the rest of the body, without which it would be taken for the next request."""
+        remaining = _DRAINED_BYTES
+        try:
+            for chunk in self._body:
+                remaining -= len(chunk)
+                if remaining < 0:
+                    self.close_connection = True
+                    return
+        except BrokenBodyError:
+            self.close_connection = True
 
     def _send_head(self, status: HTTPStatus, headers: dict[str, str], length: int | None) -> None:
         self._started = True

@@ -79,12 +79,14 @@ class OutputClause:
         insert_at: offset at which an INTO OUTFILE clause belongs.
         has_outfile: the statement writes a file of its own accord.
         has_totals: the output has parts besides its rows.
+        more_statements: another statement follows, which the protocol does not allow.
     """
 
     format: str | None
     insert_at: int
     has_outfile: bool
     has_totals: bool
+    more_statements: bool
 
 
 class IncompleteStatementError(Exception):
@@ -195,7 +197,7 @@ def output_clause(text: bytes) -> OutputClause:
             if following == "SETTINGS":
                 insert_at, name = level[index].start, level[index + 1].text.decode("latin-1")
             break
-    return OutputClause(name, insert_at, "OUTFILE" in words, "TOTALS" in words)
+    return OutputClause(name, insert_at, "OUTFILE" in words, "TOTALS" in words, ";" in words)
 
 
 def quote(text: str) -> str:
