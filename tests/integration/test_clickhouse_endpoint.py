@@ -184,6 +184,7 @@ def test_wrong_credentials_are_refused_with_the_servers_code(endpoint: Endpoint,
     [
         ("select * from no_such_table", 60, 404),
         ("selec 1", 62, 400),
+        ("misspelt", 62, 400),
         ("select no_such_column", 47, 404),
         ("select 1; select 2", 62, 400),
         ("select throwIf(1)", 395, 500),

@@ -58,6 +58,9 @@ _CHUNKS_JOIN = frozenset(
         "jsoncompacteachrow",
     }
 )
+# async_insert is on by default in 26.9: a load must be in the table when it is acknowledged. chDB starts with the
+# other two on, which a server does not: with implicit_select, a misspelt statement is taken for an expression.
+_SERVER_DEFAULTS = "async_insert = 0, implicit_select = 0, allow_introspection_functions = 0"
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READ_BYTES = 1024 * 1024
 
@@ -208,6 +211,7 @@ class Engine:
         try:
             if session.handle is None and kind is Kind.SESSION:
                 session.handle = self._connect()
+                session.handle.query(f"set {_SERVER_DEFAULTS}")
             if session.handle is None:
                 yield from self._fresh_handle()
             else:
@@ -249,8 +253,7 @@ class Engine:
         if bind:
             changes += [f"param_{self._checked(name)} = {quote(value)}" for name, value in statement.parameters.items()]
         if not lasting:
-            # On by default in 26.9; a load must be in the table when it is acknowledged.
-            changes.insert(0, "async_insert = 0")
+            changes.insert(0, _SERVER_DEFAULTS)
         try:
             if statement.database:
                 self._call(lambda: handle.query(f"use {quote_identifier(statement.database)}"))

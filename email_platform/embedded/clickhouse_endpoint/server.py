@@ -156,6 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer()
             self.wfile.flush()
 
+    def version_string(self) -> str:
+        """Return the Server header, which tells no version of Python."""
+        return "embedded ClickHouse"
+
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: a request line holds statements and may hold passwords."""
 
@@ -395,11 +399,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self._started:
             self.close_connection = True
             return
-        # The rest of the body was not read and cannot be told from a next request.
-        self.close_connection = True
-        self._send_whole(
-            failure.status, failure.body.encode() + b"\n", {"X-ClickHouse-Exception-Code": str(failure.code)}
-        )
+        code = {"X-ClickHouse-Exception-Code": str(failure.code)}
+        self._send_whole(failure.status, failure.body.encode() + b"\n", code)
 
     def _send_whole(self, status: HTTPStatus, body: bytes, headers: dict[str, str]) -> None:
         self._drain()
