@@ -23,6 +23,7 @@ from email_platform.accounting import AccountingLine
 PLAIN_INTERVAL_SECONDS = 5.0
 _BAR_COLUMNS = 20
 _PLAIN_COLUMNS = 160
+_WIDE_COLUMNS = 120  # a narrower terminal goes without bar, calls and chunks
 _STATUS_STYLES: Mapping[str, str] = {
     "queued": "dim",
     "sending": "cyan",
@@ -144,25 +145,32 @@ class ProgressDisplay:
         self.console.print(Text(progress_line(campaign)), soft_wrap=True)
 
     def _table(self) -> Table:
+        wide = self.console.width >= _WIDE_COLUMNS
         table = Table(box=None, pad_edge=False, expand=False)
-        for heading in ("campaign", "status", "", "%"):
-            table.add_column(heading, no_wrap=True, max_width=44, justify="right" if heading == "%" else "left")
-        for heading in ("eligible", "accepted", "rejected", "unknown", "calls", "per s", "left", "chunks"):
+        table.add_column("campaign", no_wrap=True, max_width=44 if wide else 20)
+        table.add_column("status", no_wrap=True)
+        if wide:
+            table.add_column("", no_wrap=True)
+        for heading in ("%", "eligible", "accepted", "rejected", "unknown", "per s", "left"):
             table.add_column(heading, no_wrap=True, justify="right")
+        if wide:
+            table.add_column("calls", no_wrap=True, justify="right")
+            table.add_column("chunks", no_wrap=True, justify="right")
         for campaign in self._campaigns:
+            bar = ProgressBar(total=100.0, completed=campaign.percent, width=_BAR_COLUMNS)
+            calls_and_chunks = (f"{campaign.calls:,}", f"{campaign.chunks_done}/{campaign.chunks_total}")
             table.add_row(
                 Text(f"{campaign.campaign_id} {campaign.name}", overflow="ellipsis"),
                 Text(campaign.status, style=_STATUS_STYLES.get(campaign.status, "")),
-                ProgressBar(total=100.0, completed=campaign.percent, width=_BAR_COLUMNS),
+                *((bar,) if wide else ()),
                 f"{campaign.percent:.1f}",
                 f"{campaign.eligible:,}",
                 f"{campaign.accepted:,}",
                 Text(f"{campaign.rejected:,}", style="yellow" if campaign.rejected else ""),
                 Text(f"{campaign.unknown:,}", style="bold red" if campaign.unknown else ""),
-                f"{campaign.calls:,}",
                 f"{campaign.recipients_per_second:,.0f}",
                 duration_text(campaign.eta_seconds),
-                f"{campaign.chunks_done}/{campaign.chunks_total}",
+                *(calls_and_chunks if wide else ()),
             )
         return table
 
