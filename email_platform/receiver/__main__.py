@@ -1,0 +1,165 @@
+"""Runs the receiver as a process: ``python -m email_platform.receiver``; several may run side by side.
+
+Invariant: SIGTERM ends it after the requests at work are answered; any other end loses nothing that was
+acknowledged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import uvicorn
+from starlette.applications import Starlette
+
+from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.engine import create_oltp_engine
+from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.adapters.sns_fetch import fetch_from_sns
+from email_platform.embedded.process_lifetime import exit_with_parent
+from email_platform.errors import ConfigurationError, PortTakenError
+from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
+from email_platform.receiver.app import EventReceiver, RequestLimits, create_app
+from email_platform.receiver.inbox import EventInbox, InboxLimits
+from email_platform.receiver.unsubscribe_page import UnsubscribePage
+from email_platform.settings import Settings
+from email_platform.unsubscribe import UnsubscribeSigner
+
+_logger = logging.getLogger("email_platform.receiver")
+
+MAXIMUM_CONNECTIONS = 1024
+
+
+def utc_now() -> datetime:
+    """The present time, UTC-aware."""
+    return datetime.now(UTC)
+
+
+@contextmanager
+def open_app(
+    settings: Settings, variables: Mapping[str, str], inbox_limits: InboxLimits, request_limits: RequestLimits
+) -> Iterator[Starlette]:
+    """The application over the settings' bucket and database; nothing is connected before it is used.
+
+    Args:
+        settings: the validated settings.
+        variables: where the accounts' webhook settings are read from (see `email_platform.events.accounts`).
+        inbox_limits: how bodies are batched.
+        request_limits: what a request may take.
+    """
+    signer = UnsubscribeSigner.from_settings(settings)
+    secret = settings.provider_webhook_secret
+    simulator = {SIMULATOR_SECRET_VARIABLE: secret.get_secret_value()} if secret else {}
+    accounts = WebhookAccounts({**simulator, **variables}, fetch_from_sns, utc_now)
+    inbox = EventInbox(S3ObjectStore.from_settings(settings), utc_now, inbox_limits)
+    engine = create_oltp_engine(settings.postgres_url.get_secret_value())
+    try:
+        page = UnsubscribePage(signer.verify, PostgresSuppressions(engine), inbox, utc_now)
+        yield create_app(EventReceiver(accounts, inbox, utc_now, request_limits), page, inbox)
+    finally:
+        engine.dispose()
+
+
+class _Server(uvicorn.Server):
+    """A server that exits with 0 when it is told to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own would raise the signal again after the clean stop, and the exit code would be -15.
+        originals = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in originals.items():
+                signal.signal(number, handler)
+
+    def _stop(self, *_: object) -> None:
+        self.should_exit = True
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m email_platform.receiver",
+        description="Takes providers' events and recipients' unsubscriptions; settings come from the environment.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    inbox, request = InboxLimits(), RequestLimits()
+    add("--host", default="127.0.0.1", help="put a TLS proxy in front for any other")
+    add("--port", type=int, required=True)
+    add("--batch-bytes", type=int, default=inbox.batch_bytes, help="store a batch of this size at once")
+    add("--batch-milliseconds", type=float, default=inbox.batch_milliseconds, help="store a smaller one after this")
+    add("--store-within-seconds", type=float, default=inbox.store_within_seconds)
+    add("--maximum-body-bytes", type=int, default=request.body_bytes)
+    add("--read-within-seconds", type=float, default=request.read_within_seconds)
+    add("--exit-with-parent", action="store_true", help="stop when the process that started this one ends")
+    return parser.parse_args(arguments)
+
+
+def serve(options: argparse.Namespace, original_parent: int) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        ConfigurationError: a setting is missing or wrong.
+        PortTakenError: another process listens there.
+    """
+    inbox_limits = InboxLimits(
+        batch_bytes=options.batch_bytes,
+        batch_milliseconds=options.batch_milliseconds,
+        store_within_seconds=options.store_within_seconds,
+    )
+    request_limits = RequestLimits(
+        body_bytes=options.maximum_body_bytes, read_within_seconds=options.read_within_seconds
+    )
+    with open_app(Settings.load(), os.environ, inbox_limits, request_limits) as app:
+        config = uvicorn.Config(
+            app,
+            host=options.host,
+            port=options.port,
+            lifespan="on",
+            access_log=False,  # the path of the unsubscribe page is a credential
+            proxy_headers=False,
+            server_header=False,
+            log_config=None,
+            log_level="warning",
+            backlog=1024,
+            limit_concurrency=MAXIMUM_CONNECTIONS,
+            h11_max_incomplete_event_size=64 * 1024,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=20,
+        )
+        try:
+            listener = config.bind_socket()
+        except SystemExit as failure:
+            raise PortTakenError(f"--port {options.port}: cannot listen on {options.host}:{options.port}") from failure
+        with listener:
+            if options.exit_with_parent:
+                exit_with_parent(original_parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            _logger.info("receiving events on http://%s:%d", *listener.getsockname()[:2])
+            _Server(config).run(sockets=[listener])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
+    original_parent = os.getppid()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "botocore", "boto3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    options = parse_arguments(arguments)
+    try:
+        serve(options, original_parent)
+    except ConfigurationError as refusal:
+        _logger.error("%s", refusal)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
