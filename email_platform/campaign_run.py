@@ -21,6 +21,7 @@ from email_platform.accounting import AccountingLine, ledger_lines, require_all,
 from email_platform.audience import read_chunk, resolve_audience
 from email_platform.campaigns import Campaign, CampaignStatus, CampaignStore, Sender
 from email_platform.delivery import ChunkDelivery, ChunkProgress, DeliveryPolicy, progress_of
+from email_platform.dimensions import DimensionSource
 from email_platform.errors import (
     AccountRefusedError,
     CampaignNotFoundError,
@@ -87,6 +88,7 @@ class Parts:
     ledger: CallLedger
     store: ObjectStore
     register: StagingRegister
+    dimensions: DimensionSource
     clock: Clock
     policy: DeliveryPolicy
     chunk_rows: int
@@ -423,7 +425,7 @@ def decide_unknown_calls(
     ]
     calls = parts.ledger.decide_unknown(campaign_id, decision, chunk_index)
     chunks = tuple(sorted({index for index, _ in found}))
-    for index in chunks:
+    for index in chunks if decision == "abandon" else ():  # resent calls are staged when they have been made
         _stage(parts, manifest, index, read_chunk(parts.store, manifest, index))
     campaign = parts.campaigns.get(campaign_id)
     if decision == "resend" and calls and campaign.status is CampaignStatus.SENT:

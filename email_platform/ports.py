@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Literal, Protocol
 from uuid import UUID
+
+import pyarrow as pa
+
+from email_platform.conditions import Condition
 
 Clock = Callable[[], datetime]
 """Returns the present time, UTC-aware."""
@@ -174,6 +178,9 @@ class EmailProvider(Protocol):
         ...
 
 
+StagedKind = Literal["delivery", "exclusion", "dimension_campaign", "dimension_app_user", "event", "event_quarantine"]
+
+
 @dataclass(frozen=True, slots=True)
 class StagedObject:
     """One Parquet object waiting for, or loaded into, the warehouse.
@@ -185,7 +192,7 @@ class StagedObject:
     """
 
     key: str
-    kind: Literal["delivery", "exclusion", "dimension_campaign", "dimension_app_user", "event", "event_quarantine"]
+    kind: StagedKind
     rows: int
     content_sha256: str
 
@@ -210,14 +217,27 @@ class Warehouse(Protocol):
         """Deliveries by status for one campaign, each (campaign, lead) counted once; plus ``duplicates``."""
         ...
 
+    def exclusion_counts(self, campaign_id: int) -> Mapping[str, int]:
+        """Excluded leads by reason for one campaign."""
+        ...
+
 
 class AudienceSource(Protocol):
     """Reads candidate leads from the OLTP database."""
 
     def estimate_rows(self, condition: object) -> int:
-        """The planner's estimate of how many leads meet a (valid or not) condition; cheap, may be far off."""
+        """The planner's estimate of how many leads meet a condition (JSON, not yet parsed); cheap, may be far off.
+
+        Raises:
+            InvalidConditionError: the condition breaks the grammar.
+        """
         ...
 
-    def stream(self, condition: object, sender_id: int, batch_rows: int) -> Iterable[object]:
-        """Arrow record batches of candidates in lead_id order, each row with its exclusion reason or null."""
+    def stream(
+        self, condition: Condition, sender_id: int, batch_rows: int
+    ) -> AbstractContextManager[Iterator[pa.RecordBatch]]:
+        """Everybody who meets the condition, as of one moment, in batches of `manifest.CANDIDATE_SCHEMA`.
+
+        Each lead comes once, in lead_id order. The snapshot is let go at the end of the `with`.
+        """
         ...

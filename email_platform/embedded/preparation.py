@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import ClientError
-
+from email_platform.adapters.assembly import open_store
+from email_platform.adapters.clickhouse.migrate import upgrade_to_head as upgrade_warehouse
+from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
 from email_platform.settings import PART_NAMES, PartName, Settings
 
 
@@ -21,26 +20,9 @@ def prepare(settings: Settings, parts: Collection[PartName] = PART_NAMES) -> Non
         settings: the validated settings.
         parts: what answers now; the others are left alone.
     """
-    if "s3" in parts and settings.s3_endpoint_url is not None:
-        create_bucket(settings)
-
-
-def create_bucket(settings: Settings) -> None:
-    """Make the staging bucket where it is missing; only on an endpoint of its own, never on AWS itself."""
-    secret = settings.s3_secret_access_key
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        config=Config(s3={"addressing_style": "path"}),
-    )
-    try:
-        client.head_bucket(Bucket=settings.s3_bucket)
-    except ClientError as missing:
-        if missing.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-            raise
-        client.create_bucket(Bucket=settings.s3_bucket)
-    finally:
-        client.close()
+    if "s3" in parts and settings.s3_endpoint_url is not None:  # on AWS itself the bucket is the operator's
+        open_store(settings).create_bucket()
+    if "postgres" in parts:
+        upgrade_oltp(settings.postgres_url.get_secret_value())
+    if "clickhouse" in parts:
+        upgrade_warehouse(settings.clickhouse_url.get_secret_value())
