@@ -19,6 +19,24 @@ from email_platform.campaigns import CampaignContent, OnUnknown, Sender
 ExclusionReason = Literal["suppressed", "unsubscribed", "invalid_address", "duplicate_address"]
 EXCLUSION_REASONS: tuple[ExclusionReason, ...] = get_args(ExclusionReason)
 
+# One row per lead that meets the condition, ordered by lead_id: what the OLTP database says before the manifest
+# is written. `email` without spaces around it; `reason` is an ExclusionReason, or null for an eligible lead.
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        pa.field("lead_id", pa.int64(), nullable=False),
+        pa.field("email", pa.string()),
+        pa.field("first_name", pa.string()),
+        pa.field("last_name", pa.string()),
+        pa.field("country", pa.string()),
+        pa.field("city", pa.string()),
+        pa.field("plan", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("age", pa.int32()),
+        pa.field("attributes", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+
 # One row per eligible lead, ordered by lead_id; `position` counts from 0. The lead's columns are a snapshot
 # taken when the manifest was frozen, so that a retried call renders the same bytes. `attributes` is JSON text.
 ELIGIBLE_SCHEMA = pa.schema(
