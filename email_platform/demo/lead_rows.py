@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from email_platform.demo.lead_vocabulary import COUNTRIES, DOMAINS, NAMES, PLANS, SIGNUP_SOURCES, TAGS
+from email_platform.demo.lead_vocabulary import BLOCKED_DOMAIN, COUNTRIES, DOMAINS, NAMES, PLANS, SIGNUP_SOURCES, TAGS
 
 BLOCK_ROWS = 10_000
 COPY_COLUMNS = (
@@ -35,7 +35,8 @@ _HISTORY_DAYS = 900
 _INVALID_BELOW = 0.010
 _DUPLICATE_BELOW = 0.020
 _SIMULATOR_BELOW = 0.027
-_NOT_ASCII_BELOW = 0.028  # passes as an address, but the provider refuses the recipient
+_NOT_ASCII_BELOW = 0.028
+_BLOCKED_BELOW = 0.030  # a good address, but the provider refuses the recipient
 _SUPPRESSED_BELOW = 0.005
 _UNSUBSCRIBED_BELOW = 0.02
 
@@ -173,7 +174,7 @@ def _block(seed: int, block_index: int, first_row: int, last_row: int) -> LeadBl
         last, last_ascii = names.last[int(last_draw * len(names.last))]
         number = block_index * BLOCK_ROWS + row
         email = f"{first_ascii}.{last_ascii}{number}@{DOMAINS[domain]}"
-        ordinary = address_draw >= _NOT_ASCII_BELOW
+        ordinary = address_draw >= _BLOCKED_BELOW
         if not ordinary:
             email = _unusual_address(address_draw, email, first, number, addresses)
         addresses.append(email)
@@ -226,4 +227,6 @@ def _unusual_address(draw: float, email: str, first_name: str, number: int, earl
         return (other.upper(), other.title(), other, f" {other} ")[number % 4]
     if draw < _SIMULATOR_BELOW:
         return f"{_SIMULATOR_MAILBOXES[number % len(_SIMULATOR_MAILBOXES)]}+{number}@simulator.amazonses.com"
-    return f"ü{mailbox}@{domain}"
+    if draw < _NOT_ASCII_BELOW:
+        return f"ü{mailbox}@{domain}"
+    return f"{mailbox}@{BLOCKED_DOMAIN}"

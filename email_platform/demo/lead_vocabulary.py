@@ -155,6 +155,10 @@ DOMAINS = (
     *("example.com", "example.org", "example.net", "mail.example.com", "post.example.org", "webmail.example"),
     *("inbox.example", "office.test", "correo.test", "posta.test", "team.example.net"),
 )
+BLOCKED_DOMAIN = "blocked.example"
+"""A domain to which the demo's provider account may not send: the provider refuses these recipients one by one
+(start the provider simulator with ``--blocked-domain blocked.example``)."""
+
 PLANS: Mapping[str, float] = {"free": 0.62, "starter": 0.2, "pro": 0.13, "enterprise": 0.05}
 SIGNUP_SOURCES: Mapping[str, float] = {
     "organic": 0.35,

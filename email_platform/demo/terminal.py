@@ -147,7 +147,7 @@ class ProgressDisplay:
     def _table(self) -> Table:
         wide = self.console.width >= _WIDE_COLUMNS
         table = Table(box=None, pad_edge=False, expand=False)
-        table.add_column("campaign", no_wrap=True, max_width=44 if wide else 20)
+        table.add_column("campaign", max_width=44)  # the only one that may shrink
         table.add_column("status", no_wrap=True)
         if wide:
             table.add_column("", no_wrap=True)
@@ -160,7 +160,7 @@ class ProgressDisplay:
             bar = ProgressBar(total=100.0, completed=campaign.percent, width=_BAR_COLUMNS)
             calls_and_chunks = (f"{campaign.calls:,}", f"{campaign.chunks_done}/{campaign.chunks_total}")
             table.add_row(
-                Text(f"{campaign.campaign_id} {campaign.name}", overflow="ellipsis"),
+                Text(f"{campaign.campaign_id} {campaign.name}", overflow="ellipsis", no_wrap=True),
                 Text(campaign.status, style=_STATUS_STYLES.get(campaign.status, "")),
                 *((bar,) if wide else ()),
                 f"{campaign.percent:.1f}",

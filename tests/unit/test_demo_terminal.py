@@ -117,7 +117,7 @@ def test_a_narrow_terminal_still_shows_every_count_of_recipients() -> None:
     written = io.StringIO()
     console = Console(file=written, width=80, highlight=False, force_terminal=True, color_system=None)
     with ProgressDisplay(console) as display:
-        display.update([replace(BIG, eligible=1_000_000, accepted=999_000, rejected=900)])
+        display.update([replace(BIG, eligible=1_000_000, accepted=999_000)])
     last_row = next(line for line in reversed(written.getvalue().splitlines()) if "Summer" in line)
     for figure in ("1,000,000", "999,000", "900", "100", "4,321", "0:07"):
         assert figure in last_row
