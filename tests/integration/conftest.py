@@ -1,0 +1,42 @@
+"""The real embedded parts, started once for the session on free ports and a state folder of its own.
+
+A part that cannot start fails the tests that need it; nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from email_platform.embedded.stack import running_stack
+from email_platform.settings import VARIABLE_PREFIX, Settings
+
+
+def surroundings() -> dict[str, str]:
+    """The process environment without the developer's own settings, which could point at real systems."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(VARIABLE_PREFIX)}
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """PostgreSQL, S3, ClickHouse and the provider simulator, prepared; without Dagster."""
+    with running_stack(tmp_path_factory.mktemp("stack") / "state", environ=surroundings()) as settings:
+        yield settings
+
+
+@pytest.fixture
+def settings(stack: Settings) -> Settings:
+    """The settings of the running stack."""
+    return stack
+
+
+@pytest.fixture(scope="session")
+def oltp_engine(stack: Settings) -> Iterator[Engine]:
+    """The OLTP database, migrated."""
+    from email_platform.adapters.assembly import open_oltp
+
+    with open_oltp(stack) as engine:
+        yield engine

@@ -1,0 +1,169 @@
+"""Settings are complete and checked, or the error names the variable; secrets never show."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from email_platform.errors import ConfigurationError
+from email_platform.settings import Settings, external_parts, state_folder_of
+
+SECRET = "very-secret-value"
+COMPLETE = {
+    "EMAIL_PLATFORM_POSTGRES_URL": f"postgresql+psycopg://u:{SECRET}@db:5432/mail",
+    "EMAIL_PLATFORM_S3_BUCKET": "staging",
+    "EMAIL_PLATFORM_CLICKHOUSE_URL": f"https://u:{SECRET}@ch:8443/mail",
+    "EMAIL_PLATFORM_UNSUBSCRIBE_SECRET": SECRET * 2,
+}
+EMBEDDED = """# comment
+EMAIL_PLATFORM_POSTGRES_URL=postgresql+psycopg://e:local@127.0.0.1:15432/email_platform
+EMAIL_PLATFORM_DAGSTER_POSTGRES_URL=postgresql+psycopg2://e:local@127.0.0.1:15432/dagster
+EMAIL_PLATFORM_S3_ENDPOINT_URL=http://127.0.0.1:19000
+EMAIL_PLATFORM_S3_BUCKET=email-platform
+EMAIL_PLATFORM_S3_ACCESS_KEY_ID=LOCAL
+EMAIL_PLATFORM_S3_SECRET_ACCESS_KEY=local
+EMAIL_PLATFORM_CLICKHOUSE_URL=http://e:local@127.0.0.1:18123/email_platform
+EMAIL_PLATFORM_PROVIDER_URL=http://127.0.0.1:18025
+EMAIL_PLATFORM_PROVIDER_API_KEY=local
+EMAIL_PLATFORM_PROVIDER_WEBHOOK_SECRET=local
+EMAIL_PLATFORM_UNSUBSCRIBE_SECRET=local-local-local-local
+"""
+
+
+@pytest.fixture
+def embedded_folder(tmp_path: Path) -> Path:
+    (tmp_path / "embedded.env").write_text(EMBEDDED)
+    return tmp_path
+
+
+def load(tmp_path: Path, **changes: str) -> Settings:
+    environ = COMPLETE | {f"EMAIL_PLATFORM_{name.upper()}": value for name, value in changes.items()}
+    return Settings.load(environ, state_folder=tmp_path)
+
+
+def test_production_settings_come_from_the_environment_alone(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings.s3_bucket == "staging"
+    assert settings.s3_endpoint_url is None
+    assert settings.s3_access_key_id is None
+    assert settings.chunk_rows == 10_000
+
+
+def test_dagsters_database_lies_beside_the_oltp_database_by_default(tmp_path: Path) -> None:
+    assert load(tmp_path).dagster_postgres_url.get_secret_value() == f"postgresql+psycopg2://u:{SECRET}@db:5432/dagster"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_each_postgres_url_names_the_driver_that_its_reader_needs(tmp_path: Path, scheme: str) -> None:
+    settings = load(tmp_path, postgres_url=f"{scheme}://u:p@h/d", dagster_postgres_url=f"{scheme}://u:p@h/x")
+    assert settings.postgres_url.get_secret_value() == "postgresql+psycopg://u:p@h/d"
+    assert settings.dagster_postgres_url.get_secret_value() == "postgresql+psycopg2://u:p@h/x"
+
+
+def test_embedded_parts_come_from_the_state_folder(embedded_folder: Path) -> None:
+    settings = Settings.load({"EMAIL_PLATFORM_STATE_FOLDER": str(embedded_folder)})
+    assert settings.state_folder == embedded_folder
+    assert settings.s3_endpoint_url == "http://127.0.0.1:19000"
+
+
+def test_the_environment_comes_before_the_state_folder(embedded_folder: Path) -> None:
+    settings = Settings.load(
+        {"EMAIL_PLATFORM_CLICKHOUSE_URL": "http://u:p@real:8123/mail"}, state_folder=embedded_folder
+    )
+    assert settings.clickhouse_url.get_secret_value() == "http://u:p@real:8123/mail"
+    assert settings.s3_access_key_id == "LOCAL"
+
+
+def test_an_external_parts_other_values_never_fall_back_to_the_embedded_ones(embedded_folder: Path) -> None:
+    settings = Settings.load(
+        {"EMAIL_PLATFORM_S3_BUCKET": "real-bucket", "EMAIL_PLATFORM_POSTGRES_URL": "postgresql://u:p@real/mail"},
+        state_folder=embedded_folder,
+    )
+    assert settings.s3_endpoint_url is None
+    assert settings.s3_access_key_id is None
+    assert settings.dagster_postgres_url.get_secret_value() == "postgresql+psycopg2://u:p@real/dagster"
+
+
+def test_parts_with_an_address_in_the_environment_are_external() -> None:
+    assert external_parts({}) == frozenset()
+    assert external_parts(COMPLETE) == {"postgres", "s3", "clickhouse"}
+    assert external_parts({"EMAIL_PLATFORM_S3_ENDPOINT_URL": "http://x", "EMAIL_PLATFORM_PROVIDER_URL": " "}) == {"s3"}
+
+
+@pytest.mark.parametrize(
+    "variable", ["EMAIL_PLATFORM_POSTGRES_URL", "EMAIL_PLATFORM_S3_BUCKET", "EMAIL_PLATFORM_CLICKHOUSE_URL"]
+)
+def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, variable: str) -> None:
+    environ = {name: value for name, value in COMPLETE.items() if name != variable}
+    with pytest.raises(ConfigurationError) as failure:
+        Settings.load(environ, state_folder=tmp_path)
+    assert f"{variable} is not set" in str(failure.value)
+    assert "or start the embedded part with `email-platform up`" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("postgres_url", f"mysql://u:{SECRET}@h/d"),
+        ("postgres_url", f"postgresql://u:{SECRET}@h"),
+        ("clickhouse_url", f"tcp://u:{SECRET}@h/d"),
+        ("clickhouse_url", f"http://u:{SECRET}@h/"),
+        ("provider_url", f"http://u:{SECRET}@h"),
+        ("public_base_url", "ftp://h"),
+        ("unsubscribe_secret", "short"),
+        ("postgres_port", "0"),
+        ("s3_port", "many"),
+        ("chunk_rows", "-1"),
+        ("lease_seconds", "0"),
+    ],
+)
+def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        load(tmp_path, **{name: value})
+    assert str(failure.value).startswith(f"EMAIL_PLATFORM_{name.upper()}: ")
+    assert SECRET not in "".join(traceback.format_exception(failure.value))
+    assert failure.value.__cause__ is None
+    assert failure.value.__context__ is None
+
+
+def test_one_mistake_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        load(tmp_path, postgres_url="mysql://u:p@h/d")
+    assert len(str(failure.value).splitlines()) == 1
+
+
+def test_half_a_key_pair_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_S3_SECRET_ACCESS_KEY: set both"):
+        load(tmp_path, s3_access_key_id="AK")
+
+
+def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        s3_access_key_id="AK",
+        s3_secret_access_key=SECRET,
+        provider_api_key=SECRET,
+        provider_webhook_secret=SECRET,
+    )
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings)
+    assert SECRET not in settings.model_dump_json()
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        load(tmp_path).chunk_rows = 1  # type: ignore[misc]
+
+
+def test_the_settings_survive_a_trip_through_the_environment(embedded_folder: Path) -> None:
+    settings = Settings.load({}, state_folder=embedded_folder)
+    assert Settings.load(settings.variables()) == settings
+
+
+def test_the_state_folder_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert state_folder_of({}) == tmp_path / ".state"
+    assert state_folder_of({"EMAIL_PLATFORM_STATE_FOLDER": "x"}) == tmp_path / "x"
