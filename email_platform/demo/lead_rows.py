@@ -4,7 +4,7 @@ Invariant: lead number n depends on (seed, n) alone, so that a larger demo conti
 made independently, in constant memory.
 
 The random numbers of a block are drawn column by column with numpy; only the putting together of a line is
-Python's, about 7 µs a lead: 1,000,000 in 8 to 10 s on one core.
+Python's, about 5 µs a lead. A million leads are in PostgreSQL, analysed, after 12 s on a 2-core machine.
 """
 
 from __future__ import annotations

@@ -138,6 +138,15 @@ def test_an_attribute_may_be_called_like_a_method_of_a_dictionary() -> None:
     assert recipient.subject == "3 k g"
 
 
+def test_a_number_keeps_every_digit() -> None:
+    of = content("{{ attributes.account }} {{ attributes.price }} {{ attributes.score }}")
+    document = '{"account": 12345678901234567890123456789, "price": 0.1, "score": 12}'
+    table = leads({})
+    table = table.set_column(table.column_names.index("attributes"), "attributes", pa.array([document]))
+    (recipient,) = render_recipients(compile_content(of), table, manifest(of), SIGNER)
+    assert recipient.subject == "12345678901234567890123456789 0.1 12"
+
+
 def test_one_leads_failure_names_the_lead_and_the_part_but_not_the_address() -> None:
     of = content(text="{{ attributes.score | round }}")
     with pytest.raises(InvalidTemplateError, match="text template: lead 101 cannot be rendered") as failed:
@@ -385,11 +394,24 @@ def test_the_check_passes_where_every_recipient_has_everything() -> None:
     check(content("{{ first_name }}"))
 
 
+def test_the_check_passes_for_an_empty_audience() -> None:
+    check(content("{{ first_name }} {{ attributes.a }}"))
+
+
+def test_attributes_that_cannot_be_read_are_an_error_with_the_lead() -> None:
+    of = content("{{ attributes.a }}")
+    table = leads({"attributes": {"a": 1}})
+    table = table.set_column(table.column_names.index("attributes"), "attributes", pa.array(["{broken"]))
+    store: Any = OneObjectStore(table)
+    with pytest.raises(InvalidTemplateError, match="attributes of lead 100 cannot be read"):
+        check_against_manifest(store, manifest(of), compile_content(of))
+
+
 def test_no_json_is_parsed_where_no_attribute_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise AssertionError("parsed")
 
-    monkeypatch.setattr("email_platform.personalisation.orjson.loads", refuse)
+    monkeypatch.setattr("email_platform.personalisation._attributes_of", refuse)
     check(content("{{ first_name }}"), *[{"first_name": "A"}] * 30)
 
 
