@@ -30,6 +30,7 @@ from email_platform.embedded.supervisor import Supervisor
 from email_platform.errors import ConfigurationError
 from email_platform.settings import (
     PART_NAMES,
+    VARIABLE_PREFIX,
     PartName,
     Settings,
     external_parts,
@@ -161,6 +162,12 @@ def running_stack(
         finally:
             stack.supervisor.request_stop()
             watching.join()
+
+
+def surroundings(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without this platform's settings: for stacks that must touch nothing but themselves."""
+    given = os.environ if variables is None else variables
+    return {name: value for name, value in given.items() if not name.startswith(VARIABLE_PREFIX)}
 
 
 def supervisor_id(state_folder: Path) -> int | None:

@@ -5,19 +5,13 @@ A part that cannot start fails the tests that need it; nothing is skipped.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine
 
-from email_platform.embedded.stack import running_stack
-from email_platform.settings import VARIABLE_PREFIX, Settings
-
-
-def surroundings() -> dict[str, str]:
-    """The process environment without the developer's own settings, which could point at real systems."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(VARIABLE_PREFIX)}
+from email_platform.embedded.stack import running_stack, surroundings
+from email_platform.settings import Settings
 
 
 @pytest.fixture(scope="session")
