@@ -59,6 +59,7 @@ MAXIMUM_LOOP_DEPTH = 2
 MAXIMUM_LOOP_ITEMS = 1_000
 MAXIMUM_VALUE_CHARACTERS = 100_000
 MAXIMUM_NUMBER = 10**30
+MAXIMUM_ROUND_DIGITS = 20
 
 _FIELD_ROOTS = frozenset({name.partition(".")[0] for name in CONTENT_FIELDS} | {"attributes"})
 _ALLOWED_FILTERS = frozenset(
@@ -232,26 +233,28 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, autoescape: bool) -> None:
         super().__init__(undefined=StrictUndefined, autoescape=autoescape, keep_trailing_newline=True, cache_size=0)
-        self.globals = {"range": _bounded_range}
+        self.globals = {"range": _RANGE}
         self.filters = {name: _bounding(FILTERS[name]) for name in _ALLOWED_FILTERS}
-        self.filters |= {"join": _join, "replace": _replace, _BOUNDED: _bounded}
+        self.filters |= {"join": _join, "replace": _replace, "round": _round, _BOUNDED: _bounded}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A dictionary's key before its methods: a lead may have an attribute called ``items``; null is missing."""
         if type(obj) is dict:
             value = obj.get(attribute)
             return self.undefined(obj=obj, name=attribute) if value is None else value
-        value = super().getattr(obj, attribute)
-        if callable(value):
-            return _Method(value) if attribute in _ALLOWED_METHODS else self.undefined(obj=obj, name=attribute)
-        return value
+        return self._no_bare_method(super().getattr(obj, attribute), obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """As `getattr`, for ``attributes['key']`` and list positions."""
         if type(obj) is dict:
             value = obj.get(argument) if isinstance(argument, str) else None
             return self.undefined(obj=obj, name=argument) if value is None else value
-        return super().getitem(obj, argument)
+        return self._no_bare_method(super().getitem(obj, argument), obj, argument)
+
+    def _no_bare_method(self, value: Any, obj: Any, name: str) -> Any:
+        if not callable(value):
+            return value
+        return _Method(value) if name in _ALLOWED_METHODS else self.undefined(obj=obj, name=name)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """``*`` and ``%`` for numbers only: on text they repeat and format, to any length."""
@@ -283,6 +286,9 @@ def _bounded_range(*bounds: int) -> range:
     if numbers[MAXIMUM_LOOP_ITEMS:]:
         raise OverflowError(f"range has more than {MAXIMUM_LOOP_ITEMS:,} items")
     return numbers
+
+
+_RANGE = _Method(_bounded_range)
 
 
 def _bounded(value: Any) -> Any:
@@ -319,6 +325,12 @@ def _replace(eval_ctx: nodes.EvalContext, s: Any, old: str, new: str, count: int
     if len(text) + (text.count(str(old)) + 1) * len(str(new)) > MAXIMUM_VALUE_CHARACTERS:
         raise OverflowError(f"replaced text is longer than {MAXIMUM_VALUE_CHARACTERS:,} characters")
     return do_replace(eval_ctx, s, old, new, count)
+
+
+def _round(value: Any, precision: int = 0, method: str = "common") -> Any:
+    if abs(precision) > MAXIMUM_ROUND_DIGITS:  # rounding up or down raises 10 to this power
+        raise OverflowError(f"round takes at most {MAXIMUM_ROUND_DIGITS} digits")
+    return FILTERS["round"](value, precision, method)
 
 
 class _Bounding(NodeTransformer):
@@ -650,7 +662,7 @@ def _rendered(
 ) -> Iterator[Recipient]:
     limits = compiled.limits
     campaign_id, sender_id = manifest.campaign_id, manifest.sender.sender_id
-    shared = {"range": _bounded_range, "campaign": _campaign_values(manifest)}
+    shared = {"range": _RANGE, "campaign": _campaign_values(manifest)}
     # Only the columns that are used leave Arrow: 0.1 µs a value of the 30 µs a recipient.
     columns = [
         (name, rows.column(name).to_pylist()) for name in compiled.used_columns if name not in ("attributes", "email")

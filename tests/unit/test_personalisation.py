@@ -163,6 +163,7 @@ def test_one_leads_failure_names_the_lead_and_the_part_but_not_the_address() -> 
         ("{{ '%1000000000d' % 1 }}", "for numbers only"),
         ("{% set a = first_name %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}", "longer than 100,000"),
         ("{{ first_name" + " | replace('A', 'AAAA')" * 40 + " }}", "longer than 100,000"),
+        ("{{ 1.5 | round(1000000000, 'ceil') }}", "round takes at most 20 digits"),
         ("{{ range(900) | join('" + "x" * 1000 + "') }}", "longer than 100,000"),
         (
             "{% for a in range(1000) %}{% for b in range(1000) %}" + "0123456789" * 10 + "{% endfor %}{% endfor %}",
@@ -182,7 +183,20 @@ def test_a_body_is_bounded_in_bytes_and_a_subject_is_cut() -> None:
         render(content("s", "é" * 6), limits=limits)
 
 
-@pytest.mark.parametrize("html", ["{{ first_name.upper }}", "{{ loop }}{{ first_name.__class__ }}"])
+@pytest.mark.parametrize(
+    "html",
+    [
+        "{{ first_name.upper }}",
+        "{{ first_name['upper'] }}",
+        "{{ first_name['format'] }}",
+        "{{ [first_name] | join(attribute='upper') }}",
+        "{{ [first_name] | join(attribute='__class__') }}",
+        "{{ first_name.__class__ }}",
+        "{{ campaign.__class__ }}",
+        "{{ loop }}",
+        "{{ range }}",
+    ],
+)
 def test_nothing_that_would_print_a_memory_address_or_an_internal_is_written_out(html: str) -> None:
     with pytest.raises(InvalidTemplateError):
         TemplateRenderer(manifest(content(html=html)), SIGNER).render(manifest(content()), leads({"first_name": "Ada"}))
