@@ -1,0 +1,27 @@
+{{ config(materialized='view') }}
+
+select
+    toString(deliveries.message_id) as id,
+    deliveries.campaign_id as campaign_id,
+    deliveries.user_id as user_id,
+    deliveries.lead_id as lead_id,
+    deliveries.email as email,
+    ifNull(campaigns.subject, '') as subject,
+    transform(
+        deliveries.status,
+        ['accepted', 'rejected', 'abandoned', 'unknown'],
+        ['sent', 'failed', 'failed', 'unknown'],
+        'unknown'
+    ) as status,
+    nullIf(deliveries.provider_message_id, '') as provider_message_id,
+    nullIf(
+        multiIf(deliveries.error_code = '', deliveries.error_message,
+                deliveries.error_message = '', toString(deliveries.error_code),
+                concat(deliveries.error_code, ': ', deliveries.error_message)),
+        ''
+    ) as error,
+    if(deliveries.status = 'accepted', deliveries.occurred_at, null) as sent_at,
+    toDateTime64(ifNull(campaigns.frozen_at, deliveries.occurred_at), 3, 'UTC') as created_at,
+    deliveries.loaded_at as updated_at
+from {{ ref('stg_deliveries') }} as deliveries
+left join {{ ref('stg_campaigns') }} as campaigns on campaigns.campaign_id = deliveries.campaign_id
