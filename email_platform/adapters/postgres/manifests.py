@@ -63,9 +63,9 @@ class PostgresManifestStore:
 
 
 def _insert_chunks(connection: Connection, manifest: Manifest) -> None:
-    indexes = func.generate_series(0, manifest.chunk_count - 1).table_valued("chunk_index")
-    rows = select(literal(manifest.campaign_id, BigInteger), indexes.c.chunk_index)
-    connection.execute(insert(chunk).from_select(["campaign_id", "chunk_index"], rows))
+    indexes = func.generate_series(0, manifest.chunk_count - 1)
+    rows = select(literal(manifest.campaign_id, BigInteger), indexes)
+    connection.execute(insert(chunk).from_select([chunk.c.campaign_id, chunk.c.chunk_index], rows))
 
 
 def _find(connection: Connection, campaign_id: int) -> Manifest | None:
