@@ -71,7 +71,7 @@ def finish_campaign(context: dg.OpExecutionContext, parts: PartsResource, report
     kinds={"s3", "parquet"},
     ins={"campaign_audience": dg.AssetIn(campaign_audience.key, dagster_type=dg.Nothing)},
 )
-def campaign_deliveries(campaign_audience: dg.Nothing) -> dg.Nothing:
+def campaign_deliveries(campaign_audience: None) -> None:
     """What became of each eligible lead: accepted, rejected, unknown or abandoned, staged as Parquet per chunk.
 
     Grain: (campaign, lead). Materializing a finished partition again sends nothing and says so.

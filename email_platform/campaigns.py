@@ -121,6 +121,7 @@ class Campaign:
     attempt: int
     on_unknown: OnUnknown = "hold"
     created_at: datetime | None = field(default=None)
+    finished_at: datetime | None = field(default=None)
 
 
 class CampaignStore(Protocol):

@@ -6,8 +6,11 @@ traceback; other failures to start end with exit code 1.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +21,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from email_platform import campaign_commands
+from email_platform.demo.run import run_demo, summary_lines
 from email_platform.embedded.stack import (
     ALL_PART_NAMES,
     DAGSTER_PART_NAMES,
     PartStatus,
+    running_stack,
     started_stack,
     statuses,
     stop_stack,
     supervisor_id,
 )
 from email_platform.errors import ConfigurationError, EmailPlatformError
-from email_platform.settings import state_folder_of
+from email_platform.settings import Settings, state_folder_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Email campaign delivery: embedded engines for a bare machine, real ones by URL.",
 )
+app.add_typer(campaign_commands.app, name="campaign")
 console = Console()
 error_console = Console(stderr=True)
 
@@ -83,6 +90,35 @@ def up(
             stack.supervisor.watch()
             say("stopping")
         say("stopped")
+
+
+@app.command()
+def demo(
+    leads: Annotated[int, typer.Option(min=100, help="How many leads the database should have.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Names the leads; another seed makes others.")] = 1,
+    keep_running: Annotated[bool, typer.Option("--keep-running", help="Keep the UI up until Ctrl-C.")] = False,
+) -> None:
+    """Send three campaigns from the queue to the report tables and reconcile every count."""
+    state_folder = state_folder_of(os.environ)
+    began_seconds = time.monotonic()
+    with told_plainly(), _stop_on_signal() as on_stop, contextlib.ExitStack() as stack:
+        if supervisor_id(state_folder) is None:
+            say("starting; logs are in " + str(state_folder / "logs"))
+            settings = stack.enter_context(
+                running_stack(state_folder, ports="configured", parts=ALL_PART_NAMES, say=say)
+            )
+        else:
+            say("using the stack that runs already")
+            settings = Settings.load(state_folder=state_folder)
+        say(f"Dagster's UI: http://127.0.0.1:{settings.dagster_port}")
+        run_demo(settings, leads, seed, console)
+        for line in summary_lines(settings, time.monotonic() - began_seconds):
+            say(line)
+        if keep_running:
+            say("running; Ctrl-C stops everything")
+            stopped = threading.Event()
+            on_stop(stopped.set)
+            stopped.wait()
 
 
 @app.command()

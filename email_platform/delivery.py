@@ -215,7 +215,7 @@ class ChunkDelivery:
         deadline_seconds = self._monotonic() + self._policy.lease_wait_seconds
         while True:
             before_seconds = self._monotonic()
-            lease = await self._blocking(
+            lease: Lease | None = await self._blocking(
                 self._ledger.take_lease, self._manifest.campaign_id, self._chunk_index, self._holder
             )
             if lease is not None:

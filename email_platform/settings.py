@@ -59,6 +59,7 @@ class Settings(BaseModel):
             `postgres_url`. Its driver is always psycopg2, which dagster-postgres is written for: SQLAlchemy 2.1
             gives a bare ``postgresql://`` psycopg 3, with which its NOTIFY statements are syntax errors.
         s3_endpoint_url: None for AWS itself.
+        s3_endpoint_url_for_clickhouse: the same endpoint as ClickHouse reaches it, where that differs.
         s3_bucket: the staging bucket.
         s3_access_key_id, s3_secret_access_key: both or neither; None for boto3's usual chain.
         clickhouse_url: ``http(s)://user:password@host:port/database``.
@@ -82,6 +83,7 @@ class Settings(BaseModel):
     postgres_url: SecretStr
     dagster_postgres_url: SecretStr = SecretStr("")
     s3_endpoint_url: str | None = None
+    s3_endpoint_url_for_clickhouse: str | None = None
     s3_bucket: Annotated[str, Field(min_length=3, max_length=63)]
     s3_region: str = "us-east-1"
     s3_access_key_id: str | None = None
@@ -151,7 +153,9 @@ class Settings(BaseModel):
             raise ValueError("must look like http(s)://user:password@host:port/database")
         return url
 
-    @field_validator("s3_endpoint_url", "provider_url", "provider_webhook_url", "public_base_url")
+    @field_validator(
+        "s3_endpoint_url", "s3_endpoint_url_for_clickhouse", "provider_url", "provider_webhook_url", "public_base_url"
+    )
     @classmethod
     def _check_http_url(cls, url: str | None) -> str | None:
         if url is None:

@@ -96,7 +96,8 @@ def provider_part(settings: Settings, log_file: Path, variables: Mapping[str, st
         command=(
             *(sys.executable, "-m", "email_platform.embedded.provider_simulator"),
             *("--data-folder", str(data_folder), "--host", LOOPBACK, "--port", str(settings.provider_port)),
-            *("--exit-with-parent", *webhook),
+            # A domain to which this provider refuses to send, so that refusals are seen in demo and tests.
+            *("--exit-with-parent", "--blocked-domain", "blocked.example", *webhook),
         ),
         environment={
             **python_environment(variables),

@@ -161,4 +161,5 @@ class PostgresCampaignStore:
             attempt=row.attempt,
             on_unknown=row.on_unknown,
             created_at=row.created_at,
+            finished_at=row.finished_at,
         )

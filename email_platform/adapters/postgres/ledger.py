@@ -150,7 +150,7 @@ class PostgresCallLedger:
             .returning(send_call.c.chunk_index)
         )
         with oltp_transaction(self._engine) as connection:
-            chunks = list(connection.execute(decided).scalars())
+            chunks: list[int] = list(connection.execute(decided).scalars())
             if decision == "resend" and chunks:
                 connection.execute(
                     update(chunk)

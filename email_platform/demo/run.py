@@ -1,0 +1,255 @@
+"""The demo: three campaigns from the queue to the report tables, on the real parts, with the accounting at the end.
+
+Invariant: nothing is called directly that an operator's system would not call; the sensor launches, the runs send,
+the reports refresh by themselves. The demo seeds, watches, prints, and fails if any two counts differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from email_platform.accounting import AccountingLine
+from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.clickhouse.address import reports_database
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.campaign_run import Parts, account
+from email_platform.campaigns import CampaignStatus
+from email_platform.demo.leads import DemoSeed, seed_demo
+from email_platform.demo.terminal import CampaignProgress, ProgressDisplay, print_reconciliation, print_table
+from email_platform.embedded.provider_simulator import AcceptedLog
+from email_platform.errors import EmailPlatformError
+from email_platform.settings import Settings
+from email_platform.storage_layout import deliveries_prefix
+
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 300.0  # without any change in what is watched
+
+
+class DemoFailedError(EmailPlatformError):
+    """The demo did not come to its end, or its accounting does not add up."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoWatch:
+    """What the demo looks at while it waits."""
+
+    parts: Parts
+    warehouse: ClickHouseWarehouse
+    reports: str
+    seed: DemoSeed
+    ids: tuple[int, ...]
+
+
+def run_demo(settings: Settings, leads: int, seed: int, console: Console) -> None:
+    """Seed, wait for the system to do its work, print the reports and the accounting.
+
+    Args:
+        settings: of a running stack with Dagster.
+        leads: how many leads the database should have.
+        seed: names the leads.
+        console: where to print.
+
+    Raises:
+        DemoFailedError: a campaign stopped, nothing moved for minutes, or two counts differ.
+    """
+    with open_oltp(settings) as engine:
+        began_seconds = time.monotonic()
+        seeded = seed_demo(engine, leads, seed, queue_campaigns=True)
+    console.print(
+        f"{seeded.leads:,} leads ({seeded.added_leads:,} new, {time.monotonic() - began_seconds:.1f} s); "
+        f"{len(seeded.campaigns)} campaigns queued for the sensor"
+    )
+    with open_parts(settings) as parts, open_warehouse(settings) as warehouse:
+        watch = DemoWatch(
+            parts=parts,
+            warehouse=warehouse,
+            reports=reports_database(settings.clickhouse_url.get_secret_value()),
+            seed=seeded,
+            ids=tuple(campaign.campaign_id for campaign in seeded.campaigns),
+        )
+        with ProgressDisplay(console) as display:
+            _wait(lambda: _sent(watch, display), "the campaigns to be sent")
+            display.say("sent; waiting for the warehouse")
+            _wait(lambda: _loaded(watch), "the deliveries to be loaded")
+            display.say("loaded; waiting for the reports, which a sensor refreshes for all campaigns together")
+            _wait(lambda: _reported(watch), "the reports to show the campaigns")
+        _print_reports(watch, console)
+        lines = _accounting(watch, settings)
+        if not print_reconciliation(lines, console=console):
+            raise DemoFailedError("the accounting does not add up")
+
+
+def _wait(look: Callable[[], tuple[bool, object]], what: str) -> None:
+    """Look until it is there; `look` returns whether it is, and what would change while there is progress."""
+    seen: object = None
+    changed_seconds = time.monotonic()
+    while True:
+        done, state = look()
+        if done:
+            return
+        now_seconds = time.monotonic()
+        if state != seen:
+            seen, changed_seconds = state, now_seconds
+        if now_seconds - changed_seconds > PATIENCE_SECONDS:
+            raise DemoFailedError(
+                f"waited {PATIENCE_SECONDS:.0f} s for {what} without any progress; see the runs' logs"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+_STOPPED = (CampaignStatus.FAILED, CampaignStatus.PAUSED, CampaignStatus.CANCELLED)
+
+
+def _sent(watch: DemoWatch, display: ProgressDisplay) -> tuple[bool, object]:
+    states = [_progress(watch, campaign.campaign_id, campaign.name) for campaign in watch.seed.campaigns]
+    display.update(states)
+    for state in states:
+        if state.status in _STOPPED:
+            reason = watch.parts.campaigns.get(state.campaign_id).status_reason
+            raise DemoFailedError(f"campaign {state.campaign_id} {state.name!r} is {state.status}: {reason}")
+    return all(state.status == CampaignStatus.SENT for state in states), [
+        replace(state, recipients_per_second=0.0, eta_seconds=None) for state in states
+    ]
+
+
+def _progress(watch: DemoWatch, campaign_id: int, name: str) -> CampaignProgress:
+    campaign = watch.parts.campaigns.get(campaign_id)
+    manifest = watch.parts.manifests.find(campaign_id)
+    totals = watch.parts.ledger.totals(campaign_id)
+    done = totals.accepted + totals.rejected + totals.unknown
+    eligible = manifest.eligible_rows if manifest else 0
+    rate = 0.0
+    if manifest is not None and done:
+        end = campaign.finished_at or watch.parts.clock()
+        rate = done / max((end - manifest.frozen_at).total_seconds(), 0.001)
+    return CampaignProgress(
+        campaign_id=campaign_id,
+        name=name,
+        status=campaign.status,
+        eligible=eligible,
+        accepted=totals.accepted,
+        rejected=totals.rejected,
+        unknown=totals.unknown,
+        calls=sum(totals.calls_by_state.values()),
+        recipients_per_second=rate,
+        eta_seconds=(eligible - done) / rate if rate else None,
+        chunks_done=totals.chunks_finished,
+        chunks_total=totals.chunks,
+    )
+
+
+def _loaded(watch: DemoWatch) -> tuple[bool, object]:
+    waiting = [len(watch.parts.register.unloaded(campaign_id)) for campaign_id in watch.ids]
+    return not any(waiting), waiting
+
+
+def _reported(watch: DemoWatch) -> tuple[bool, object]:
+    exists = watch.warehouse.client.query(
+        "select count() from system.tables where database = {database:String} and name = 'campaign_summary'",
+        parameters={"database": watch.reports},
+    ).result_rows[0][0]
+    if not exists:
+        return False, "no report yet"
+    rows = watch.warehouse.client.query(
+        f"select campaign_id, accepted, status from {watch.reports}.campaign_summary "  # noqa: S608 (our own name)
+        "where campaign_id in {ids:Array(Int64)}",
+        parameters={"ids": list(watch.ids)},
+    ).result_rows
+    shown = {int(campaign_id): (int(accepted), str(status)) for campaign_id, accepted, status in rows}
+    wanted = {campaign_id: (watch.parts.ledger.totals(campaign_id).accepted, "sent") for campaign_id in watch.ids}
+    return shown == wanted, shown
+
+
+def _print_reports(watch: DemoWatch, console: Console) -> None:
+    """The marts as a consumer would read them."""
+    queries = {
+        "campaign_summary": """
+            select campaign_id, name, owner_name, status, considered, eligible, excluded, accepted, rejected, unknown,
+                   not_attempted, emails_per_minute
+            from {reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}} order by campaign_id
+        """,
+        "sender_activity": """
+            select * from {reports}.sender_activity order by activity_date desc, accepted desc limit 5
+        """,
+        "campaign_recipients (five of them)": """
+            select * from {reports}.campaign_recipients
+            where campaign_id in {{ids:Array(Int64)}} order by campaign_id, lead_id limit 5
+        """,
+        "email, with the old table's columns (five of them)": """
+            select * from {reports}.email where campaign_id in {{ids:Array(Int64)}}
+            order by campaign_id, lead_id limit 5
+        """,
+    }
+    for title, query in queries.items():
+        result = watch.warehouse.client.query(query.format(reports=watch.reports), parameters={"ids": list(watch.ids)})
+        rows = [[_cell(value) for value in row] for row in result.result_rows]
+        print_table(title, list(result.column_names), rows, console=console)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return round(value, 1)
+    return str(value)
+
+
+def _accounting(watch: DemoWatch, settings: Settings) -> list[AccountingLine]:
+    """Every line of every campaign: manifest, ledger, Parquet, ClickHouse, and the provider's own log."""
+    lines: list[AccountingLine] = []
+    log = AcceptedLog(settings.state_folder / "provider") if _is_simulated(settings) else None
+    for campaign in watch.seed.campaigns:
+        campaign_id = campaign.campaign_id
+        own = account(watch.parts, watch.warehouse, campaign_id)
+        accepted = watch.parts.ledger.totals(campaign_id).accepted
+        own.append(
+            AccountingLine(
+                "accepted rows in the Parquet objects",
+                ("ledger", accepted),
+                ("objects", _accepted_in_objects(watch.parts, campaign_id)),
+            )
+        )
+        if log is not None:
+            summary = log.summary(str(campaign_id))
+            own += [
+                AccountingLine(
+                    "accepted by the provider's own log", ("ledger", accepted), ("provider", summary.accepted_rows)
+                ),
+                AccountingLine(
+                    "each lead accepted once",
+                    ("provider's rows", summary.accepted_rows),
+                    ("message ids", summary.distinct_message_ids),
+                ),
+            ]
+        lines += [replace(line, name=f"campaign {campaign_id}: {line.name}") for line in own]
+    return lines
+
+
+def _is_simulated(settings: Settings) -> bool:
+    """Whether the provider is the embedded simulator, whose log can be read."""
+    return (settings.state_folder / "provider" / "provider.sqlite3").exists()
+
+
+def _accepted_in_objects(parts: Parts, campaign_id: int) -> int:
+    """Counted from the objects themselves, not from what the register says of them."""
+    accepted = 0
+    for found in parts.store.list(deliveries_prefix(campaign_id)):
+        with parts.store.reader(found.key) as reader:
+            statuses = pq.read_table(reader, columns=["status"]).column("status")
+        accepted += int(pc.sum(pc.equal(statuses, "accepted")).as_py() or 0)
+    return accepted
+
+
+def summary_lines(settings: Settings, seconds: float) -> Sequence[str]:
+    """Where to look next."""
+    return (
+        f"done in {seconds:.0f} s; every line of the accounting holds",
+        f"the runs, assets and their metadata: http://127.0.0.1:{settings.dagster_port} (while the stack runs)",
+    )

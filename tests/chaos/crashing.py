@@ -1,0 +1,126 @@
+"""Kills this process at a named point: around any operation on the ledger, the provider, the bucket, the warehouse.
+
+No hook lives in the product: the parts of a campaign's run are wrapped, and the wrapper sends SIGKILL to its own
+process before or after the n-th call of a method.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any
+
+from email_platform.campaign_run import Parts
+from email_platform.campaigns import Sender
+from email_platform.ports import EmailProvider, EncodedCall, RecipientResult
+
+# Where a process may die, by part and operation. Each is a place before and a place after.
+CRASH_POINTS: dict[str, tuple[str, ...]] = {
+    "campaigns": ("change_status", "note_progress"),
+    "manifests": ("freeze",),
+    "ledger": ("take_lease", "turn", "finish_chunk", "release_lease"),
+    "provider": ("send",),
+    "store": ("put", "writer"),
+    "register": ("record", "mark_loaded"),
+    "warehouse": ("load",),
+}
+
+
+@dataclass(frozen=True)
+class CrashPlan:
+    """Die ``when`` (before or after) the ``nth`` call of ``part.operation``.
+
+    Attributes:
+        stop: stop the process like by SIGSTOP instead, so that it can go on as an orphan.
+    """
+
+    part: str
+    operation: str
+    when: str
+    nth: int
+    stop: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> CrashPlan:
+        """The inverse of ``str``: ``kill after ledger.turn 3``."""
+        verb, when, point, nth = text.split()
+        part, operation = point.split(".")
+        return cls(part, operation, when, int(nth), stop=verb == "stop")
+
+    def __str__(self) -> str:
+        return f"{'stop' if self.stop else 'kill'} {self.when} {self.part}.{self.operation} {self.nth}"
+
+
+@dataclass
+class Killer:
+    """Counts operations over all threads of this process and strikes once."""
+
+    plan: CrashPlan | None
+    counts: Counter[str] = field(default_factory=Counter)
+    lock: Lock = field(default_factory=Lock)
+
+    def reach(self, when: str, part: str, operation: str) -> None:
+        plan = self.plan
+        if plan is None or (plan.part, plan.operation, plan.when) != (part, operation, when):
+            return
+        with self.lock:
+            self.counts[when] += 1
+            if self.counts[when] != plan.nth:
+                return
+        os.kill(os.getpid(), signal.SIGSTOP if plan.stop else signal.SIGKILL)
+
+
+class Crashing:
+    """A part whose listed operations may be this process's last."""
+
+    def __init__(self, target: Any, part: str, killer: Killer) -> None:
+        self._target, self._part, self._killer = target, part, killer
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if name not in CRASH_POINTS[self._part]:
+            return value
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            self._killer.reach("before", self._part, name)
+            result = value(*arguments, **options)
+            self._killer.reach("after", self._part, name)
+            return result
+
+        return operation
+
+
+class CrashingProvider:
+    """A provider client around which the process may die."""
+
+    def __init__(self, target: EmailProvider, killer: Killer) -> None:
+        self._target, self._killer = target, killer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
+        self._killer.reach("before", "provider", "send")
+        results = await self._target.send(call)
+        self._killer.reach("after", "provider", "send")
+        return results
+
+
+def crashing_parts(parts: Parts, killer: Killer) -> Parts:
+    """The same parts, each with its crash points."""
+
+    def provider(sender: Sender) -> Any:
+        return CrashingProvider(parts.provider(sender), killer)
+
+    return replace(
+        parts,
+        campaigns=Crashing(parts.campaigns, "campaigns", killer),
+        manifests=Crashing(parts.manifests, "manifests", killer),
+        ledger=Crashing(parts.ledger, "ledger", killer),
+        store=Crashing(parts.store, "store", killer),
+        register=Crashing(parts.register, "register", killer),
+        provider=provider,
+    )
