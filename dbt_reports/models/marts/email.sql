@@ -14,14 +14,13 @@ select
         'unknown'
     ) as status,
     nullIf(deliveries.provider_message_id, '') as provider_message_id,
-    nullIf(
-        multiIf(deliveries.error_code = '', deliveries.error_message,
-                deliveries.error_message = '', toString(deliveries.error_code),
-                concat(deliveries.error_code, ': ', deliveries.error_message)),
-        ''
+    if(
+        deliveries.status = 'abandoned' and deliveries.error_code = '' and deliveries.error_message = '',
+        'outcome unknown, abandoned',
+        nullIf({{ delivery_error('deliveries.error_code', 'deliveries.error_message') }}, '')
     ) as error,
     if(deliveries.status = 'accepted', deliveries.occurred_at, null) as sent_at,
     toDateTime64(ifNull(campaigns.frozen_at, deliveries.occurred_at), 3, 'UTC') as created_at,
     deliveries.loaded_at as updated_at
 from {{ ref('stg_deliveries') }} as deliveries
-left join {{ ref('stg_campaigns') }} as campaigns on campaigns.campaign_id = deliveries.campaign_id
+left any join {{ ref('stg_campaigns') }} as campaigns on campaigns.campaign_id = deliveries.campaign_id
