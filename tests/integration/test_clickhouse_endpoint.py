@@ -103,10 +103,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "EMAIL_PLATFORM_CLICKHOUSE_PASSWORD": PASSWORD}
 
 
-def start(data_folder: Path) -> Endpoint:
+def start(data_folder: Path, *more: str) -> Endpoint:
     log = data_folder.with_name(f"{data_folder.name}-{time.monotonic_ns()}.log")
     with log.open("wb") as output:
-        process = subprocess.Popen(command(data_folder, 0), stderr=output, stdout=output, env=environment())
+        process = subprocess.Popen(command(data_folder, 0, *more), stderr=output, stdout=output, env=environment())
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         found = re.search(rb"listens on http://127\.0\.0\.1:(\d+)", log.read_bytes())
@@ -121,8 +121,8 @@ def start(data_folder: Path) -> Endpoint:
 
 
 @contextmanager
-def running(data_folder: Path) -> Iterator[Endpoint]:
-    endpoint = start(data_folder)
+def running(data_folder: Path, *more: str) -> Iterator[Endpoint]:
+    endpoint = start(data_folder, *more)
     try:
         yield endpoint
     finally:
@@ -218,6 +218,37 @@ def test_get_requests_change_nothing(endpoint: Endpoint) -> None:
     assert endpoint.ask("GET", query="select 1")[2] == b"1\n"
     refused = endpoint.ask("GET", query="create table got (a Int8) engine = Memory")
     assert refused[1]["X-ClickHouse-Exception-Code"] == "164"
+
+
+def test_get_requests_change_nothing_in_a_session_either(endpoint: Endpoint, table: str) -> None:
+    assert endpoint.ask(query="set max_threads = 1", session_id="lasting")[0] == 200
+    answer = endpoint.ask("GET", query=f"truncate table {table}", session_id="lasting")
+    assert answer[1]["X-ClickHouse-Exception-Code"] == "164"
+    assert endpoint.ask("GET", query="select 1", session_id="lasting")[2] == b"1\n"
+
+
+def test_an_insert_may_begin_with_with(endpoint: Endpoint, client: Client, table: str) -> None:
+    insert = f"with 7 as seven insert into {table} (id) select seven"
+    for name in ("TabSeparated", "JSON", "Native"):
+        assert endpoint.ask(query=insert, default_format=name)[0] == 200
+    assert numbers(client, table) == [7, 7, 7]
+
+
+def test_an_object_store_that_is_down_is_an_error_and_not_a_long_wait(client: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(DatabaseError) as caught:
+        client.query(f"select * from s3('http://127.0.0.1:{port}/bucket/key.parquet', 'key', 'secret', 'Parquet')")
+    assert caught.value.code == 499
+
+
+def test_the_memory_limit_refuses_a_query_and_not_the_process(tmp_path: Path) -> None:
+    limits = ("--maximum-memory-bytes", "1000000000", "--threads-per-query", "1")
+    with running(tmp_path / "data", *limits) as limited, limited.client() as client:
+        with pytest.raises(DatabaseError) as caught:
+            client.query("select length(groupArray(number)) from numbers(1000000000)")
+        assert caught.value.code == 241
+        assert client.command("select getSetting('max_threads')") == 1
 
 
 def test_answers_name_their_query_format_and_zone(endpoint: Endpoint) -> None:
@@ -485,6 +516,25 @@ def test_a_client_that_leaves_ends_its_query(endpoint: Endpoint, client: Client)
             time.sleep(0.02)
 
 
+def test_a_client_that_leaves_a_silent_query_ends_it(endpoint: Endpoint, client: Client) -> None:
+    silent = "select count() from numbers(1000000000000) where sipHash64(number) = 1"
+    target = urlencode({"query": silent, "user": USER, "password": PASSWORD})
+
+    def running_queries() -> int:
+        asked = "select count() from system.processes where query like '%1000000000000%' and query not like '%like%'"
+        return int(client.command(asked))
+
+    deadline = time.monotonic() + 60
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=60) as connection:
+        connection.sendall(f"POST /?{target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+        while not running_queries():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    while running_queries():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_concurrent_clients_get_their_own_answers(endpoint: Endpoint, table: str) -> None:
     def work(number: int) -> int:
         database = f"own_{number}"
@@ -547,6 +597,19 @@ def test_data_is_found_again_after_a_clean_stop_and_after_kill_9(tmp_path: Path)
         assert numbers(client, "kept") == list(range(1, 30))
         assert list((folder / "spool").iterdir()) == []
         assert third.stop(signal.SIGINT) == 0
+
+
+def test_a_clean_stop_cancels_what_takes_too_long(tmp_path: Path) -> None:
+    query = "select count() from numbers(1000000000000) where sipHash64(number) = 1"
+    with running(tmp_path / "data") as endpoint, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(endpoint.ask, query=query)
+        deadline = time.monotonic() + 60
+        while endpoint.ask(query="select count() from system.processes where query like '%sipHash%'")[2] != b"2\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert endpoint.stop() == 0
+        assert answer.result(60)[1]["X-ClickHouse-Exception-Code"] == "394"
+        assert "cut off" not in endpoint.log.read_text()
 
 
 def refused_start(arguments: list[str], environment: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 """Runs the endpoint as a process: ``python -m email_platform.embedded.clickhouse_endpoint``.
 
-The invariant: one process per data folder; SIGTERM and SIGINT let the requests in flight end and exit with 0; what was
+The invariant: one process per data folder; SIGTERM and SIGINT let the requests in flight end, cancel
+those that take too long, and exit with 0; what was
 acknowledged is found again after any other end too.
 """
 
@@ -20,6 +21,7 @@ from email_platform.embedded.clickhouse_endpoint.server import EndpointServer
 from email_platform.embedded.clickhouse_endpoint.settings import (
     PASSWORD_VARIABLE,
     EndpointSettings,
+    half_of_the_machine_bytes,
     read_password,
     require_loopback,
 )
@@ -27,7 +29,8 @@ from email_platform.embedded.process_lifetime import exit_with_parent
 from email_platform.errors import ConfigurationError, PortTakenError
 
 _logger = logging.getLogger("email_platform.clickhouse_endpoint")
-_LAST_REQUESTS_SECONDS = 20.0
+# Twice this is less than what the supervisor grants before it kills.
+_LAST_REQUESTS_SECONDS = 10.0
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -44,6 +47,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--port", type=int, required=True, help="0: any free port, told in the log")
     add("--user", required=True, help="the only account")
     add("--database", required=True, help="created if missing; the default of every request")
+    add(
+        "--maximum-memory-bytes",
+        type=int,
+        default=half_of_the_machine_bytes(),
+        help="of the whole process; half of the machine's unless given",
+    )
+    add("--threads-per-query", type=int, default=0, help="0: one per core")
     add("--exit-with-parent", action="store_true", help="stop when the process that started this one ends")
     return parser.parse_args(arguments)
 
@@ -74,11 +84,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             user=options.user,
             password=read_password(os.environ),
             database=options.database,
+            maximum_memory_bytes=options.maximum_memory_bytes,
+            threads_per_query=options.threads_per_query,
         )
         # Not for the engine's own subprocesses, nor for getenv-like functions of its SQL.
         os.environ.pop(PASSWORD_VARIABLE, None)
         with _listen(settings.host, settings.port) as listener:
-            engine = Engine(settings.data_folder, settings.database)
+            engine = Engine(
+                settings.data_folder,
+                settings.database,
+                maximum_memory_bytes=settings.maximum_memory_bytes,
+                threads_per_query=settings.threads_per_query,
+            )
             _serve(settings, engine, listener, original_parent if options.exit_with_parent else None)
     except ConfigurationError as refusal:
         _logger.error("%s", refusal)
@@ -98,8 +115,13 @@ def _serve(settings: EndpointSettings, engine: Engine, listener: socket.socket, 
     _logger.info("ClickHouse %s listens on http://%s:%s", engine.version, settings.host, listener.getsockname()[1])
     stop.wait()
     server.shutdown()
-    if not server.wait_for_requests(_LAST_REQUESTS_SECONDS):
-        _logger.warning("requests still ran after %s s and were cut off", _LAST_REQUESTS_SECONDS)
+    ended = server.wait_for_requests(_LAST_REQUESTS_SECONDS)
+    if not ended:
+        _logger.warning("requests still ran after %s s and are cancelled", _LAST_REQUESTS_SECONDS)
+        engine.cancel_all()
+        ended = server.wait_for_requests(_LAST_REQUESTS_SECONDS)
+    if not ended:
+        _logger.warning("requests outlived their cancellation and were cut off")
         os._exit(0)  # the engine cannot be closed under them; what was acknowledged is on disk
     engine.close()
 

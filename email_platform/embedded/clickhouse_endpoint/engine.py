@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import urlencode
+from uuid import uuid4
 
 import chdb
 
 from email_platform.embedded.clickhouse_endpoint.exceptions import (
     BAD_ARGUMENTS,
+    READONLY,
     SESSION_IS_LOCKED,
     SESSION_NOT_FOUND,
     SYNTAX_ERROR,
@@ -60,7 +63,12 @@ _CHUNKS_JOIN = frozenset(
 )
 # async_insert is on by default in 26.9: a load must be in the table when it is acknowledged. chDB starts with the
 # other two on, which a server does not: with implicit_select, a misspelt statement is taken for an expression.
-_SERVER_DEFAULTS = "async_insert = 0, implicit_select = 0, allow_introspection_functions = 0"
+# An unreachable object store fails after 6 s with 8 attempts; with the default of 500, s3() hangs for more than
+# nine minutes.
+_SERVER_DEFAULTS = "async_insert = 0, implicit_select = 0, allow_introspection_functions = 0, s3_retry_attempts = 8"
+# chDB names its queries itself, so they are found again by a setting that has no effect without the query cache.
+TAG_SETTING = "query_cache_tag"
+_TAG_PREFIX = "request-"
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READ_BYTES = 1024 * 1024
 
@@ -127,9 +135,19 @@ class Engine:
         self,
         data_folder: Path,
         database: str,
+        *,
+        maximum_memory_bytes: int,
+        threads_per_query: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the folder, creating it and the database where they are absent.
+
+        Args:
+            data_folder: this engine's alone.
+            database: the default of every request.
+            maximum_memory_bytes: of the whole process.
+            threads_per_query: 0 takes one per core.
+            monotonic: the clock that ends sessions.
 
         Raises:
             ConfigurationError: another process holds the folder.
@@ -147,7 +165,11 @@ class Engine:
         # What a killed process left there belongs to no request any more.
         shutil.rmtree(self._spool, ignore_errors=True)
         self._spool.mkdir()
-        self._path = str((data_folder / "engine").resolve())
+        # The cache of marks may take 5 GB unless told otherwise.
+        limits = {"max_server_memory_usage": maximum_memory_bytes, "mark_cache_size": maximum_memory_bytes // 8}
+        if threads_per_query:
+            limits["max_threads"] = threads_per_query
+        self._path = f"{(data_folder / 'engine').resolve()}?{urlencode(limits)}"
         self._monotonic = monotonic
         self._sessions: dict[str, _Session] = {}
         self._sessions_lock = threading.Lock()
@@ -174,6 +196,21 @@ class Engine:
             self._sessions.clear()
         self._anchor.close()
         self._lock_file.close()
+
+    @staticmethod
+    def new_tag() -> str:
+        """Return a value of `TAG_SETTING` by which one request's statements can be cancelled."""
+        return f"{_TAG_PREFIX}{uuid4()}"
+
+    def cancel(self, tag: str) -> None:
+        """Cancel what still runs of one request."""
+        with contextlib.closing(self._connect()) as handle:
+            handle.query(f"kill query where Settings['{TAG_SETTING}'] = {quote(tag)} async")
+
+    def cancel_all(self) -> None:
+        """Cancel the statements of all requests."""
+        with contextlib.closing(self._connect()) as handle:
+            handle.query(f"kill query where startsWith(Settings['{TAG_SETTING}'], '{_TAG_PREFIX}') async")
 
     def buffer(self, memory_bytes: int) -> IO[bytes]:
         """Return a buffer that moves into a nameless file, gone with the process, when it outgrows the memory."""
@@ -246,6 +283,15 @@ class Engine:
             bind: also set the parameters, for calls that take none.
         """
         handle, lasting = lent
+        if lasting and statement.read_only and kind_of(statement.text) is not Kind.READ:
+            # A session that is once read-only stays so, hence no `set readonly` as for other handles.
+            raise refusal(
+                READONLY,
+                "READONLY",
+                "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. "
+                "You should use method POST for modifying queries.",
+                self.version,
+            )
         before: list[str] = []
         if lasting:
             before = self._present_state(handle, statement)

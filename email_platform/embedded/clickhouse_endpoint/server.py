@@ -20,6 +20,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +29,7 @@ from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 from email_platform.embedded.clickhouse_endpoint import exceptions
+from email_platform.embedded.clickhouse_endpoint.departures import DepartureWatch
 from email_platform.embedded.clickhouse_endpoint.encodings import (
     BrokenEncodingError,
     UnknownEncodingError,
@@ -35,7 +37,7 @@ from email_platform.embedded.clickhouse_endpoint.encodings import (
     encoder_for,
     encoding_for,
 )
-from email_platform.embedded.clickhouse_endpoint.engine import Engine, Result, Statement, Summary
+from email_platform.embedded.clickhouse_endpoint.engine import TAG_SETTING, Engine, Result, Statement, Summary
 from email_platform.embedded.clickhouse_endpoint.exceptions import ClickHouseError, refusal
 from email_platform.embedded.clickhouse_endpoint.request import (
     BrokenBodyError,
@@ -50,6 +52,7 @@ from email_platform.embedded.clickhouse_endpoint.settings import EndpointSetting
 from email_platform.embedded.clickhouse_endpoint.statement import (
     IncompleteStatementError,
     InsertHead,
+    Kind,
     insert_head,
     kind_of,
 )
@@ -104,6 +107,7 @@ class EndpointServer(ThreadingHTTPServer):
         self.server_activate()
         self.settings = settings
         self.engine = engine
+        self.departures = DepartureWatch()
         self._in_flight = 0
         self._changed = threading.Condition()
 
@@ -219,9 +223,10 @@ class _Handler(BaseHTTPRequestHandler):
                     "NOT_IMPLEMENTED",
                     f"{unsupported}=1 (ClickHouse's own block compression); use Content-Encoding and Accept-Encoding",
                 )
+        tag = engine.new_tag()
         statement = Statement(
             text=work.insert.statement if work.insert else work.text,
-            settings=work.parameters.settings,
+            settings={TAG_SETTING: tag, **work.parameters.settings},
             parameters=work.parameters.bound,
             database=protocol.get("database") or account.database,
             default_format=protocol.get("default_format") or "TabSeparated",
@@ -240,7 +245,14 @@ class _Handler(BaseHTTPRequestHandler):
                 summary = engine.insert(handle, work.insert, work.data)
                 self._send_whole(HTTPStatus.OK, b"", self._summary_header(summary))
             else:
-                self._send_result(engine.run(handle, statement), work.parameters)
+                # As on a server, what changes data runs to its end though nobody waits for the answer.
+                watched = (
+                    self.server.departures.watching(self.connection, partial(engine.cancel, tag))
+                    if kind_of(statement.text) is Kind.READ
+                    else contextlib.nullcontext()
+                )
+                with watched:
+                    self._send_result(engine.run(handle, statement), work.parameters)
 
     def _session_seconds(self, given: str | None) -> float:
         try:

@@ -7,6 +7,7 @@ loopback interface is ever listened on.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,14 @@ from pathlib import Path
 from email_platform.errors import ConfigurationError
 
 PASSWORD_VARIABLE = "EMAIL_PLATFORM_CLICKHOUSE_PASSWORD"  # noqa: S105  (a name, not a secret)
+
+# The process takes about 330 MB at its start, most of it the engine's code.
+LEAST_MEMORY_BYTES = 512 * 1024 * 1024
+
+
+def half_of_the_machine_bytes() -> int:
+    """Return half of the machine's memory: the other parts of the platform run beside the engine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,8 @@ class EndpointSettings:
         user: the only account.
         password: that account's password.
         database: created if absent; what a request without a database uses.
+        maximum_memory_bytes: of the whole process; a query that would go over it is refused with code 241.
+        threads_per_query: 0 takes one per core.
     """
 
     data_folder: Path
@@ -35,11 +46,17 @@ class EndpointSettings:
     user: str
     password: str = field(repr=False)
     database: str
+    maximum_memory_bytes: int
+    threads_per_query: int = 0
 
     def __post_init__(self) -> None:
         require_loopback(self.host)
         if not self.user or not self.database:
             raise ConfigurationError("--user and --database must not be empty")
+        if self.maximum_memory_bytes < LEAST_MEMORY_BYTES:
+            raise ConfigurationError(f"--maximum-memory-bytes: the engine needs at least {LEAST_MEMORY_BYTES}")
+        if self.threads_per_query < 0:
+            raise ConfigurationError("--threads-per-query must not be negative")
 
 
 def require_loopback(host: str) -> None:

@@ -32,7 +32,7 @@ class Kind(Enum):
     """How a statement is run."""
 
     READ = "returns rows"
-    INSERT = "begins with INSERT"
+    INSERT = "inserts"
     SESSION = "changes the session that it runs in"
     OTHER = "anything else: DDL, KILL, OPTIMIZE"
 
@@ -78,7 +78,7 @@ class OutputClause:
         format: the name after FORMAT, or None.
         insert_at: offset at which an INTO OUTFILE clause belongs.
         has_outfile: the statement writes a file of its own accord.
-        has_totals: the output has parts besides its rows.
+        has_totals: the output may have parts besides its rows.
         more_statements: another statement follows, which the protocol does not allow.
     """
 
@@ -114,15 +114,19 @@ def kind_of(text: bytes) -> Kind:
     """Return how a statement is run, judged by its first words."""
     words: list[str] = []
     for token in tokens(text):
-        words.append(token.keyword)
-        if len(words) == 2:
+        if token.depth == 0 or not words:
+            words.append(token.keyword)
+        # WITH stands before INSERT INTO as well as before SELECT.
+        if words[0] != "WITH" and len(words) == 2:
             break
+        if words[-2:] == ["INSERT", "INTO"]:
+            return Kind.INSERT
     first = words[0] if words else ""
     if first in _READING:
         return Kind.READ
     if first == "INSERT":
         return Kind.INSERT
-    if first in ("SET", "USE") or words == ["CREATE", "TEMPORARY"]:
+    if first in ("SET", "USE") or words[:2] == ["CREATE", "TEMPORARY"]:
         return Kind.SESSION
     return Kind.OTHER
 
@@ -197,7 +201,7 @@ def output_clause(text: bytes) -> OutputClause:
             if following == "SETTINGS":
                 insert_at, name = level[index].start, level[index + 1].text.decode("latin-1")
             break
-    return OutputClause(name, insert_at, "OUTFILE" in words, "TOTALS" in words, ";" in words)
+    return OutputClause(name, insert_at, "OUTFILE" in words, bool({"TOTALS", "EXTREMES"} & {*words}), ";" in words)
 
 
 def quote(text: str) -> str:
