@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import ClientError, ConnectionError, EndpointConnectionError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 
 from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.ports import ObjectInfo
@@ -22,9 +23,13 @@ from email_platform.settings import Settings
 
 SPOOL_BYTES = 16 << 20  # larger uploads go through a temporary file
 READ_AHEAD_BYTES = 256 << 10  # a Parquet footer and small column chunks come in one request
+# One part in memory at a time: boto3 keeps ten of them otherwise, 97 MB for one upload.
+_UPLOAD = TransferConfig(use_threads=False, multipart_chunksize=8 << 20)
 
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
+_CHANGED = {"PreconditionFailed", "412"}
+_KEY_VARIABLES = "EMAIL_PLATFORM_S3_ACCESS_KEY_ID and EMAIL_PLATFORM_S3_SECRET_ACCESS_KEY"
 
 
 class S3ObjectStore:
@@ -60,6 +65,10 @@ class S3ObjectStore:
     def __repr__(self) -> str:
         return f"S3ObjectStore(bucket={self._bucket!r})"
 
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
     @property
     def bucket(self) -> str:
         """The bucket's name."""
@@ -88,7 +97,7 @@ class S3ObjectStore:
             yield spool
             spool.seek(0)
             with self._translated(key):
-                self.client.upload_fileobj(spool, self._bucket, key)
+                self.client.upload_fileobj(spool, self._bucket, key, Config=_UPLOAD)
 
     def get(self, key: str) -> bytes:
         """The whole object; see the Protocol."""
@@ -136,7 +145,12 @@ class S3ObjectStore:
                 Bucket=self._bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"'
             )
             body: bytes = answer["Body"].read()
-            return body
+        if answer["ETag"].strip('"') != etag:  # not every server knows If-Match
+            raise PartUnavailableError(self._changed(key))
+        return body
+
+    def _changed(self, key: str | None) -> str:
+        return f"s3://{self._bucket}/{key} changed while it was read; read it again"
 
     @contextmanager
     def _translated(self, key: str | None) -> Iterator[None]:
@@ -150,12 +164,15 @@ class S3ObjectStore:
             if code == "NoSuchBucket":
                 raise ConfigurationError(f"bucket {self._bucket!r} does not exist: EMAIL_PLATFORM_S3_BUCKET") from error
             if code in _REFUSED:
-                raise ConfigurationError(
-                    f"S3 refuses access to {where} ({code}): check EMAIL_PLATFORM_S3_ACCESS_KEY_ID and "
-                    "EMAIL_PLATFORM_S3_SECRET_ACCESS_KEY"
-                ) from error
+                raise ConfigurationError(f"S3 refuses access to {where} ({code}): check {_KEY_VARIABLES}") from error
+            if code in _CHANGED:
+                raise PartUnavailableError(self._changed(key)) from error
             raise PartUnavailableError(f"S3 answered {code} for {where}") from error
-        except (EndpointConnectionError, ConnectionError, HTTPClientError) as error:
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise ConfigurationError(
+                f"there are no credentials for S3: set {_KEY_VARIABLES}, or give this machine an AWS role"
+            ) from error
+        except (HTTPClientError, BotoCoreError) as error:
             raise PartUnavailableError(f"S3 at {self.client.meta.endpoint_url} does not answer") from error
 
 
