@@ -103,5 +103,6 @@ def connect(address: ClickHouseAddress, *, database: str | None = None) -> Any:
             send_receive_timeout=QUERY_TIMEOUT_SECONDS,
             autogenerate_session_id=False,  # a session allows one query at a time; loaders run side by side
             client_name="email-platform",
+            tz_mode="aware",  # every _at of this platform is UTC-aware
         )
     raise AssertionError("unreachable")
