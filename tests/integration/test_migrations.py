@@ -169,6 +169,13 @@ def test_a_missing_database_names_the_variable_and_no_password(settings: Setting
     assert caught.value.__cause__ is None
 
 
+def test_a_wrong_password_names_the_variable_and_not_the_password(settings: Settings) -> None:
+    url = make_url(settings.postgres_url.get_secret_value()).set(password="s3cret")
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_POSTGRES_URL") as caught:
+        upgrade_to_head(url.render_as_string(False))
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_database_that_does_not_answer_is_said_with_its_address(silent_port: int) -> None:
     with connected(f"postgresql+psycopg://u:s3cret@127.0.0.1:{silent_port}/d") as engine:
         with pytest.raises(PartUnavailableError, match=f"127.0.0.1:{silent_port}") as caught:
