@@ -1,7 +1,5 @@
 """The frozen audience of a campaign as an asset: one partition, one manifest in the bucket."""
 
-from __future__ import annotations
-
 import time
 
 import dagster as dg
@@ -16,7 +14,7 @@ PROGRESS_SECONDS = 5.0
 
 
 @dg.asset(partitions_def=campaign_partitions, group_name="campaign", kinds={"postgres", "s3", "parquet"})
-def campaign_audience(context: dg.AssetExecutionContext, parts: PartsResource) -> dg.MaterializeResult[None]:
+def campaign_audience(context: dg.AssetExecutionContext, parts: PartsResource) -> dg.MaterializeResult:
     """Every lead that meets the campaign's condition, eligible or excluded with the reason, frozen in S3.
 
     Grain: one row a considered lead. A second materialization reads the manifest and resolves nothing.

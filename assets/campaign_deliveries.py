@@ -4,8 +4,6 @@ campaign_audience ──▶ split_into_chunks ──▶ send_chunk [0..n] ──
 (dynamic)         one step a chunk       from the ledger
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

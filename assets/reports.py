@@ -1,19 +1,30 @@
 """The dbt project `dbt_reports/` as assets: the reports that consumers read."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
 
 from email_platform.errors import ConfigurationError
 from resources.warehouse import WarehouseResource
 
 dbt_project = DbtProject(project_dir=Path(__file__).parents[1] / "dbt_reports")
+
+
+def dbt_executable() -> str:
+    """The dbt beside this interpreter, so that an inactive virtual environment works too; else the one on PATH."""
+    beside = Path(sys.executable).with_name("dbt")
+    return str(beside) if beside.exists() else "dbt"
 
 
 def _manifest_path() -> Path:
@@ -44,10 +55,14 @@ class ReportsTranslator(DagsterDbtTranslator):
         return "reports"
 
 
-@dbt_assets(manifest=_manifest_path(), project=dbt_project, dagster_dbt_translator=ReportsTranslator())
-def dbt_report_models(
+# One of our assets fills two tables, so two sources are one asset.
+_TRANSLATOR = ReportsTranslator(DagsterDbtTranslatorSettings(enable_duplicate_source_asset_keys=True))
+
+
+@dbt_assets(manifest=_manifest_path(), project=dbt_project, dagster_dbt_translator=_TRANSLATOR)
+def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the outputs' type)
     context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource
-) -> Iterator[Any]:
+):
     """Staging, intermediate and mart models with their tests, built in order."""
     os.environ.update(warehouse.dbt_environment())  # dbt's own process inherits it; the step's process ends after it
     yield from dbt.cli(["build"], context=context).stream()

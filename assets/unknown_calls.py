@@ -1,7 +1,5 @@
 """The operator's decision about calls of unknown outcome, as an op with its decision in the run's config."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import dagster as dg

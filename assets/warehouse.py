@@ -1,7 +1,5 @@
 """What the warehouse holds: the campaign's deliveries and exclusions, and the small tables beside them."""
 
-from __future__ import annotations
-
 import dagster as dg
 from email_platform.dimensions import refresh_dimensions
 
@@ -37,7 +35,7 @@ _LOADED = dg.AssetKey("warehouse_deliveries")
 )
 def warehouse_deliveries(
     context: dg.AssetExecutionContext, parts: PartsResource, warehouse: WarehouseResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """The campaign's staged objects in ClickHouse, each inserted once by `insert ... select from s3()`.
 
     Grain: (campaign, lead). Loading again changes nothing.
@@ -53,7 +51,7 @@ def warehouse_deliveries(
 
 
 @dg.asset(group_name="warehouse", kinds={"postgres", "clickhouse"})
-def warehouse_dimensions(parts: PartsResource, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
+def warehouse_dimensions(parts: PartsResource, warehouse: WarehouseResource) -> dg.MaterializeResult:
     """The campaigns and their users as the OLTP database has them now. Grain: one row a campaign, one a user."""
     with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
         rows = refresh_dimensions(opened.dimensions, opened.store, clickhouse, opened.clock)

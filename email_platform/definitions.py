@@ -11,7 +11,7 @@ from dagster_dbt import DbtCliResource
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
 from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
-from assets.reports import dbt_project, dbt_report_models
+from assets.reports import dbt_executable, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
@@ -32,7 +32,7 @@ defs = dg.Definitions(
         "settings": settings,
         "parts": PartsResource(settings=settings),
         "warehouse": WarehouseResource(settings=settings),
-        "dbt": DbtCliResource(project_dir=dbt_project),
+        "dbt": DbtCliResource(project_dir=dbt_project, dbt_executable=dbt_executable()),
         "io_manager": StepOutputs(settings=settings),
     },
 )

@@ -1,7 +1,5 @@
 """The campaign's outside world as a resource: PostgreSQL, the bucket and the provider accounts, from the settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

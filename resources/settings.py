@@ -1,7 +1,5 @@
 """The one `Settings` as a resource: read when a step or sensor needs it, never at import, never shown in the UI."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

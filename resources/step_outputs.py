@@ -1,7 +1,5 @@
 """Where steps of one run leave each other small values (keys, ids, counts): pickles in the bucket, by dagster-aws."""
 
-from __future__ import annotations
-
 import dagster as dg
 from dagster_aws.s3.io_manager import PickledObjectS3IOManager
 from email_platform.adapters.assembly import open_store

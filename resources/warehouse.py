@@ -1,7 +1,5 @@
 """The warehouse as a resource: ClickHouse for bulk loads and counts, and dbt's connection to it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 

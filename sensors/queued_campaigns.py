@@ -1,7 +1,5 @@
 """Waits for campaigns in ``queued`` whose time has come, and asks for one run each."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.jobs import CAMPAIGN_ID_TAG, campaign_job

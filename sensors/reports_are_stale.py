@@ -1,7 +1,5 @@
 """Waits for loads that the reports do not show yet, and refreshes them once for all campaigns together."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.jobs import reports_job

@@ -4,8 +4,6 @@ What a run's status says is not asked first: a run whose worker and code server 
 ever. The ledger's leases and the campaign's progress are the signs of life.
 """
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.jobs import CAMPAIGN_ID_TAG, campaign_job

@@ -1,7 +1,5 @@
 """Waits for staged objects that no run has loaded: those of paused, cancelled or dead campaigns."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.jobs import load_staged_job
