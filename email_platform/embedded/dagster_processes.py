@@ -74,7 +74,7 @@ run_retries:
 #     class: S3ComputeLogManager
 #     config: {{ bucket: ..., prefix: dagster-compute-logs }}
 compute_logs:
-  module: dagster
+  module: dagster._core.storage.local_compute_log_manager
   class: LocalComputeLogManager
   config:
     base_dir: {compute_logs_folder}
