@@ -1,13 +1,13 @@
 """What the warehouse holds: the campaign's deliveries and exclusions, and the small tables beside them."""
 
 import dagster as dg
-from email_platform.dimensions import refresh_dimensions
 
 from assets.campaign_deliveries import campaign_deliveries
 from assets.outcomes import failures_told
 from assets.partitions import campaign_id_of, campaign_partitions
 from email_platform.accounting import AccountingLine
 from email_platform.campaign_run import LoadReport, account, load_staged
+from email_platform.dimensions import refresh_dimensions
 from resources.parts import PartsResource
 from resources.warehouse import WarehouseResource
 

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from email_platform import campaign_commands
 from email_platform.demo.run import run_demo, summary_lines
+from email_platform.demo.terminal import demo_console
 from email_platform.embedded.stack import (
     ALL_PART_NAMES,
     DAGSTER_PART_NAMES,
@@ -43,7 +44,7 @@ app = typer.Typer(
     help="Email campaign delivery: embedded engines for a bare machine, real ones by URL.",
 )
 app.add_typer(campaign_commands.app, name="campaign")
-console = Console()
+console = demo_console()
 error_console = Console(stderr=True)
 
 _DOWN_TIMEOUT_SECONDS = 180.0

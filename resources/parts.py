@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
-from email_platform.adapters.assembly import open_parts
 
+from email_platform.adapters.assembly import open_parts
 from email_platform.campaign_run import Parts
 from resources.settings import SettingsResource
 

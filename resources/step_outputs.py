@@ -2,8 +2,8 @@
 
 import dagster as dg
 from dagster_aws.s3.io_manager import PickledObjectS3IOManager
-from email_platform.adapters.assembly import open_store
 
+from email_platform.adapters.assembly import open_store
 from resources.settings import SettingsResource
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
+
 from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse import dbt_environment
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-
 from resources.settings import SettingsResource
 
 

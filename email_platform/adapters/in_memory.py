@@ -149,7 +149,7 @@ class InMemoryWarehouse:
     def delivery_counts(self, campaign_id: int) -> Mapping[str, int]:
         """Deliveries by status for one campaign, each (campaign, lead) counted once; plus ``duplicates``."""
         rows = [row for (campaign, _), row in self.deliveries.items() if campaign == campaign_id]
-        counts = {status: sum(row["status"] == status for row in rows) for status in DELIVERY_STATUSES}
+        counts: dict[str, int] = {s: sum(row["status"] == s for row in rows) for s in DELIVERY_STATUSES}
         return {**counts, "duplicates": len(rows) - len({row["message_id"] for row in rows})}
 
     def exclusion_counts(self, campaign_id: int) -> Mapping[str, int]:

@@ -171,20 +171,28 @@ def _print_reports(watch: DemoWatch, console: Console) -> None:
     """The marts as a consumer would read them."""
     queries = {
         "campaign_summary": """
-            select campaign_id, name, owner_name, status, considered, eligible, excluded, accepted, rejected, unknown,
-                   not_attempted, emails_per_minute
+            select campaign_id as id, name, owner_name as owner, status, considered, eligible, excluded, accepted,
+                   rejected, unknown, not_attempted as not_tried, round(emails_per_minute) as per_minute
             from {reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}} order by campaign_id
         """,
-        "sender_activity": """
-            select * from {reports}.sender_activity order by activity_date desc, accepted desc limit 5
+        "campaign_summary: why leads were excluded": """
+            select campaign_id as id, excluded_suppressed as suppressed, excluded_unsubscribed as unsubscribed,
+                   excluded_invalid_address as invalid_address, excluded_duplicate_address as duplicate_address
+            from {reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}} order by campaign_id
         """,
-        "campaign_recipients (five of them)": """
-            select * from {reports}.campaign_recipients
+        "sender_activity (the last days)": """
+            select * from {reports}.sender_activity order by activity_date desc, accepted desc limit 6
+        """,
+        "campaign_recipients (some of them)": """
+            select user_id, campaign_id, lead_id, email, status, error,
+                   formatDateTime(occurred_at, '%F %T') as occurred_at
+            from {reports}.campaign_recipients
+            where campaign_id in {{ids:Array(Int64)}} order by status desc, campaign_id, lead_id limit 5 by status
+        """,
+        "email, the old table's columns as a view (some of them)": """
+            select id, campaign_id, user_id, lead_id, email, status, formatDateTime(sent_at, '%F %T') as sent_at
+            from {reports}.email
             where campaign_id in {{ids:Array(Int64)}} order by campaign_id, lead_id limit 5
-        """,
-        "email, with the old table's columns (five of them)": """
-            select * from {reports}.email where campaign_id in {{ids:Array(Int64)}}
-            order by campaign_id, lead_id limit 5
         """,
     }
     for title, query in queries.items():

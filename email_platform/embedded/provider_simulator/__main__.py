@@ -20,6 +20,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from email_platform.embedded.process_lifetime import exit_with_parent
 from email_platform.embedded.provider_simulator.app import (
     TRANSPORT_EXTENSION,
     SimulatorHolder,
@@ -28,7 +29,6 @@ from email_platform.embedded.provider_simulator.app import (
 from email_platform.embedded.provider_simulator.faults import Fault, FaultPlan
 from email_platform.embedded.provider_simulator.idempotency import DEFAULT_LIFETIME_SECONDS
 from email_platform.embedded.provider_simulator.outcomes import OutcomeRates
-from email_platform.embedded.process_lifetime import exit_with_parent
 from email_platform.embedded.provider_simulator.rate_limit import RateLimit
 from email_platform.embedded.provider_simulator.settings import (
     API_KEY_VARIABLE,
