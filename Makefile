@@ -27,7 +27,7 @@ setup: $(READY) $(MANIFEST)  ## install everything into .venv
 dbt-manifest: $(MANIFEST)  ## parse the dbt project, which Dagster reads at start
 
 demo: setup  ## three campaigns from the queue to the report tables, on real engines (LEADS=1000000 for more)
-	$(BIN)/email-platform demo --leads $(LEADS)
+	$(BIN)/email-platform demo --leads $(LEADS) $(if $(KEEP),--keep-running)
 
 up: setup  ## start every part and the Dagster UI; Ctrl-C stops them
 	$(BIN)/email-platform up

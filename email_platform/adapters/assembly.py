@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,14 +19,17 @@ from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
+from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
+from email_platform.adapters.providers.registry import variable_name
 from email_platform.campaign_run import Parts
 from email_platform.campaigns import Sender
 from email_platform.delivery import DeliveryPolicy
+from email_platform.errors import ConfigurationError
 from email_platform.personalisation import TemplateRenderer
 from email_platform.ports import EmailProvider, ProviderLimits
-from email_platform.rate_limit import RateLimiter, Unlimited
+from email_platform.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
 from email_platform.unsubscribe import UnsubscribeSigner
 
@@ -58,6 +62,27 @@ def provider_account(settings: Settings, sender: Sender, variables: Mapping[str,
     return account
 
 
+def account_rate(provider: str, account: str, variables: Mapping[str, str]) -> AccountRate:
+    """The account's rate from EMAIL_PLATFORM_<PROVIDER>[_<ACCOUNT>]_RECIPIENTS_PER_SECOND and ..._CALLS_PER_SECOND.
+
+    Raises:
+        ConfigurationError: a rate is no positive number.
+    """
+
+    def rate(setting: str) -> float | None:
+        variable = variable_name(provider, account, setting)
+        text = variables.get(variable, "").strip()
+        try:
+            value = float(text) if text else None
+        except ValueError:
+            value = math.nan
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigurationError(f"{variable} must be a positive number, not {text!r}")
+        return value
+
+    return AccountRate(rate("recipients_per_second"), rate("calls_per_second"))
+
+
 @contextmanager
 def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -> Iterator[Parts]:
     """Everything a campaign's run needs; nothing is connected before it is used.
@@ -76,10 +101,13 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
     def limits(sender: Sender) -> ProviderLimits:
         return provider_limits(sender.provider, provider_account(settings, sender, environment))
 
-    def limiter(_: Sender) -> RateLimiter:
-        return Unlimited()
-
     with open_oltp(settings) as engine:
+
+        def limiter(sender: Sender) -> RateLimiter:
+            rate = account_rate(sender.provider, sender.provider_account, environment)
+            account = f"{sender.provider}/{sender.provider_account}"
+            return PostgresRateLimiter(engine, account, rate) if rate.is_limited else Unlimited()
+
         yield Parts(
             campaigns=PostgresCampaignStore(engine),
             manifests=PostgresManifestStore(engine),

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, insert, update
 
 from email_platform.accounting import require_all
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-from email_platform.adapters.postgres.tables import app_user, campaign, lead, sender, suppression
+from email_platform.adapters.postgres.tables import campaign, lead, suppression
 from email_platform.campaign_run import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
 from email_platform.campaigns import CampaignStatus
 from email_platform.embedded.provider_simulator import AcceptedLog
@@ -29,6 +28,7 @@ from email_platform.errors import (
     InvalidTemplateError,
 )
 from email_platform.settings import Settings
+from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
 
 pytestmark = pytest.mark.integration
 
@@ -63,51 +63,6 @@ def accepted(small: Settings) -> AcceptedLog:
     return AcceptedLog(Path(small.state_folder) / "provider")
 
 
-def seed_leads(engine: Engine, rows: list[dict[str, Any]]) -> str:
-    """Leads under a city of their own, so that each test's condition finds only its own; returns the city."""
-    city = f"city-{next(_numbers)}-{id(engine)}"
-    with engine.begin() as connection:
-        connection.execute(insert(lead), [{"city": city, "first_name": "Ada", **row} for row in rows])
-    return city
-
-
-def numbered(how_many: int, city_tag: str) -> list[dict[str, Any]]:
-    return [{"email": f"lead-{number}-{city_tag}@example.com"} for number in range(how_many)]
-
-
-def queue_campaign(engine: Engine, condition: object, **values: Any) -> int:
-    number = next(_numbers)
-    with engine.begin() as connection:
-        owner = connection.execute(
-            insert(app_user).values(email=f"user-{number}-{id(engine)}@example.com", name="U").returning(app_user.c.id)
-        ).scalar_one()
-        sender_id = connection.execute(
-            insert(sender)
-            .values(owner_id=owner, from_address="news@example.com", from_name="News", **values.pop("sender", {}))
-            .returning(sender.c.id)
-        ).scalar_one()
-        return connection.execute(
-            insert(campaign)
-            .values(
-                {
-                    "owner_id": owner,
-                    "sender_id": sender_id,
-                    "name": f"Campaign {number}",
-                    "subject_template": "Hello {{ first_name }}",
-                    "html_template": "<p>Hello {{ first_name }}</p><a href='{{ unsubscribe_url }}'>unsubscribe</a>",
-                    "condition": condition,
-                    "status": "queued",
-                    **values,
-                }
-            )
-            .returning(campaign.c.id)
-        ).scalar_one()
-
-
-def in_city(city: str) -> dict[str, Any]:
-    return {"all": [{"field": "city", "op": "eq", "value": city}]}
-
-
 def send_all(parts: Parts, campaign_id: int) -> int:
     """Freeze and send every chunk; returns the calls made now."""
     manifest = freeze_audience(parts, campaign_id).manifest
@@ -117,20 +72,16 @@ def send_all(parts: Parts, campaign_id: int) -> int:
     return sum(report.progress.sent_calls for report in reports)
 
 
-def row_of(engine: Engine, campaign_id: int) -> Any:
-    with engine.connect() as connection:
-        return connection.execute(select(campaign).where(campaign.c.id == campaign_id)).one()
-
-
 def test_a_campaign_goes_from_queued_to_the_warehouse_and_every_count_agrees(
     parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse, accepted: AcceptedLog
 ) -> None:
     tag = f"t{next(_numbers)}"
-    rows = numbered(230, tag)
+    rows = numbered(230)
+    first = str(rows[0]["email"])
     rows += [
         {"email": "no-at-sign"},
         {"email": None},
-        {"email": f"LEAD-0-{tag}@Example.com"},
+        {"email": first.upper()},
         {"email": f"gone-{tag}@example.com", "unsubscribed_at": "2026-01-01T00:00:00Z"},
         {"email": f"suppressed-{tag}@example.com"},
     ]
@@ -162,7 +113,7 @@ def test_a_campaign_goes_from_queued_to_the_warehouse_and_every_count_agrees(
 def test_a_second_run_of_a_sent_campaign_sends_nothing_and_changes_nothing(
     parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse, accepted: AcceptedLog
 ) -> None:
-    city = seed_leads(engine, numbered(120, f"again{next(_numbers)}"))
+    city = seed_leads(engine, numbered(120))
     campaign_id = queue_campaign(engine, in_city(city))
     send_all(parts, campaign_id)
     finish_sending(parts, campaign_id)
@@ -184,7 +135,7 @@ def test_a_refused_recipient_is_recorded_with_the_provider_s_code(
     parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse
 ) -> None:
     tag = f"bad{next(_numbers)}"
-    city = seed_leads(engine, [*numbered(3, tag), {"email": f"somebody-{tag}@blocked.example"}])
+    city = seed_leads(engine, [*numbered(3), {"email": f"somebody-{tag}@blocked.example"}])
     campaign_id = queue_campaign(engine, in_city(city))
     send_all(parts, campaign_id)
     totals = finish_sending(parts, campaign_id).totals
@@ -228,7 +179,7 @@ def test_a_variable_that_some_leads_lack_fails_the_campaign_before_anything_is_s
     parts: Parts, engine: Engine, accepted: AcceptedLog
 ) -> None:
     tag = f"lack{next(_numbers)}"
-    city = seed_leads(engine, [*numbered(2, tag), {"email": f"x-{tag}@example.com", "first_name": None}])
+    city = seed_leads(engine, [*numbered(2), {"email": f"x-{tag}@example.com", "first_name": None}])
     campaign_id = queue_campaign(engine, in_city(city))
     with pytest.raises(InvalidTemplateError, match="first_name is missing for 1"):
         freeze_audience(parts, campaign_id)
@@ -239,7 +190,7 @@ def test_a_variable_that_some_leads_lack_fails_the_campaign_before_anything_is_s
 def test_a_campaign_deleted_in_flight_stops_and_keeps_what_was_sent(
     parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse, accepted: AcceptedLog
 ) -> None:
-    city = seed_leads(engine, numbered(150, f"deleted{next(_numbers)}"))
+    city = seed_leads(engine, numbered(150))
     campaign_id = queue_campaign(engine, in_city(city))
     freeze_audience(parts, campaign_id)
     send_chunk(parts, campaign_id, 0, holder="first")
@@ -256,7 +207,7 @@ def test_a_campaign_deleted_in_flight_stops_and_keeps_what_was_sent(
 def test_a_paused_campaign_stops_between_calls_and_goes_on_when_resumed(
     parts: Parts, engine: Engine, accepted: AcceptedLog
 ) -> None:
-    city = seed_leads(engine, numbered(150, f"paused{next(_numbers)}"))
+    city = seed_leads(engine, numbered(150))
     campaign_id = queue_campaign(engine, in_city(city))
     freeze_audience(parts, campaign_id)
     send_chunk(parts, campaign_id, 0, holder="first")
@@ -272,7 +223,7 @@ def test_a_paused_campaign_stops_between_calls_and_goes_on_when_resumed(
 
 
 def test_a_campaign_with_unsent_chunks_does_not_become_sent(parts: Parts, engine: Engine) -> None:
-    city = seed_leads(engine, numbered(150, f"incomplete{next(_numbers)}"))
+    city = seed_leads(engine, numbered(150))
     campaign_id = queue_campaign(engine, in_city(city))
     freeze_audience(parts, campaign_id)
     send_chunk(parts, campaign_id, 0, holder="first")
@@ -282,7 +233,7 @@ def test_a_campaign_with_unsent_chunks_does_not_become_sent(parts: Parts, engine
 
 
 def test_wrong_provider_credentials_pause_the_campaign_with_the_reason(small: Settings, engine: Engine) -> None:
-    city = seed_leads(engine, numbered(10, f"refused{next(_numbers)}"))
+    city = seed_leads(engine, numbered(10))
     campaign_id = queue_campaign(engine, in_city(city))
     wrong = small.model_copy(update={"provider_api_key": SecretStr("not the key")})
     with open_parts(wrong, {}) as parts:
@@ -298,7 +249,7 @@ def test_wrong_provider_credentials_pause_the_campaign_with_the_reason(small: Se
 
 
 def test_an_unknown_provider_fails_the_campaign_and_names_the_known_ones(parts: Parts, engine: Engine) -> None:
-    city = seed_leads(engine, numbered(1, f"pigeon{next(_numbers)}"))
+    city = seed_leads(engine, numbered(1))
     campaign_id = queue_campaign(engine, in_city(city), sender={"provider": "pigeon"})
     with pytest.raises(ConfigurationError, match="simulator"):
         freeze_audience(parts, campaign_id)
@@ -306,7 +257,7 @@ def test_an_unknown_provider_fails_the_campaign_and_names_the_known_ones(parts: 
 
 
 def test_an_edit_of_the_campaign_after_the_freeze_changes_no_message(parts: Parts, engine: Engine) -> None:
-    city = seed_leads(engine, numbered(60, f"edited{next(_numbers)}"))
+    city = seed_leads(engine, numbered(60))
     campaign_id = queue_campaign(engine, in_city(city))
     manifest = freeze_audience(parts, campaign_id).manifest
     with engine.begin() as connection:

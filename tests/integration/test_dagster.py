@@ -1,0 +1,241 @@
+"""The Dagster side on the real engines: definitions, sensors, the campaign's job, and the traps of its execution."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy import Engine, text, update
+
+from assets.jobs import CAMPAIGN_ID_TAG, campaign_job
+from assets.partitions import campaign_partitions
+from email_platform.adapters.assembly import open_parts
+from email_platform.adapters.postgres.tables import campaign, chunk
+from email_platform.campaign_run import freeze_audience
+from email_platform.definitions import defs
+from email_platform.embedded.dagster_processes import CAMPAIGN_TAG
+from email_platform.settings import Settings, variable_of
+from resources.parts import PartsResource
+from resources.settings import SettingsResource
+from sensors.queued_campaigns import queued_campaigns
+from sensors.silent_campaigns import silent_campaigns
+from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable_of("state_folder"), str(settings.state_folder))
+    monkeypatch.setenv(variable_of("chunk_rows"), "100")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+@pytest.fixture
+def resources() -> dict[str, Any]:
+    settings = SettingsResource()
+    return {"settings": settings, "parts": PartsResource(settings=settings)}
+
+
+def evaluate(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, resources: dict[str, Any]) -> dg.SensorResult:
+    wanted = {name: resources[name] for name in sensor.required_resource_keys}
+    context = dg.build_sensor_context(instance=instance, resources=wanted, definitions=defs)
+    result = sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def run_campaign(campaign_id: int, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    instance.add_dynamic_partitions("campaign", [str(campaign_id)])
+    return defs.resolve_job_def("campaign_job").execute_in_process(
+        partition_key=str(campaign_id), instance=instance, raise_on_error=False
+    )
+
+
+def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    (event,) = result.asset_materializations_for_node(
+        {"campaign_deliveries": "campaign_deliveries.finish_campaign"}.get(asset, asset)
+    ) or [None]
+    assert event is not None
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def test_the_definitions_load_in_a_fresh_interpreter_without_any_setting(tmp_path: Path) -> None:
+    program = (
+        "import socket\n"
+        "def refuse(*_): raise AssertionError('loading the definitions opened a connection')\n"
+        "socket.socket.connect = refuse\n"
+        "from email_platform.definitions import defs\n"
+        "names = sorted(job.name for job in defs.resolve_all_job_defs())\n"
+        "assert {'campaign_job', 'reports_job', 'load_staged_job', 'resolve_unknown_calls_job'} <= set(names), names\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env={"PATH": "", "HOME": str(tmp_path)})
+
+
+def test_every_retry_of_a_campaign_s_run_runs_all_its_steps() -> None:
+    # From-failure retries lose the chunks of a dynamic fan-out (dagster #20925, #30077).
+    tags = defs.resolve_job_def("campaign_job").tags
+    assert tags["dagster/retry_strategy"] == "ALL_STEPS"
+    assert int(tags["dagster/max_retries"]) > 0
+
+
+def test_the_run_queue_limits_the_tag_that_the_sensor_sets() -> None:
+    assert CAMPAIGN_TAG == CAMPAIGN_ID_TAG
+
+
+def test_the_sensor_asks_for_one_run_per_due_campaign_and_again_for_the_same_key(
+    oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    due = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(1))))
+    later = queue_campaign(oltp_engine, in_city("nowhere"), scheduled_at="2999-01-01T00:00:00Z")
+    first, second = (evaluate(queued_campaigns, instance, resources) for _ in range(2))
+    keys = {request.partition_key: request.run_key for request in first.run_requests or []}
+    assert keys[str(due)] == f"campaign-{due}-attempt-1"
+    assert str(later) not in keys
+    assert [request.run_key for request in first.run_requests or []] == [
+        request.run_key for request in second.run_requests or []
+    ]
+    (added,) = first.dynamic_partitions_requests or []
+    assert str(due) in added.partition_keys
+
+
+def test_a_small_campaign_goes_before_a_large_one(
+    oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    seed_leads(oltp_engine, numbered(3000))
+    with oltp_engine.begin() as connection:
+        connection.execute(text("analyze lead"))
+    large = queue_campaign(oltp_engine, {"all": []})
+    small = queue_campaign(oltp_engine, {"all": [{"field": "id", "op": "eq", "value": 1}]})
+    result = evaluate(queued_campaigns, instance, resources)
+    priority = {request.partition_key: int(request.tags["dagster/priority"]) for request in result.run_requests or []}
+    assert priority[str(small)] > priority[str(large)]
+
+
+def test_a_campaign_s_run_materializes_its_assets_with_counts_rates_and_places(
+    oltp_engine: Engine, instance: dg.DagsterInstance
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(230))))
+    result = run_campaign(campaign_id, instance)
+    assert result.success
+    audience = metadata_of(result, "campaign_audience")
+    assert (audience["considered"], audience["eligible"], audience["chunks"]) == (230, 230, 3)
+    assert audience["eligible object"].startswith("s3://")
+    deliveries = metadata_of(result, "campaign_deliveries")
+    assert (deliveries["accepted"], deliveries["unknown"], deliveries["status"]) == (230, 0, "sent")
+    assert "made 5 calls" in deliveries["this run"]
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert checks == {"accounting": True, "nothing_quarantined": True}
+    steps = {event.step_key for event in result.all_events if event.is_step_success}
+    assert {f"campaign_deliveries.send_chunk[chunk_{index:05d}]" for index in range(3)} <= steps
+    assert row_of(oltp_engine, campaign_id).status == "sent"
+
+
+def test_a_backfill_of_a_sent_campaign_sends_nothing_and_says_so(
+    oltp_engine: Engine, instance: dg.DagsterInstance
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(150))))
+    assert run_campaign(campaign_id, instance).success
+    again = run_campaign(campaign_id, instance)
+    assert again.success
+    assert metadata_of(again, "campaign_deliveries")["this run"].startswith("sent nothing")
+    assert "an earlier run" in metadata_of(again, "campaign_audience")["frozen by"]
+    assert metadata_of(again, "warehouse_deliveries")["objects loaded now"] == 0
+
+
+def test_an_empty_audience_s_run_succeeds_and_says_that_nobody_was_there(
+    oltp_engine: Engine, instance: dg.DagsterInstance
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city("nowhere"))
+    result = run_campaign(campaign_id, instance)
+    assert result.success
+    assert "nobody to send to" in metadata_of(result, "campaign_deliveries")["status reason"]
+
+
+def test_an_invalid_condition_ends_the_run_at_once_with_path_and_mend(
+    oltp_engine: Engine, instance: dg.DagsterInstance
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, {"all": [{"field": "contry", "op": "eq", "value": "DE"}]})
+    result = run_campaign(campaign_id, instance)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "$.all[0].field" in str(failure.step_failure_data.user_failure_data.description)
+    assert row_of(oltp_engine, campaign_id).status == "failed"
+
+
+def test_a_partition_that_is_no_campaign_is_refused_with_a_reason(instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions(campaign_partitions.name, ["spring sale"])
+    result = defs.resolve_job_def("campaign_job").execute_in_process(
+        partition_key="spring sale", instance=instance, raise_on_error=False
+    )
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "no campaign id" in str(failure.step_failure_data.user_failure_data.description)
+
+
+def test_a_run_that_stays_started_for_ever_is_ended_on_record_and_its_campaign_resumed(
+    settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(150))))
+    with open_parts(settings) as parts:  # a run that froze its audience, sent nothing, and died with its code server
+        freeze_audience(parts, campaign_id)
+    dead = instance.create_run_for_job(
+        defs.resolve_job_def("campaign_job"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={CAMPAIGN_ID_TAG: str(campaign_id)},
+    )
+    alive = evaluate(silent_campaigns, instance, resources)
+    assert str(campaign_id) not in {request.partition_key for request in alive.run_requests or []}
+
+    make_silent(oltp_engine, campaign_id)
+    result = evaluate(silent_campaigns, instance, resources)
+    (request,) = [one for one in result.run_requests or [] if one.partition_key == str(campaign_id)]
+    assert request.run_key == f"campaign-{campaign_id}-attempt-2"
+    ended = instance.get_run_by_id(dead.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert run_campaign(campaign_id, instance).success
+    assert row_of(oltp_engine, campaign_id).status == "sent"
+
+
+def test_a_campaign_that_waits_in_the_run_queue_is_not_taken_for_dead(
+    settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city("nowhere"), status="sending")
+    instance.create_run_for_job(
+        defs.resolve_job_def("campaign_job"),
+        status=dg.DagsterRunStatus.QUEUED,
+        tags={CAMPAIGN_ID_TAG: str(campaign_id)},
+    )
+    make_silent(oltp_engine, campaign_id)
+    result = evaluate(silent_campaigns, instance, resources)
+    assert str(campaign_id) not in {request.partition_key for request in result.run_requests or []}
+
+
+def test_the_job_that_the_sensors_launch_is_the_partitioned_one() -> None:
+    assert campaign_job.name == "campaign_job"
+    assert defs.resolve_job_def("campaign_job").partitions_def == campaign_partitions
+
+
+def record_run(instance: dg.DagsterInstance, campaign_id: int, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    """A run of the campaign as the instance remembers it, with no process behind it."""
+    tags = {CAMPAIGN_ID_TAG: str(campaign_id)}
+    return instance.create_run_for_job(defs.resolve_job_def("campaign_job"), status=status, tags=tags)
+
+
+def make_silent(engine: Engine, campaign_id: int) -> None:
+    """As if nothing had worked on the campaign for an hour."""
+    with engine.begin() as connection:
+        long_ago = text("clock_timestamp() - interval '1 hour'")
+        connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(progress_at=long_ago))
+        connection.execute(update(chunk).where(chunk.c.campaign_id == campaign_id).values(lease_expires_at=long_ago))
