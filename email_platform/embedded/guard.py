@@ -30,7 +30,6 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ON_LINUX = sys.platform.startswith("linux")
-_LEFTOVER_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class GuardOrder:
     Attributes:
         command: the part's program and arguments; never a secret.
         stop_signal: asks the part to end cleanly.
-        grace_seconds: how long it may take until it is killed.
+        grace_seconds: how long it may take until it is killed, and then whatever it left behind.
         user_id, group_id: run the part as these; None for the guard's own.
     """
 
@@ -103,7 +102,7 @@ def main(order: GuardOrder) -> int:
             os.kill(part.pid, signal.SIGKILL)
             kill_at = time.monotonic() + order.grace_seconds
     part.returncode = exit_code
-    _end_leftovers()
+    _end_leftovers(order.grace_seconds)
     return exit_code
 
 
@@ -134,9 +133,12 @@ def _reap(part_id: int) -> int | None:
     return exit_code
 
 
-def _end_leftovers() -> None:
-    """End what the part started and did not end itself: ask first, kill after a few seconds."""
-    ask_until = time.monotonic() + _LEFTOVER_GRACE_SECONDS
+def _end_leftovers(grace_seconds: float) -> None:
+    """End what the part started and did not end itself: ask first, kill later.
+
+    They get as long as the part: a run worker of Dagster first sees its provider calls in flight to their end.
+    """
+    ask_until = time.monotonic() + grace_seconds
     asked: set[int] = set()
     while leftovers := psutil.Process().children(recursive=True):
         for process in leftovers:

@@ -27,7 +27,7 @@ from email_platform.embedded.postgres import initialise, postgres_part, prepare_
 from email_platform.embedded.preparation import prepare
 from email_platform.embedded.python_parts import clickhouse_part, object_store_part, project_folder, provider_part
 from email_platform.embedded.supervisor import Supervisor
-from email_platform.errors import ConfigurationError
+from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.settings import (
     PART_NAMES,
     VARIABLE_PREFIX,
@@ -44,6 +44,8 @@ _PORT_FIELDS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", 
 _LOCK_FILE = "supervisor.lock"
 _STATE_FILE = "stack.json"
 _LOCK_TRIES = 6
+# Twice the longest grace of a part, which is what its guard allows at most.
+_EARLIER_PARTS_SECONDS = 75.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,13 @@ def _wait_for_earlier_processes(state_folder: Path, say: Callable[[str], None]) 
     alive = [guard for guard in guards if guard is not None]
     if alive:
         say("waiting for the parts of an earlier supervisor to end")
-        psutil.wait_procs(alive, timeout=60)
+        _, stubborn = psutil.wait_procs(alive, timeout=_EARLIER_PARTS_SECONDS)
+        if stubborn:
+            numbers = ", ".join(str(guard.pid) for guard in stubborn)
+            raise PartUnavailableError(
+                f"parts of an earlier supervisor did not end in {_EARLIER_PARTS_SECONDS:g} s and still work on "
+                f"{state_folder}: end the processes {numbers}"
+            )
 
 
 def _engine_part(name: PartName, settings: Settings, environ: Mapping[str, str], new_password: bool) -> Part:

@@ -192,7 +192,7 @@ def _end(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
-        process.wait(grace_seconds + 30)
+        process.wait(2 * grace_seconds + 15)  # for the part, then for what it left behind
     except subprocess.TimeoutExpired:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
