@@ -44,6 +44,7 @@ MAXIMUM_EVENT_ID_CHARACTERS = 200
 # One row per event; grain (provider, event_id) after deduplication. Times in UTC milliseconds.
 EVENT_SCHEMA = pa.schema(
     [
+        pa.field("event_key", pa.string(), nullable=False),  # "<provider>:<event_id>", the identity in one column
         pa.field("provider", pa.string(), nullable=False),
         pa.field("account", pa.string(), nullable=False),
         pa.field("event_id", pa.string(), nullable=False),
@@ -87,6 +88,11 @@ class Event:
     occurred_at: datetime
     received_at: datetime
     details: str
+
+    @property
+    def event_key(self) -> str:
+        """The identity in one text."""
+        return f"{self.provider}:{self.event_id}"
 
 
 # A hard bounce after "delivered" is an asynchronous bounce and wins. A soft bounce stands below "delivered":

@@ -33,6 +33,7 @@ from email_platform.errors import (
     ObjectQuarantinedError,
     PartUnavailableError,
 )
+from email_platform.events.event import EVENT_SCHEMA, EVENT_TYPES
 from email_platform.manifest import EXCLUDED_SCHEMA, EXCLUSION_REASONS
 from email_platform.ports import StagedKind, StagedObject
 from email_platform.settings import Settings
@@ -56,6 +57,14 @@ _INSERT_SETTINGS: Mapping[str, Any] = {
     "min_insert_block_size_bytes": 0,
 }
 
+_CLICKHOUSE_TYPES: Mapping[pa.DataType, str] = {
+    pa.int64(): "Int64",
+    pa.int32(): "Int32",
+    pa.uint64(): "UInt64",
+    pa.uint16(): "UInt16",
+    pa.uint8(): "UInt8",
+    pa.string(): "String",
+}
 _S3_ERROR = 499
 # ClickHouse's complaints about an object's content; every other one is about a part or a setting.
 _BAD_CONTENT = {
@@ -120,6 +129,8 @@ class _Target:
         version: the column that decides between two rows, or None where rows never change.
         of_campaign: the object's key names the campaign of all its rows.
         allowed_words: a column and the only values that it may have.
+        append_only: the table keeps every row of every object, so an object's rows are found by its name.
+        time: of an append-only table partitioned by time, the column that is.
     """
 
     table: str
@@ -128,6 +139,8 @@ class _Target:
     version: str | None
     of_campaign: bool = False
     allowed_words: tuple[str, tuple[str, ...]] | None = None
+    append_only: bool = False
+    time: str | None = None
 
     @property
     def columns(self) -> str:
@@ -151,6 +164,15 @@ _TARGETS: Mapping[StagedKind, _Target] = {
     ),
     "dimension_campaign": _Target("campaign", CAMPAIGN_SCHEMA, "id", "snapshot_at"),
     "dimension_app_user": _Target("app_user", APP_USER_SCHEMA, "id", "snapshot_at"),
+    "event": _Target(
+        "event",
+        EVENT_SCHEMA,
+        "event_key",
+        None,
+        allowed_words=("type", EVENT_TYPES),
+        append_only=True,
+        time="occurred_at",
+    ),
 }
 
 
@@ -307,6 +329,8 @@ class ClickHouseWarehouse:
         loads in another order, those are different sets. The range keeps the read to the object's part of the
         table's key.
         """
+        if target.append_only:
+            return self._found_appended_rows(staged, target)
         key, version = target.key, target.version
         source = self._location.table_function(staged.key, "Parquet", target.structure((key, version)))
         rows = self._read(
@@ -326,6 +350,22 @@ class ClickHouseWarehouse:
             ) as held
             on held.{key} = staged.{key}
             where {f"held.{version} >= staged.{version}" if version else "1"}
+            """,  # noqa: S608 - names are constants, literals escaped
+        )
+        return int(rows[0][0])
+
+    def _found_appended_rows(self, staged: StagedObject, target: _Target) -> int:
+        """How many rows the table holds under the object's name; its times keep the read to a few partitions."""
+        source = self._location.table_function(staged.key, "Parquet", target.structure((target.time,)))
+        rows = self._read(
+            staged,
+            f"""
+            with
+                (select min({target.time}) from {source}) as first_time,
+                (select max({target.time}) from {source}) as last_time
+            select uniqExact({target.key})
+            from {target.table}
+            where source_object = {_literal(staged.key)} and {target.time} between first_time and last_time
             """,  # noqa: S608 - names are constants, literals escaped
         )
         return int(rows[0][0])
@@ -382,7 +422,7 @@ def clickhouse_type(column: pa.Field) -> str:
     if pa.types.is_timestamp(column.type):
         name = f"DateTime64({3 if column.type.unit == 'ms' else 6}, 'UTC')"
     else:
-        name = {pa.int64(): "Int64", pa.int32(): "Int32", pa.uint64(): "UInt64", pa.string(): "String"}[column.type]
+        name = _CLICKHOUSE_TYPES[column.type]
     return f"Nullable({name})" if column.nullable else name
 
 
