@@ -10,13 +10,16 @@ from dagster_dbt import DbtCliResource
 
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
+from assets.events import load_events_job, replay_events_job
 from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
 from assets.reports import dbt_executable, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
+from resources.events import EventsResource
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
 from resources.step_outputs import StepOutputs
 from resources.warehouse import WarehouseResource
+from sensors.events_are_waiting import events_are_waiting
 from sensors.queued_campaigns import queued_campaigns
 from sensors.reports_are_stale import reports_are_stale
 from sensors.silent_campaigns import silent_campaigns
@@ -26,11 +29,12 @@ settings = SettingsResource()
 
 defs = dg.Definitions(
     assets=[campaign_audience, campaign_deliveries, warehouse_deliveries, warehouse_dimensions, dbt_report_models],
-    jobs=[campaign_job, reports_job, load_staged_job, resolve_unknown_calls_job],
-    sensors=[queued_campaigns, silent_campaigns, staged_objects_waiting, reports_are_stale],
+    jobs=[campaign_job, reports_job, load_staged_job, load_events_job, replay_events_job, resolve_unknown_calls_job],
+    sensors=[queued_campaigns, silent_campaigns, staged_objects_waiting, events_are_waiting, reports_are_stale],
     resources={
         "settings": settings,
         "parts": PartsResource(settings=settings),
+        "events": EventsResource(settings=settings),
         "warehouse": WarehouseResource(settings=settings),
         "dbt": DbtCliResource(project_dir=dbt_project, dbt_executable=dbt_executable()),
         "io_manager": StepOutputs(settings=settings),
