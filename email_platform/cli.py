@@ -1,4 +1,4 @@
-"""The command line: ``email-platform up``, ``status``, ``down``.
+"""The command line: ``email-platform up``, ``events``, ``status``, ``down``.
 
 Invariant: a mistake of the operator ends in one sentence that names what to change and exit code 2, never in a
 traceback; other failures to start end with exit code 1.
@@ -35,6 +35,7 @@ from email_platform.embedded.stack import (
     supervisor_id,
 )
 from email_platform.errors import ConfigurationError, EmailPlatformError
+from email_platform.receiver import __main__ as receiver
 from email_platform.settings import Settings, state_folder_of
 
 app = typer.Typer(
@@ -120,6 +121,15 @@ def demo(
             stopped = threading.Event()
             on_stop(stopped.set)
             stopped.wait()
+
+
+@app.command()
+def events(
+    host: Annotated[str, typer.Option(help="Put a TLS proxy in front for any other.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where providers and recipients reach us.")] = 18080,
+) -> None:
+    """Receive providers' signed events and recipients' unsubscriptions until Ctrl-C."""
+    raise typer.Exit(receiver.main(["--host", host, "--port", str(port)]))
 
 
 @app.command()
