@@ -21,6 +21,7 @@ from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pyarrow.parquet as pq
@@ -505,3 +506,74 @@ def test_suppressions_are_exported_and_imported_as_csv(people: People, oltp_engi
         [ann, "", "manual", "import"],
         [bob, str(people.sender_id), "complaint", "import"],
     ]
+
+
+# --- end to end with the provider simulator -----------------------------------------------------------------------
+
+
+def test_the_simulators_disorderly_webhooks_end_as_each_event_once_while_the_receiver_is_killed(bench: Bench) -> None:
+    receiver = bench.receiver()
+    port = free_port()
+    url = receiver.address.replace("/health", "/events/simulator/default")
+    simulator = Process(
+        [
+            *(sys.executable, "-m", "email_platform.embedded.provider_simulator", "--exit-with-parent"),
+            *("--data-folder", str(bench.folder / "provider"), "--port", str(port), "--webhook-url", url),
+            *("--webhook-batch-size", "7", "--webhook-duplicate-probability", "0.5", "--webhook-retry-base-seconds"),
+            *("0.02", "--webhook-retry-limit-seconds", "0.2", "--webhook-reorder-probability", "0.5"),
+            *("--webhook-reorder-hold-seconds", "0.2", "--bounce-rate", "0", "--soft-bounce-rate", "0"),
+            *("--complaint-rate", "0", "--open-rate", "0", "--click-rate", "0", "--unsubscribe-rate", "0"),
+        ],
+        {
+            **os.environ,
+            "EMAIL_PLATFORM_PROVIDER_API_KEY": "key",
+            "EMAIL_PLATFORM_PROVIDER_WEBHOOK_SECRET": SECRET,
+        },
+        f"http://127.0.0.1:{port}/health",
+        bench.folder / "simulator.log",
+    )
+    bench.processes.append(simulator)
+    simulator.start()
+    labels = ["success", "bounce", "softbounce", "complaint", "click", "unsubscribe"]
+    messages = [str(uuid4()) for _ in range(300)]
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", headers={"authorization": "Bearer key"}, trust_env=False, timeout=60
+    ) as client:
+        for first in range(0, 300, 50):
+            recipients = [
+                {
+                    "to": f"lead{number}+{labels[number % 6]}@example.com",
+                    "message_id": messages[number],
+                    "subject": "Hi",
+                    "text": "Hello",
+                }
+                for number in range(first, first + 50)
+            ]
+            call = {"from": "ann@example.com", "tags": {"campaign_id": "7"}, "recipients": recipients}
+            assert client.post("/v1/bulk", json=call).status_code == 200
+        receiver.end(signal.SIGKILL)
+        receiver.start()
+
+        def delivered() -> bool:
+            webhooks = client.get("/admin/statistics").json()["webhooks"]
+            return webhooks["waiting_posts"] == webhooks["unexpanded_recipients"] == 0
+
+        eventually(delivered)
+    bench.stage()
+    once = {row["event_key"]: row for row in bench.staged_events()}
+    best: dict[str, tuple[int, str, str]] = {}
+    for row in once.values():
+        rank = (row["status_rank"], row["type"], row["subtype"])
+        best[row["message_id"]] = max(best.get(row["message_id"], rank), rank)
+    wanted = [
+        ("delivered", ""),
+        ("bounced", "hard"),
+        ("bounced", "soft"),
+        ("complained", "abuse"),
+        ("clicked", ""),
+        ("unsubscribed", ""),
+    ]
+    assert {message: rank[1:] for message, rank in best.items()} == {
+        message: wanted[number % 6] for number, message in enumerate(messages)
+    }
+    assert {row["campaign_id"] for row in once.values()} == {7}
