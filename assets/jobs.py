@@ -6,7 +6,6 @@ import dagster as dg
 
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
-from assets.partitions import campaign_partitions
 from assets.reports import dbt_report_models
 from assets.unknown_calls import decide_about_unknown_calls
 from assets.warehouse import load_waiting_objects, warehouse_deliveries, warehouse_dimensions
@@ -25,7 +24,6 @@ STEP_PROCESSES = dg.multiprocess_executor.configured(
 campaign_job = dg.define_asset_job(
     "campaign_job",
     selection=dg.AssetSelection.assets(campaign_audience, campaign_deliveries, warehouse_deliveries),
-    partitions_def=campaign_partitions,
     executor_def=STEP_PROCESSES,
     tags=RETRY_TAGS,
     description="One campaign: freeze its audience, send its chunks, load its deliveries. Safe to run again.",

@@ -49,8 +49,8 @@ def resources() -> dict[str, Any]:
 
 def evaluate(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, resources: dict[str, Any]) -> dg.SensorResult:
     wanted = {name: resources[name] for name in sensor.required_resource_keys}
-    context = dg.build_sensor_context(instance=instance, resources=wanted, definitions=defs)
-    result = sensor(context)
+    with dg.build_sensor_context(instance=instance, resources=wanted, definitions=defs) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SensorResult)
     return result
 
@@ -189,11 +189,7 @@ def test_a_run_that_stays_started_for_ever_is_ended_on_record_and_its_campaign_r
     campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(150))))
     with open_parts(settings) as parts:  # a run that froze its audience, sent nothing, and died with its code server
         freeze_audience(parts, campaign_id)
-    dead = instance.create_run_for_job(
-        defs.resolve_job_def("campaign_job"),
-        status=dg.DagsterRunStatus.STARTED,
-        tags={CAMPAIGN_ID_TAG: str(campaign_id)},
-    )
+    dead = record_run(instance, campaign_id, dg.DagsterRunStatus.STARTED)
     alive = evaluate(silent_campaigns, instance, resources)
     assert str(campaign_id) not in {request.partition_key for request in alive.run_requests or []}
 
@@ -212,11 +208,7 @@ def test_a_campaign_that_waits_in_the_run_queue_is_not_taken_for_dead(
     settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
 ) -> None:
     campaign_id = queue_campaign(oltp_engine, in_city("nowhere"), status="sending")
-    instance.create_run_for_job(
-        defs.resolve_job_def("campaign_job"),
-        status=dg.DagsterRunStatus.QUEUED,
-        tags={CAMPAIGN_ID_TAG: str(campaign_id)},
-    )
+    record_run(instance, campaign_id, dg.DagsterRunStatus.NOT_STARTED)
     make_silent(oltp_engine, campaign_id)
     result = evaluate(silent_campaigns, instance, resources)
     assert str(campaign_id) not in {request.partition_key for request in result.run_requests or []}
