@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest demo up test test-unit check fix clean
+.PHONY: help setup dbt-manifest demo up test test-unit chaos check fix clean
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -37,6 +37,11 @@ test: setup  ## all tests, integration tests on the real embedded parts
 
 test-unit: setup  ## the tests that need no engine
 	$(BIN)/python -m pytest tests/unit
+
+SEED ?= 1
+N ?= 25
+chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1 N=200)
+	$(BIN)/python -m tests.chaos.run --seed $(SEED) --schedules $(N)
 
 check: setup  ## lint, types, layers; changes nothing
 	$(BIN)/ruff format --check .
