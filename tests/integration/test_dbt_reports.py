@@ -1,0 +1,220 @@
+"""`dbt build` passes on an empty warehouse, on hostile data and after late changes, and the reports say the truth."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import SecretStr
+
+from email_platform.adapters.clickhouse import dbt_environment, reports_database
+from email_platform.adapters.clickhouse.migrate import upgrade_to_head
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.deliveries import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
+from email_platform.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
+from email_platform.identity import call_id, message_id
+from email_platform.ports import StagedObject
+from email_platform.settings import Settings
+from email_platform.storage_layout import deliveries_key
+
+pytestmark = pytest.mark.integration
+
+PROJECT = Path(__file__).parents[2] / "dbt_reports"
+MARTS = ("campaign_summary", "sender_activity", "campaign_recipients", "email")
+NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
+HOSTILE = 'it\'s "q" `b` \\N \t\n;-- {{ x }} {% raw %} \u202eشلم 😀 %s '
+LONGEST_ADDRESS = f"{'l' * 64}@{'d' * 251}.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """A warehouse of the test's own and what dbt makes of it."""
+
+    settings: Settings
+    warehouse: ClickHouseWarehouse
+    store: S3ObjectStore
+    folder: Path
+
+    def build(self) -> None:
+        """Run `dbt build` and fail with what it printed where a model, test or warning does not pass."""
+        url = self.settings.clickhouse_url.get_secret_value()
+        command = [
+            *(str(Path(sys.executable).with_name("dbt")), "build", "--project-dir", str(PROJECT)),
+            *("--profiles-dir", str(PROJECT), "--target-path", str(self.folder), "--log-path", str(self.folder)),
+        ]
+        environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        results = json.loads((self.folder / "run_results.json").read_text())["results"]
+        statuses = {result["unique_id"]: result["status"] for result in results}
+        assert set(statuses.values()) <= {"success", "pass", "no-op"}, statuses  # no-op: an exposure
+        assert {f"model.email_reports.{mart}" for mart in MARTS} <= set(statuses)
+        password = dbt_environment(url)["EMAIL_PLATFORM_DBT_PASSWORD"]
+        assert password not in ended.stdout + ended.stderr + (self.folder / "dbt.log").read_text()
+
+    def rows(self, mart: str, order_by: str) -> list[dict[str, Any]]:
+        database = reports_database(self.settings.clickhouse_url.get_secret_value())
+        result = self.warehouse.client.query(f"select * from {database}.{mart} order by {order_by}")
+        return [dict(row) for row in result.named_results()]
+
+    def load_deliveries(self, campaign_id: int, rows: list[Mapping[str, Any]]) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=DELIVERY_SCHEMA), buffer)
+        # The warehouses of this module share a bucket, not a database: keep their objects apart.
+        key = f"{self.folder.name}/{deliveries_key(campaign_id, 0)}"
+        self.store.put(key, buffer.getvalue())
+        staged = StagedObject(key, "delivery", len(rows), sha256(buffer.getvalue()).hexdigest())
+        assert self.warehouse.load(staged) == len(rows)
+
+    def load_dimensions(self, tables: Mapping[DimensionName, list[Mapping[str, Any]]], at: datetime) -> None:
+        class Source:
+            def snapshot(self, name: DimensionName, snapshot_at: datetime) -> pa.Table:
+                rows = [{**row, "snapshot_at": snapshot_at} for row in tables[name]]
+                return pa.Table.from_pylist(rows, schema=DIMENSION_SCHEMAS[name])
+
+        refresh_dimensions(Source(), self.store, self.warehouse, lambda: at)
+
+
+@pytest.fixture
+def reports(stack: Settings, tmp_path: Path) -> Iterator[Reports]:
+    """An empty, migrated warehouse."""
+    name = f"test_reports_{uuid4().hex[:8]}"
+    url = f"{stack.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/{name}"
+    upgrade_to_head(url)
+    settings = stack.model_copy(update={"clickhouse_url": SecretStr(url)})
+    warehouse = ClickHouseWarehouse.from_settings(settings)
+    folder = tmp_path / name
+    folder.mkdir()
+    yield Reports(settings, warehouse, S3ObjectStore.from_settings(settings), folder)
+    warehouse.close()
+
+
+def user(user_id: int, **values: Any) -> Mapping[str, Any]:
+    return {"id": user_id, "email": f"u{user_id}@example.org", "name": HOSTILE, "created_at": NOON, **values}
+
+
+def campaign(campaign_id: int, *, eligible: int, excluded: int = 0, **values: Any) -> Mapping[str, Any]:
+    """A sent campaign of user 1 whose audience is frozen."""
+    return {
+        "id": campaign_id, "owner_id": 1, "sender_id": 1, "from_address": "from@example.org", "name": HOSTILE,
+        "subject": HOSTILE, "status": "sent", "status_reason": None, "scheduled_at": None, "queued_at": NOON,
+        "started_at": NOON, "finished_at": NOON + timedelta(hours=1), "created_at": NOON,
+        "considered": eligible + excluded, "eligible": eligible, "excluded_suppressed": excluded,
+        "excluded_unsubscribed": 0, "excluded_invalid_address": 0, "excluded_duplicate_address": 0,
+        "chunk_count": 1, "frozen_at": NOON, **values,
+    }  # fmt: skip
+
+
+def delivery(campaign_id: int, lead_id: int, status: DeliveryStatus, at: datetime, **values: Any) -> Mapping[str, Any]:
+    return {
+        "campaign_id": campaign_id, "lead_id": lead_id, "message_id": str(message_id(campaign_id, lead_id)),
+        "owner_id": 1, "sender_id": 1, "email": f"lead{lead_id}@example.org", "provider": "simulator",
+        "provider_message_id": f"p-{campaign_id}-{lead_id}" if status == "accepted" else "", "status": status,
+        "error_code": "", "error_message": "", "chunk_index": 0, "call_index": 0,
+        "call_id": str(call_id(campaign_id, 0, 0)), "occurred_at": at,
+        "version": delivery_version(status, int(at.timestamp() * 1000)), **values,
+    }  # fmt: skip
+
+
+def test_an_empty_warehouse_has_empty_reports_and_a_second_build_is_the_same(reports: Reports) -> None:
+    for _ in range(2):
+        reports.build()
+        assert [reports.rows(mart, "1") for mart in MARTS] == [[]] * len(MARTS)
+
+
+def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) -> None:
+    reports.load_deliveries(
+        1,
+        [
+            delivery(1, 1, "accepted", NOON, email=LONGEST_ADDRESS),
+            delivery(1, 2, "accepted", NOON + timedelta(minutes=2), email=HOSTILE),
+            delivery(1, 3, "rejected", NOON, error_code="550", error_message=HOSTILE),
+            delivery(1, 4, "unknown", NOON),
+            delivery(1, 5, "abandoned", NOON + timedelta(days=1)),
+        ],
+    )
+    reports.load_dimensions(
+        {
+            "app_user": [user(1)],
+            "campaign": [
+                campaign(1, eligible=5, excluded=2),
+                campaign(2, eligible=3, status="sending", finished_at=None),
+                campaign(
+                    3,
+                    eligible=0,
+                    status="draft",
+                    considered=None,
+                    excluded_suppressed=None,
+                    frozen_at=None,
+                    finished_at=None,
+                ),
+            ],
+        },
+        NOON + timedelta(days=2),
+    )
+    reports.build()
+
+    first, second, draft = reports.rows("campaign_summary", "campaign_id")
+    assert (first["name"], first["owner_name"]) == (HOSTILE, HOSTILE)
+    counted = ("considered", "eligible", "excluded", "accepted", "rejected", "unknown", "abandoned", "not_attempted")
+    assert [first[name] for name in counted] == [7, 5, 2, 2, 1, 1, 1, 0]
+    assert [second[name] for name in counted] == [3, 3, 0, 0, 0, 0, 0, 3]
+    assert [draft[name] for name in counted] == [0] * 8
+    assert (first["first_sent_at"], first["duration_seconds"]) == (NOON, 120.0)
+    assert (first["emails_per_minute"], first["accepted_rate"]) == (1.0, 0.4)
+    assert (second["emails_per_minute"], second["accepted_rate"], second["first_sent_at"]) == (None, None, None)
+
+    days = reports.rows("sender_activity", "user_id, activity_date")
+    assert [(day["user_id"], day["campaigns"], day["accepted"], day["abandoned"]) for day in days] == [
+        (1, 1, 2, 0),
+        (1, 1, 0, 1),
+    ]
+
+    recipients = reports.rows("campaign_recipients", "lead_id")
+    assert [row["email"] for row in recipients[:2]] == [LONGEST_ADDRESS, HOSTILE]
+    assert len(LONGEST_ADDRESS) == 320
+    assert recipients[2]["error"] == f"550: {HOSTILE}"
+
+    emails = reports.rows("email", "lead_id")
+    assert [row["status"] for row in emails] == ["sent", "sent", "failed", "unknown", "failed"]
+    assert [row["sent_at"] is not None for row in emails] == [True, True, False, False, False]
+    assert (emails[0]["id"], emails[0]["subject"]) == (str(message_id(1, 1)), HOSTILE)
+    assert (emails[0]["provider_message_id"], emails[3]["provider_message_id"]) == ("p-1-1", None)
+
+
+def test_a_late_change_corrects_the_past_and_a_deleted_campaign_stays(reports: Reports) -> None:
+    later = NOON + timedelta(days=40)
+    reports.load_deliveries(1, [delivery(1, 1, "accepted", NOON), delivery(1, 2, "unknown", NOON)])
+    reports.load_deliveries(2, [delivery(2, 1, "accepted", NOON)])
+    both = [campaign(1, eligible=2), campaign(2, eligible=1)]
+    reports.load_dimensions({"app_user": [user(1)], "campaign": both}, NOON + timedelta(days=1))
+    reports.build()
+    assert [(day["accepted"], day["unknown"]) for day in reports.rows("sender_activity", "activity_date")] == [(2, 1)]
+
+    reports.load_deliveries(1, [delivery(1, 1, "accepted", NOON), delivery(1, 2, "accepted", later)])
+    reports.load_dimensions({"app_user": [user(1)], "campaign": both[1:]}, later)
+    reports.build()
+
+    days = reports.rows("sender_activity", "activity_date")
+    assert [(day["activity_date"], day["accepted"], day["unknown"]) for day in days] == [
+        (NOON.date(), 2, 0),
+        (later.date(), 1, 0),
+    ]
+    deleted, kept = reports.rows("campaign_summary", "campaign_id")
+    assert (deleted["is_deleted"], deleted["accepted"], deleted["unknown"]) == (1, 2, 0)
+    assert (kept["is_deleted"], kept["accepted"]) == (0, 1)
+    assert [row["status"] for row in reports.rows("email", "campaign_id, lead_id")] == ["sent"] * 3
