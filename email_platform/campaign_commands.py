@@ -34,7 +34,7 @@ def _parts() -> Iterator[Parts]:
         with open_parts(Settings.load()) as parts:
             yield parts
     except EmailPlatformError as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
+        console.print(str(error), style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
 
 

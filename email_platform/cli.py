@@ -1,4 +1,4 @@
-"""The command line: ``email-platform up``, ``events``, ``status``, ``down``.
+"""The command line: ``email-platform up``, ``events``, ``migrate``, ``doctor``, ``status``, ``down``.
 
 Invariant: a mistake of the operator ends in one sentence that names what to change and exit code 2, never in a
 traceback; other failures to start end with exit code 1.
@@ -20,8 +20,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from email_platform import campaign_commands
+from email_platform.adapters.part_checks import check_parts
+from email_platform.adapters.preparation import prepare
 from email_platform.demo.run import run_demo, summary_lines
 from email_platform.demo.terminal import demo_console
 from email_platform.embedded.stack import (
@@ -130,6 +133,30 @@ def events(
 ) -> None:
     """Receive providers' signed events and recipients' unsubscriptions until Ctrl-C."""
     raise typer.Exit(receiver.main(["--host", host, "--port", str(port)]))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the OLTP database and the warehouse to this release's schemas; safe to repeat, and side by side."""
+    with told_plainly():
+        prepare(Settings.load())
+    say("the schemas are up to date")
+
+
+@app.command()
+def doctor() -> None:
+    """Ask every part whether the platform can work with it; exit code 1 where one says no."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("part", "", "says"):
+        table.add_column(column, overflow="fold")
+    fits = True
+    with told_plainly():
+        for check in check_parts(Settings.load(), os.environ):
+            fits = fits and check.fits
+            table.add_row(check.part, "fits" if check.fits else "[red]WRONG[/red]", Text(check.says))
+    console.print(table)
+    if not fits:
+        raise typer.Exit(1)
 
 
 @app.command()

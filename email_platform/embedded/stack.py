@@ -20,11 +20,11 @@ from typing import Any, Literal
 
 import psutil
 
+from email_platform.adapters.preparation import prepare
 from email_platform.embedded.credentials import complete_values, read_embedded_file, write_embedded_file
 from email_platform.embedded.dagster_processes import WORKSPACE_FILE, daemon_part, webserver_part, write_dagster_yaml
 from email_platform.embedded.part import Part, held_free_ports
 from email_platform.embedded.postgres import initialise, postgres_part, prepare_server
-from email_platform.embedded.preparation import prepare
 from email_platform.embedded.python_parts import clickhouse_part, object_store_part, project_folder, provider_part
 from email_platform.embedded.supervisor import Supervisor
 from email_platform.errors import ConfigurationError, PartUnavailableError

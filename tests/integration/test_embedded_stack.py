@@ -26,7 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from pyarrow.fs import S3FileSystem
 
-from email_platform.embedded import preparation
+from email_platform.adapters.preparation import prepare
 from email_platform.embedded.credentials import read_embedded_file
 from email_platform.embedded.dagster_processes import daemons_are_healthy
 from email_platform.embedded.part import Part
@@ -346,8 +346,8 @@ def test_a_wrong_setting_leaves_no_secrets_behind(tmp_path: Path) -> None:
 
 
 def test_preparing_twice_is_preparing_once(settings: Settings) -> None:
-    preparation.prepare(settings)
-    preparation.prepare(settings)
+    prepare(settings)
+    prepare(settings)
 
 
 # --- the supervisor with parts that misbehave -------------------------------------------------------------------

@@ -124,12 +124,24 @@ def upgrade_to_head(url: str) -> list[str]:
         client.close()
 
 
+def unapplied(client: Any, migrations: Iterable[Migration]) -> int:
+    """How many of the migrations the client's database lacks; changes nothing."""
+    known = client.query(
+        "select count() from system.tables where database = currentDatabase() and name = 'schema_version'"
+    ).result_rows[0][0]
+    return len(pending(migrations, _applied_checksums(client) if known else {}))
+
+
+def _applied_checksums(client: Any) -> dict[int, str]:
+    rows = client.query("select version, checksum from schema_version final").result_rows
+    return {int(version): str(checksum) for version, checksum in rows}
+
+
 def apply_migrations(client: Any, migrations: Iterable[Migration]) -> list[str]:
     """Apply what the client's database lacks; returns the applied names, in order."""
     client.command(_CREATE_VERSIONS)
-    rows = client.query("select version, checksum from schema_version final").result_rows
     applied = []
-    for migration in pending(migrations, {int(version): str(checksum) for version, checksum in rows}):
+    for migration in pending(migrations, _applied_checksums(client)):
         for statement in migration.statements:
             client.command(statement)
         client.insert(

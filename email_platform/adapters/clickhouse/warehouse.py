@@ -292,6 +292,17 @@ class ClickHouseWarehouse:
                 settings={"async_insert": 0},
             )
 
+    def object_size_bytes(self, key: str) -> int:
+        """Size of an object of the staging bucket as ClickHouse itself reads it.
+
+        Raises:
+            ObjectQuarantinedError: ClickHouse finds no such object.
+            ConfigurationError, PartUnavailableError: it cannot reach the bucket, or is refused.
+        """
+        source = self._location.table_function(key, "RawBLOB", "content String")
+        rows = self._read(StagedObject(key, "delivery", 0, ""), f"select length(content) from {source}")  # noqa: S608
+        return int(rows[0][0])
+
     def _require_registered_content(self, staged: StagedObject) -> None:
         """Compare the object's hash, computed inside ClickHouse, with the registered one.
 

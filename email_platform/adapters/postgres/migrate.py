@@ -11,6 +11,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select
 
 from email_platform.adapters.postgres.engine import check_connection, create_oltp_engine
@@ -49,6 +51,14 @@ def upgrade_to_head(url: str) -> None:
             command.upgrade(migration_config(connection), "head")
     finally:
         engine.dispose()
+
+
+def unapplied(connection: Connection) -> int:
+    """How many revisions the database lacks; changes nothing."""
+    scripts = ScriptDirectory.from_config(migration_config(connection))
+    context = MigrationContext.configure(connection, opts={"version_table": MIGRATION_OPTIONS["version_table"]})
+    current = context.get_current_revision()
+    return sum(1 for _ in scripts.iterate_revisions("head", current)) if current != scripts.get_current_head() else 0
 
 
 def migration_config(connection: Connection) -> Config:

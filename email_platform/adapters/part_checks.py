@@ -1,0 +1,155 @@
+"""Asks every part of the outside world whether this platform could work with it now, one answer a part.
+
+Invariant: a check changes nothing that lasts (one small object is written and removed), and one part's trouble
+hides no other's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from uuid import uuid4
+
+from sqlalchemy import create_engine, inspect, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from email_platform.adapters.assembly import account_rate, open_oltp, open_store, open_warehouse, provider_account
+from email_platform.adapters.clickhouse.migrate import read_migrations
+from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
+from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
+from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
+from email_platform.adapters.postgres.tables import sender as sender_table
+from email_platform.adapters.providers import ProviderAccount, build_provider
+from email_platform.campaigns import Sender
+from email_platform.errors import ConfigurationError, EmailPlatformError, PartUnavailableError
+from email_platform.settings import Settings, variable_of
+
+_PROBE_PREFIX = "part-checks/"
+
+
+@dataclass(frozen=True, slots=True)
+class PartCheck:
+    """One part's answer.
+
+    Attributes:
+        part: what was asked.
+        fits: whether the platform can work with it as it is.
+        says: what was found, or what is wrong and how to mend it; without secrets.
+    """
+
+    part: str
+    fits: bool
+    says: str
+
+
+def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
+    """Ask PostgreSQL, Dagster's storage, S3, ClickHouse, ClickHouse about S3, and each sender's account settings.
+
+    Args:
+        settings: the validated settings.
+        variables: where provider accounts are read from.
+    """
+    checks: Mapping[str, Callable[[], str]] = {
+        "PostgreSQL": lambda: _check_oltp(settings),
+        "Dagster's storage": lambda: _check_dagster_storage(settings),
+        "S3": lambda: _check_store(settings),
+        "ClickHouse": lambda: _check_warehouse(settings),
+        "ClickHouse reads S3": lambda: _check_warehouse_reads_store(settings),
+        "provider accounts": lambda: _check_accounts(settings, variables),
+    }
+    for part, check in checks.items():
+        try:
+            yield PartCheck(part, True, check())
+        except EmailPlatformError as problem:
+            yield PartCheck(part, False, str(problem))
+
+
+def _check_oltp(settings: Settings) -> str:
+    with open_oltp(settings) as engine:
+        check_connection(engine)
+        with engine.connect() as connection:
+            _require_migrated(unapplied_in_oltp(connection))
+            version: str = connection.exec_driver_sql("show server_version").scalar_one()
+        return f"{version} at {engine.url.host}:{engine.url.port}/{engine.url.database}, schema up to date"
+
+
+def _check_dagster_storage(settings: Settings) -> str:
+    url = make_url(settings.dagster_postgres_url.get_secret_value())
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
+    try:
+        with engine.connect():
+            return f"answers at {url.host}:{url.port}/{url.database}"
+    except SQLAlchemyError:  # not chained: a driver's message may quote the URL
+        pass
+    finally:
+        engine.dispose()
+    raise PartUnavailableError(
+        f"{url.host}:{url.port}/{url.database} does not take the connection: {variable_of('dagster_postgres_url')}, "
+        "or the database is missing"
+    )
+
+
+def _check_store(settings: Settings) -> str:
+    with closing(open_store(settings)) as store:
+        key = f"{_PROBE_PREFIX}{uuid4()}"
+        store.put(key, b"probe")
+        found = store.get(key)
+        store.delete(key)
+        if found != b"probe":
+            raise PartUnavailableError(f"s3://{store.bucket}/{key} was not read as it was written")
+        return f"writes, reads and deletes in s3://{store.bucket}"
+
+
+def _check_warehouse(settings: Settings) -> str:
+    with open_warehouse(settings) as warehouse:
+        _require_migrated(unapplied_in_warehouse(warehouse.client, read_migrations()))
+        return f"{warehouse.client.server_version}, schema up to date"
+
+
+def _check_warehouse_reads_store(settings: Settings) -> str:
+    """The load runs inside ClickHouse: its own way to the bucket counts, not ours."""
+    key = f"{_PROBE_PREFIX}{uuid4()}"
+    with closing(open_store(settings)) as store, open_warehouse(settings) as warehouse:
+        written = store.put(key, b"probe")
+        try:
+            found_bytes = warehouse.object_size_bytes(key)
+        finally:
+            store.delete(key)
+    if found_bytes != written.size_bytes:
+        raise PartUnavailableError(f"{key} has {written.size_bytes} bytes, but ClickHouse reads {found_bytes}")
+    return "an object written here is read there"
+
+
+def _check_accounts(settings: Settings, variables: Mapping[str, str]) -> str:
+    """Settings only: a call to a provider would cost something, or send something."""
+    columns = sender_table.c
+    with open_oltp(settings) as engine:
+        check_connection(engine)
+        with engine.connect() as connection:
+            if not inspect(connection).has_table(sender_table.name):
+                return "no sender yet"
+            accounts = connection.execute(select(columns.provider, columns.provider_account).distinct()).all()
+    problems = []
+    for provider, account in sorted((str(row[0]), str(row[1])) for row in accounts):
+        sender = Sender(0, 0, "", "", None, provider, account)
+        try:
+            asyncio.run(_build_adapter(provider, provider_account(settings, sender, variables)))
+            account_rate(provider, account, variables)
+        except ConfigurationError as problem:
+            problems.append(f"{provider}/{account}: {problem}")
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return f"{len(accounts)} in use, each with its settings" if accounts else "no sender yet"
+
+
+async def _build_adapter(provider: str, account: ProviderAccount) -> None:
+    """What a send step does before its first call; opens no connection."""
+    await build_provider(provider, account).aclose()
+
+
+def _require_migrated(missing: int) -> None:
+    if missing:
+        raise ConfigurationError(f"the schema is {missing} versions behind: run `email-platform migrate`")
