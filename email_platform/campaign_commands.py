@@ -105,7 +105,7 @@ def unknown(campaign_id: CampaignId) -> None:
             table.add_row(
                 str(chunk_index),
                 str(record.call_index),
-                str(record.recipient_count),
+                str(record.asked_count),
                 str(record.attempts),
                 record.intent_at.isoformat(timespec="seconds"),
                 record.error or "no answer was recorded",

@@ -8,10 +8,11 @@ an orchestrator remembers of its steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from threading import Event
 from typing import Protocol
 
@@ -35,7 +36,7 @@ from email_platform.errors import (
     SendingInterruptedError,
 )
 from email_platform.identity import call_id
-from email_platform.ledger import CallLedger, CampaignTotals, UnknownDecision
+from email_platform.ledger import CallLedger, CampaignTotals, LeftOut, UnknownDecision
 from email_platform.manifest import Manifest, ManifestStore
 from email_platform.ports import (
     AudienceSource,
@@ -46,6 +47,7 @@ from email_platform.ports import (
     ProviderLimits,
     Recipient,
     StagedObject,
+    SuppressionLookup,
     Warehouse,
 )
 from email_platform.rate_limit import RateLimiter
@@ -79,12 +81,14 @@ class Parts:
         limits: what a sender's provider allows, said without connecting to it.
         provider: makes a client of a sender's provider; called inside the event loop that uses it.
         limiter: the rate limiter of a sender's provider account.
+        suppressions: asked again before each call.
         renderer: compiles the content of a campaign or of its manifest (InvalidTemplateError).
     """
 
     campaigns: CampaignStore
     manifests: ManifestStore
     audience: AudienceSource
+    suppressions: SuppressionLookup
     ledger: CallLedger
     store: ObjectStore
     register: StagingRegister
@@ -219,14 +223,27 @@ def send_chunk(
         return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
     renderer = parts.renderer(manifest)
 
-    def build_call(offset: int, count: int) -> BulkCall:
+    def left_out_of(spans: Sequence[tuple[int, int]]) -> Sequence[LeftOut]:
+        rows = pa.concat_tables([recipients.slice(offset, count) for offset, count in spans])
+        leads = rows.column("lead_id").to_pylist()
+        suppressed = parts.suppressions.suppressed(manifest.sender.sender_id, leads, rows.column("email").to_pylist())
+        in_order = iter(leads)
+        return [
+            {place: suppressed[lead] for place, lead in enumerate(islice(in_order, count)) if lead in suppressed}
+            for _, count in spans
+        ]
+
+    def build_call(offset: int, count: int, left_out: LeftOut) -> BulkCall:
+        rows = recipients.slice(offset, count)
+        if left_out:
+            rows = rows.take([place for place in range(count) if place not in left_out])
         return BulkCall(
             call_id=call_id(campaign_id, chunk_index, offset // manifest.call_rows),
             campaign_id=campaign_id,
             from_address=manifest.sender.from_address,
             from_name=manifest.sender.from_name,
             reply_to=manifest.sender.reply_to,
-            recipients=renderer.render(manifest, recipients.slice(offset, count)),
+            recipients=renderer.render(manifest, rows),
             tags={"campaign_id": str(campaign_id)},
         )
 
@@ -240,6 +257,7 @@ def send_chunk(
                 ledger=parts.ledger,
                 provider=provider,
                 build_call=build_call,
+                left_out_of=left_out_of,
                 clock=parts.clock,
                 policy=parts.policy,
                 limiter=parts.limiter(manifest.sender),
@@ -433,4 +451,4 @@ def decide_unknown_calls(
     if decision == "abandon" and campaign.status is CampaignStatus.SENT:
         reason = _sent_reason(manifest, parts.ledger.totals(campaign_id))
         campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.SENT, reason)
-    return UnknownDecided(calls, sum(record.recipient_count for _, record in found), chunks, campaign)
+    return UnknownDecided(calls, sum(record.asked_count for _, record in found), chunks, campaign)

@@ -2,7 +2,8 @@
 
 Invariant: between a call's durable intent and its durable receipt at most `connections` calls are open, and
 only those can ever become unknown. Each turn of the loop is one ledger commit: the receipts that came in,
-then the intents of the calls about to start. No intent, no call.
+then the intents of the calls about to start. No intent, no call. Whoever was suppressed before a call's first
+intent is in no request of it; the intent says so, and every repeat has the same bytes.
 
     plan from the ledger ─▶ waiting ─▶ reserved (rate) ─▶ intent ─commit─▶ in flight ─▶ outcome ─commit─▶ end
                               ▲                                                           │
@@ -44,16 +45,24 @@ from email_platform.ledger import (
     CallOutcome,
     CallReceipt,
     CallRecord,
-    CallState,
     Lease,
+    LeftOut,
 )
 from email_platform.manifest import Manifest
 from email_platform.ports import BulkCall, Clock, EmailProvider, EncodedCall
 from email_platform.rate_limit import RateLimiter, Unlimited
 from email_platform.retry import RetryPolicy
 
-BuildCall = Callable[[int, int], BulkCall]
-"""Renders the call that starts at an offset within the chunk and has so many recipients."""
+BuildCall = Callable[[int, int, LeftOut], BulkCall]
+"""Renders the call that starts at an offset within the chunk and spans so many recipients, without those left out."""
+
+LeftOutOf = Callable[[Sequence[tuple[int, int]]], Sequence[LeftOut]]
+"""Whom to leave out of calls, each given as (offset within the chunk, recipients), as of now."""
+
+
+def nobody_left_out(spans: Sequence[tuple[int, int]]) -> Sequence[LeftOut]:
+    """For chunks whose recipients nobody suppresses."""
+    return [{}] * len(spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +104,26 @@ def progress_of(records: Sequence[CallRecord], recipients: int) -> ChunkProgress
     """What the ledger says of a chunk in which nothing was sent now."""
     progress = ChunkProgress(recipients, skipped_calls=len(records))
     for record in records:
-        progress = _counted(progress, record.state, record.recipient_count, record.receipt)
+        progress = _counted(progress, record)
     return progress
 
 
-def _counted(
-    progress: ChunkProgress, state: CallState, recipient_count: int, receipt: CallReceipt | None
-) -> ChunkProgress:
-    if receipt is not None:
-        accepted = sum(result.status == "accepted" for result in receipt.results)
+def _counted(progress: ChunkProgress, record: CallRecord) -> ChunkProgress:
+    if record.receipt is not None:
+        accepted = sum(result.status == "accepted" for result in record.receipt.results)
         return replace(
             progress,
             accepted=progress.accepted + accepted,
-            rejected=progress.rejected + recipient_count - accepted,
+            rejected=progress.rejected + record.recipient_count - accepted,
         )
-    if state == "unknown":
-        return replace(progress, unknown=progress.unknown + recipient_count)
-    if state == "abandoned":
-        return replace(progress, abandoned=progress.abandoned + recipient_count)
+    if record.state in ("unknown", "abandoned"):
+        unanswered = record.asked_count
+        return replace(
+            progress,
+            rejected=progress.rejected + len(record.left_out),
+            unknown=progress.unknown + (unanswered if record.state == "unknown" else 0),
+            abandoned=progress.abandoned + (unanswered if record.state == "abandoned" else 0),
+        )
     return progress
 
 
@@ -135,6 +146,14 @@ class _Finished:
     retry: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A call about to be made, and who is not in it."""
+
+    call: EncodedCall
+    left_out: LeftOut
+
+
 class ChunkDelivery:
     """One process's work on one chunk; use `run` once."""
 
@@ -147,6 +166,7 @@ class ChunkDelivery:
         ledger: CallLedger,
         provider: EmailProvider,
         build_call: BuildCall,
+        left_out_of: LeftOutOf = nobody_left_out,
         clock: Clock,
         policy: DeliveryPolicy,
         limiter: RateLimiter | None = None,
@@ -163,6 +183,7 @@ class ChunkDelivery:
         self._ledger = ledger
         self._provider = provider
         self._build_call = build_call
+        self._left_out_of = left_out_of
         self._clock = clock
         self._policy = policy
         self._limiter = limiter or Unlimited()
@@ -237,7 +258,7 @@ class ChunkDelivery:
             if record is None or record.state == "planned":
                 self._enqueue(call_index, number=1)
             elif record.state in FINAL_STATES:
-                self._count(record.state, record.recipient_count, record.receipt)
+                self._count(record)
                 self.progress = replace(self.progress, skipped_calls=self.progress.skipped_calls + 1)
             elif self._may_try_again(record):
                 self._once_unknown.add(call_index)
@@ -247,6 +268,8 @@ class ChunkDelivery:
 
     def _may_try_again(self, record: CallRecord) -> bool:
         """Whether a call of unknown outcome may be made again without risking what the policy forbids."""
+        if record.asked_count == 0:
+            return True  # there is nobody to call
         limits = self._provider.limits
         if limits.honours_idempotency_keys:
             age_seconds = (self._clock() - record.intent_at).total_seconds()
@@ -255,7 +278,7 @@ class ChunkDelivery:
         return self._manifest.on_unknown == "resend"
 
     def _hold(self, record: CallRecord) -> None:
-        self._count("unknown", record.recipient_count, None)
+        self._count(replace(record, state="unknown"))
         self.progress = replace(self.progress, skipped_calls=self.progress.skipped_calls + 1)
         if record.state == "intent":
             self._outcomes.append(
@@ -281,9 +304,9 @@ class ChunkDelivery:
             if self._halt is not None:
                 raise self._halt
             await self._reserve()
-            starting, encoded = self._starting()
+            starting, requests = await self._starting()
             if starting or self._outcomes or self._turn_is_due():
-                await self._turn(lease, starting, encoded)
+                await self._turn(lease, starting, requests)
             self._on_progress(self.progress)
             await self._wait_for_news()
 
@@ -306,21 +329,23 @@ class ChunkDelivery:
         for attempt, wait_seconds in zip(due, waits, strict=True):
             heapq.heappush(self._reserved, _Attempt(now_seconds + wait_seconds, attempt.call_index, attempt.number))
 
-    def _starting(self) -> tuple[list[_Attempt], dict[int, EncodedCall]]:
-        """The reserved calls whose time has come, rendered and encoded."""
-        starting: list[_Attempt] = []
-        encoded: dict[int, EncodedCall] = {}
+    async def _starting(self) -> tuple[list[_Attempt], dict[int, _Request]]:
+        """The reserved calls whose time has come, rendered and encoded without whoever is suppressed by now."""
+        due: list[_Attempt] = []
         now_seconds = self._monotonic()
         while self._reserved and self._reserved[0].start_at_seconds <= now_seconds:
-            attempt = heapq.heappop(self._reserved)
+            due.append(heapq.heappop(self._reserved))
+        starting: list[_Attempt] = []
+        requests: dict[int, _Request] = {}
+        left_out_of_call = await self._leave_out([attempt.call_index for attempt in due])
+        for attempt in due:
             call_index = attempt.call_index
-            call = self._provider.encode(
-                self._build_call(call_index * self._manifest.call_rows, self._call_size(call_index))
-            )
+            left_out = left_out_of_call[call_index]
+            call = self._encode(call_index, left_out)
             record = self._records.get(call_index)
             if self._bytes_changed(record, call):
                 assert record is not None
-                self._count("unknown", record.recipient_count, None)
+                self._count(replace(record, state="unknown"))
                 self._outcomes.append(
                     CallOutcome(
                         call_index,
@@ -329,9 +354,32 @@ class ChunkDelivery:
                     )
                 )
                 continue
-            encoded[call_index] = call
+            requests[call_index] = _Request(call, left_out)
             starting.append(attempt)
-        return starting, encoded
+        return starting, requests
+
+    async def _leave_out(self, call_indexes: Sequence[int]) -> dict[int, LeftOut]:
+        """Whom to leave out of each call: those of its first attempt that may have been accepted, else asked now.
+
+        One question for all calls of a turn: measured 0.9 ms for one call of 50, 4 ms for 16.
+        """
+        repeated = {
+            index: record.left_out
+            for index in call_indexes
+            if (record := self._records.get(index)) is not None and record.state in ("intent", "unknown")
+        }
+        fresh = [index for index in call_indexes if index not in repeated]
+        if not fresh:
+            return repeated
+        spans = [(index * self._manifest.call_rows, self._call_size(index)) for index in fresh]
+        answers, _ = await self._patiently(self._left_out_of, spans)
+        return repeated | dict(zip(fresh, answers, strict=True))
+
+    def _encode(self, call_index: int, left_out: LeftOut) -> EncodedCall:
+        size = self._call_size(call_index)
+        if len(left_out) == size:  # nobody is left to call: an intent and a receipt, but no request
+            return EncodedCall(call_id(self._manifest.campaign_id, self._chunk_index, call_index), b"", 0)
+        return self._provider.encode(self._build_call(call_index * self._manifest.call_rows, size, left_out))
 
     def _bytes_changed(self, record: CallRecord | None, call: EncodedCall) -> bool:
         return (
@@ -344,9 +392,9 @@ class ChunkDelivery:
     def _turn_is_due(self) -> bool:
         return self._monotonic() - self._last_turn_seconds > self._policy.lease_seconds / 3
 
-    async def _turn(self, lease: Lease, starting: list[_Attempt], encoded: dict[int, EncodedCall]) -> None:
+    async def _turn(self, lease: Lease, starting: list[_Attempt], requests: dict[int, _Request]) -> None:
         """One commit: outcomes in, intents out; then the calls start."""
-        intents = [self._intent(attempt.call_index, encoded[attempt.call_index]) for attempt in starting]
+        intents = [self._intent(attempt.call_index, requests[attempt.call_index]) for attempt in starting]
         outcomes, self._outcomes = self._outcomes, []
         try:
             before_seconds = await self._commit(lease, outcomes, intents)
@@ -361,12 +409,12 @@ class ChunkDelivery:
             raise LeaseLostError(f"the ledger took {now_seconds - before_seconds:.1f} seconds for one commit")
         for attempt, intent in zip(starting, intents, strict=True):
             self._remember(lease, intent)
-            task = asyncio.create_task(self._call(attempt, encoded[attempt.call_index]))
+            task = asyncio.create_task(self._call(attempt, requests[attempt.call_index].call))
             self._in_flight.add(task)
         self.progress = replace(
             self.progress,
-            sent_calls=self.progress.sent_calls + len(starting),
-            sent_recipients=self.progress.sent_recipients + sum(one.recipient_count for one in intents),
+            sent_calls=self.progress.sent_calls + sum(one.call.recipient_count > 0 for one in requests.values()),
+            sent_recipients=self.progress.sent_recipients + sum(one.call.recipient_count for one in requests.values()),
             retried_calls=self.progress.retried_calls + sum(attempt.number > 1 for attempt in starting),
         )
 
@@ -376,26 +424,30 @@ class ChunkDelivery:
         No call starts meanwhile, and the answers that came in are kept: a restart of PostgreSQL costs time,
         not knowledge.
         """
+        _, before_seconds = await self._patiently(self._ledger.turn, lease, outcomes, intents)
+        return before_seconds
+
+    async def _patiently(self, ask: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+        """Ask PostgreSQL, again while it is away; returns its answer and when the asking that held began."""
         give_up_seconds = self._monotonic() + self._policy.ledger_wait_seconds
         for number in itertools.count(1):
             before_seconds = self._monotonic()
             try:
-                await self._blocking(self._ledger.turn, lease, outcomes, intents)
+                return await self._blocking(ask, *arguments), before_seconds
             except PartUnavailableError:
                 if self._monotonic() >= give_up_seconds:
                     raise
                 await self._sleep(self._policy.retry.delay_seconds(number, self._random))
-            else:
-                return before_seconds
         raise AssertionError("unreachable: the loop returns or raises")
 
-    def _intent(self, call_index: int, call: EncodedCall) -> CallIntent:
+    def _intent(self, call_index: int, request: _Request) -> CallIntent:
         return CallIntent(
             call_index=call_index,
             call_id=call_id(self._manifest.campaign_id, self._chunk_index, call_index),
             first_position=self._chunk_index * self._manifest.chunk_rows + call_index * self._manifest.call_rows,
-            recipient_count=call.recipient_count,
-            body_sha256=sha256(call.body).digest(),
+            recipient_count=self._call_size(call_index),
+            body_sha256=sha256(request.call.body).digest(),
+            left_out=request.left_out,
         )
 
     def _remember(self, lease: Lease, intent: CallIntent) -> None:
@@ -415,6 +467,7 @@ class ChunkDelivery:
             receipt_at=None,
             receipt=None,
             error=None,
+            left_out=intent.left_out,
         )
 
     async def _wait_for_news(self) -> None:
@@ -441,21 +494,24 @@ class ChunkDelivery:
             finished = task.result()
             outcome = finished.outcome
             self._outcomes.append(outcome)
-            record = self._records[outcome.call_index]
-            self._records[outcome.call_index] = replace(record, state=outcome.state)
+            record = replace(self._records[outcome.call_index], state=outcome.state, receipt=outcome.receipt)
+            self._records[outcome.call_index] = record
             if finished.retry and self._halt is None:
                 self._enqueue(outcome.call_index, finished.attempt.number + 1, finished.retry_after_seconds or 0.0)
             elif outcome.state != "planned":
-                self._count(outcome.state, record.recipient_count, outcome.receipt)
+                self._count(record)
 
-    def _count(self, state: CallState, recipient_count: int, receipt: CallReceipt | None) -> None:
-        self.progress = _counted(self.progress, state, recipient_count, receipt)
+    def _count(self, record: CallRecord) -> None:
+        self.progress = _counted(self.progress, record)
 
     # --- one call -----------------------------------------------------------------------------------------
 
     async def _call(self, attempt: _Attempt, call: EncodedCall) -> _Finished:
         """Make one call and classify its end; never raises, so that no outcome can be lost."""
         index = attempt.call_index
+        left_out = self._records[index].left_out
+        if call.recipient_count == 0:
+            return _Finished(attempt, CallOutcome(index, "rejected", CallReceipt(()).with_left_out(left_out)))
         try:
             results = await self._provider.send(call)
         except CallThrottledError as error:
@@ -467,8 +523,8 @@ class ChunkDelivery:
             if index in self._once_unknown and not self._provider.limits.honours_idempotency_keys:
                 # An earlier attempt may have been accepted: this refusal says nothing about that one.
                 return _Finished(attempt, CallOutcome(index, "unknown", error=f"a later attempt was refused: {error}"))
-            receipt = CallReceipt.all_rejected(call.recipient_count, error.code, str(error))
-            return _Finished(attempt, CallOutcome(index, "rejected", receipt, str(error)))
+            refusal = CallReceipt.all_rejected(call.recipient_count, error.code, str(error))
+            return _Finished(attempt, CallOutcome(index, "rejected", refusal.with_left_out(left_out), str(error)))
         except AccountRefusedError as error:
             self._halt = self._halt or error
             return _Finished(attempt, self._unsent(index, error))
@@ -482,7 +538,7 @@ class ChunkDelivery:
                 attempt,
                 CallOutcomeUnknownError(f"{len(results)} results came for {call.recipient_count} recipients"),
             )
-        receipt = CallReceipt(results)
+        receipt = CallReceipt(results).with_left_out(left_out)
         any_accepted = any(result.status == "accepted" for result in results)
         return _Finished(attempt, CallOutcome(index, "accepted" if any_accepted else "rejected", receipt))
 

@@ -28,6 +28,15 @@ CallState = Literal["planned", "intent", "accepted", "rejected", "unknown", "aba
 UnknownDecision = Literal["abandon", "resend"]
 FINAL_STATES: frozenset[CallState] = frozenset({"accepted", "rejected", "abandoned"})
 
+LeftOut = Mapping[int, str]
+"""Offset and reason of the recipients of a call's span who were suppressed before its first intent: in no request."""
+SUPPRESSED_CODE = "suppressed"
+
+
+def left_out_result(reason: str) -> RecipientResult:
+    """What became of a recipient who was left out: refused by us, in the words of a provider's refusal."""
+    return RecipientResult("rejected", "", SUPPRESSED_CODE, f"{reason}: suppressed after the audience was frozen")
+
 
 @dataclass(frozen=True, slots=True)
 class CallReceipt:
@@ -64,6 +73,16 @@ class CallReceipt:
         """The receipt of a call that was refused as a whole."""
         return cls((RecipientResult("rejected", "", code, message),) * recipient_count)
 
+    def with_left_out(self, left_out: LeftOut) -> CallReceipt:
+        """The receipt of the whole span: the answer's results in order, and those left out in their places."""
+        if not left_out:
+            return self
+        answered = iter(self.results)
+        span = range(len(self.results) + len(left_out))
+        return CallReceipt(
+            tuple(left_out_result(left_out[offset]) if offset in left_out else next(answered) for offset in span)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -81,7 +100,9 @@ class CallIntent:
 
     Attributes:
         first_position: position in the manifest of its first recipient.
+        recipient_count: recipients of the span, those left out included.
         body_sha256: hash of the exact request; a retry with another hash is refused.
+        left_out: decided before the first attempt that may be accepted, and kept for its repeats.
     """
 
     call_index: int
@@ -89,6 +110,7 @@ class CallIntent:
     first_position: int
     recipient_count: int
     body_sha256: bytes
+    left_out: LeftOut = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +149,12 @@ class CallRecord:
     receipt_at: datetime | None
     receipt: CallReceipt | None
     error: str | None
+    left_out: LeftOut = field(default_factory=dict)
+
+    @property
+    def asked_count(self) -> int:
+        """Recipients that the request names."""
+        return self.recipient_count - len(self.left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +162,7 @@ class CampaignTotals:
     """Recipients of one campaign by what the ledger knows of them, and how far its chunks are.
 
     Attributes:
+        rejected: refused by the provider, or by us: suppressed after the audience was frozen.
         in_call: recipients of calls with an intent and no answer yet (a process is at it, or died at it).
         calls_by_state: number of calls, by state.
         chunks_finished: chunks in which every call has reached an end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -219,6 +219,22 @@ class Warehouse(Protocol):
 
     def exclusion_counts(self, campaign_id: int) -> Mapping[str, int]:
         """Excluded leads by reason for one campaign."""
+        ...
+
+
+class SuppressionLookup(Protocol):
+    """Who must not be mailed, asked again right before a call: the audience was frozen some time ago."""
+
+    def suppressed(self, sender_id: int, lead_ids: Sequence[int], addresses: Sequence[str]) -> Mapping[int, str]:
+        """Of these leads, those that nobody, or not this sender, may mail now; by lead id, with the reason.
+
+        One statement with two index lookups a lead.
+
+        Args:
+            sender_id: whose mail it would be.
+            lead_ids: of the recipients.
+            addresses: theirs, in the same order, as in the manifest.
+        """
         ...
 
 

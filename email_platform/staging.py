@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from email_platform.deliveries import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.identity import message_id
-from email_platform.ledger import CallRecord
+from email_platform.ledger import CallRecord, left_out_result
 from email_platform.manifest import Manifest
 from email_platform.ports import ObjectStore, StagedObject
 from email_platform.storage_layout import deliveries_key
@@ -118,8 +118,12 @@ def _outcomes(record: CallRecord) -> tuple[list[DeliveryStatus], list[str], list
             [result.error_message for result in results],
         )
     status: DeliveryStatus = "abandoned" if record.state == "abandoned" else "unknown"
-    empty = [""] * record.recipient_count
-    return [status] * record.recipient_count, empty, empty, [record.error or ""] * record.recipient_count
+    count = record.recipient_count
+    statuses, codes, messages = [status] * count, [""] * count, [record.error or ""] * count
+    for offset, reason in record.left_out.items():  # known, whatever became of the call
+        result = left_out_result(reason)
+        statuses[offset], codes[offset], messages[offset] = result.status, result.error_code, result.error_message
+    return statuses, [""] * count, codes, messages
 
 
 def stage_deliveries(

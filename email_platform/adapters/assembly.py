@@ -17,6 +17,7 @@ from email_platform.adapters.postgres.audience import PostgresAudienceSource
 from email_platform.adapters.postgres.campaigns import PostgresCampaignStore
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.engine import create_oltp_engine
+from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
@@ -113,6 +114,7 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
             manifests=PostgresManifestStore(engine),
             audience=PostgresAudienceSource(engine),
             dimensions=PostgresDimensionSource(engine),
+            suppressions=PostgresSuppressions(engine),
             ledger=PostgresCallLedger(engine, settings.lease_seconds),
             store=open_store(settings),
             register=PostgresStagingRegister(engine),

@@ -117,6 +117,7 @@ class InMemoryCallLedger:
             receipt_at=None,
             receipt=None,
             error=None,
+            left_out=intent.left_out,
         )
 
     def finish_chunk(self, lease: Lease) -> None:
@@ -178,7 +179,9 @@ class InMemoryCallLedger:
         for record in records:
             by_state[record.state] = by_state.get(record.state, 0) + 1
             if record.receipt is None:
-                recipients[record.state] += record.recipient_count
+                left_out = 0 if record.state == "planned" else len(record.left_out)
+                recipients[record.state] += record.recipient_count - left_out
+                recipients["rejected"] += left_out
                 continue
             for result in record.receipt.results:
                 recipients[result.status] += 1

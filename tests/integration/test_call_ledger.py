@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -129,6 +129,31 @@ def test_a_receipt_survives_the_round_trip(bench: Bench) -> None:
     assert record.receipt_at is not None
     totals = bench.ledger.totals(bench.campaign_id)
     assert (totals.accepted, totals.rejected, totals.attempted) == (1, 1, 2)
+
+
+def test_who_was_left_out_is_kept_with_the_intent_and_counts_as_rejected_whatever_becomes_of_the_call(
+    bench: Bench,
+) -> None:
+    lease = bench.lease()
+    left_out = {1: "complaint"}
+    intents = [replace(intent(bench, index), left_out=left_out) for index in range(4)]
+    bench.ledger.turn(lease, [], intents)
+    told = receipt("accepted").with_left_out(left_out)
+    assert [result.error_code for result in told.results] == ["", "suppressed"]
+    bench.ledger.turn(
+        lease,
+        [CallOutcome(0, "accepted", told), CallOutcome(1, "unknown"), CallOutcome(2, "planned")],
+        [],
+    )
+    records = bench.ledger.calls(bench.campaign_id, 0)
+    assert [record.left_out for record in records] == [left_out] * 4
+    assert records[0].receipt == told
+    totals = bench.ledger.totals(bench.campaign_id)
+    # Of call 3 nobody knows yet; call 2 was certainly not accepted, and will be asked anew.
+    counts = (totals.accepted, totals.rejected, totals.unknown, totals.in_call, totals.planned)
+    assert counts == (1, 3, 1, 1, 2)
+    bench.ledger.turn(lease, [], [intent(bench, 2)])
+    assert bench.ledger.calls(bench.campaign_id, 0)[2].left_out == {}
 
 
 def test_a_living_lease_is_not_given_to_another_holder(bench: Bench) -> None:

@@ -145,6 +145,50 @@ def test_a_refused_recipient_is_recorded_with_the_provider_s_code(
     require_all(account(parts, warehouse, campaign_id))
 
 
+def test_recipients_suppressed_after_the_freeze_get_nothing_and_are_told_with_the_reason(
+    parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse, accepted: AcceptedLog
+) -> None:
+    rows = numbered(120)
+    rows[1]["email"] = str(rows[1]["email"]).upper()
+    city = seed_leads(engine, rows)
+    campaign_id = queue_campaign(engine, in_city(city))
+    freeze_audience(parts, campaign_id)
+    addresses = [str(row["email"]).lower() for row in rows]
+    own = row_of(engine, campaign_id).sender_id
+    other = row_of(engine, queue_campaign(engine, in_city(city), status="draft")).sender_id
+    with engine.begin() as connection:
+        connection.execute(
+            insert(suppression),
+            [
+                {"address": addresses[0], "reason": "hard_bounce", "source": "t", "sender_id": None},
+                {"address": addresses[1], "reason": "complaint", "source": "t", "sender_id": None},
+                {"address": addresses[2], "reason": "unsubscribe", "source": "t", "sender_id": own},
+                {"address": addresses[3], "reason": "unsubscribe", "source": "t", "sender_id": other},
+                *(
+                    {"address": one, "reason": "manual", "source": "t", "sender_id": None}
+                    for one in addresses[100:]  # the whole third call
+                ),
+            ],
+        )
+        connection.execute(
+            update(lead).where(lead.c.email == rows[4]["email"]).values(unsubscribed_at="2026-01-01T00:00:00Z")
+        )
+
+    assert send_all(parts, campaign_id) == 2  # and no third one: nobody of its recipients may be mailed
+    totals = finish_sending(parts, campaign_id).totals
+    assert (totals.accepted, totals.rejected) == (96, 24)
+    assert accepted.summary(str(campaign_id)).accepted_rows == 96
+    load_staged(parts.register, warehouse, campaign_id)
+    require_all(account(parts, warehouse, campaign_id))
+    told = warehouse.client.query(
+        "select email, error_message from delivery final where campaign_id = {id:Int64} and error_code = 'suppressed'",
+        parameters={"id": campaign_id},
+    ).result_rows
+    reasons = {address: message.split(":")[0] for address, message in told}
+    expected = ["hard_bounce", "complaint", "unsubscribe", None, "unsubscribe", *[None] * 95, *["manual"] * 20]
+    assert reasons == {row["email"]: reason for row, reason in zip(rows, expected, strict=True) if reason}
+
+
 def test_an_empty_audience_ends_sent_and_says_so(parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse) -> None:
     campaign_id = queue_campaign(engine, in_city("nowhere at all"))
     assert send_all(parts, campaign_id) == 0

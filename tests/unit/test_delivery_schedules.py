@@ -2,14 +2,15 @@
 
 A process may die before or after any operation on the ledger or the provider; it may be stopped like by
 SIGSTOP, be taken over, and go on; the provider may throttle, fail before or after accepting, and swallow its
-answer. After recovery by ordinary means: accepted by the provider = accepted in the ledger, nobody twice.
+answer; recipients are suppressed meanwhile. After recovery by ordinary means: accepted by the provider =
+accepted in the ledger, nobody twice, and nobody whose suppression came before their call's intent.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -39,6 +40,7 @@ from email_platform.errors import (
     ProviderDownError,
 )
 from email_platform.identity import call_id, message_id
+from email_platform.ledger import LeftOut
 from email_platform.manifest import ELIGIBLE_SCHEMA, Manifest
 from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 from email_platform.retry import RetryPolicy
@@ -196,16 +198,33 @@ class World:
         self.ledger = InMemoryCallLedger(self.time.clock, LEASE_SECONDS, lambda _: self.status)
         self.ledger.add_chunks(CAMPAIGN, self.manifest.chunk_count)
         self.log = ProviderLog(honours_keys)
+        self.suppressed: set[int] = set()
+        self.never_to_be_mailed: set[int] = set()
         self.holders = 0
         self.attempts_without_answer = 0
+
+    def suppress(self, lead: int) -> None:
+        """From now on; whose call has an intent already may get its repeat, which must have the same bytes."""
+        chunk_index, position = divmod(lead, CHUNK_ROWS)
+        records = {record.call_index: record for record in self.ledger.calls(CAMPAIGN, chunk_index)}
+        record = records.get(position // CALL_ROWS)
+        self.suppressed.add(lead)
+        if record is None or record.state == "planned":
+            self.never_to_be_mailed.add(lead)
 
     def delivery(self, chunk_index: int, process: Process, faults: list[Fault]) -> ChunkDelivery:
         self.holders += 1
         self.attempts_without_answer += sum(fault in ("lost_before", "lost_after", "short") for fault in faults)
         first = chunk_index * CHUNK_ROWS
 
-        def build_call(offset: int, count: int) -> BulkCall:
-            leads = range(first + offset, first + offset + count)
+        def left_out_of(spans: Sequence[tuple[int, int]]) -> Sequence[LeftOut]:
+            return [
+                {place: "complaint" for place in range(count) if first + offset + place in self.suppressed}
+                for offset, count in spans
+            ]
+
+        def build_call(offset: int, count: int, left_out: LeftOut) -> BulkCall:
+            leads = [first + offset + place for place in range(count) if place not in left_out]
             recipients = tuple(
                 Recipient(lead, message_id(CAMPAIGN, lead), f"{lead}@example.com", "s", "h", "t", {}) for lead in leads
             )
@@ -220,6 +239,7 @@ class World:
             ledger=self.ledger,
             provider=FaultyProvider(self.log, process, faults),
             build_call=build_call,
+            left_out_of=left_out_of,
             clock=self.time.clock,
             policy=DeliveryPolicy(
                 connections=CONNECTIONS,
@@ -265,10 +285,14 @@ class World:
                     assert lead not in told
                     if record.error and "a later attempt was refused" in record.error:
                         self.refused_later.add(lead)
-                    told[lead] = record.receipt.results[offset].status if record.receipt else record.state
+                    unanswered = "rejected" if offset in record.left_out else record.state
+                    told[lead] = record.receipt.results[offset].status if record.receipt else unanswered
         assert set(told) == set(range(ELIGIBLE))
         accepted_in_ledger = {lead for lead, status in told.items() if status == "accepted"}
         unknown = {lead for lead, status in told.items() if status == "unknown"}
+        assert not self.never_to_be_mailed & set(self.log.accepted), "somebody was mailed after their suppression"
+        assert all(told[lead] == "rejected" for lead in self.never_to_be_mailed)
+        assert told_counts(told) == (totals.accepted, totals.rejected, totals.unknown, totals.abandoned)
         if self.log.honours_keys or self.manifest.on_unknown == "hold":
             assert max(self.log.accepted.values(), default=0) <= 1, "somebody was mailed twice"
         assert accepted_in_ledger <= set(self.log.accepted), "the ledger claims what the provider never accepted"
@@ -300,6 +324,11 @@ class World:
             table = delivery_table(self.manifest, chunk_index, recipients, records)
             staged |= dict(zip(table["lead_id"].to_pylist(), table["status"].to_pylist(), strict=True))
         assert staged == told
+
+
+def told_counts(told: dict[int, str]) -> tuple[int, ...]:
+    counts = Counter(told.values())
+    return tuple(counts[status] for status in ("accepted", "rejected", "unknown", "abandoned"))
 
 
 class DeliverySchedules(RuleBasedStateMachine):
@@ -343,6 +372,11 @@ class DeliverySchedules(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.world.time.now += timedelta(seconds=seconds)
 
+    @rule(lead=st.integers(0, ELIGIBLE - 1), following=st.sampled_from([0, 1, 2, 11]))
+    def recipients_are_suppressed(self, lead: int, following: int) -> None:
+        for one in range(lead, min(lead + following + 1, ELIGIBLE)):
+            self.world.suppress(one)
+
     @precondition(lambda self: self.world.status == "sending")
     @rule()
     def an_operator_pauses(self) -> None:
@@ -383,6 +417,46 @@ def test_a_death_at_any_operation_loses_nobody_and_repeats_nobody(honours_keys: 
     world.recover()
     world.check()
     assert world.ledger.totals(CAMPAIGN).unknown <= CONNECTIONS * CALL_ROWS
+
+
+@pytest.mark.parametrize("honours_keys", [True, False])
+@pytest.mark.parametrize("die_at", range(1, 70, 3))
+def test_recipients_suppressed_between_a_death_and_the_recovery_are_left_out_unless_their_call_was_intended(
+    honours_keys: bool, die_at: int
+) -> None:
+    world = World(honours_keys, "hold")
+    world.suppress(0)
+    asyncio.run(world.run(0, Process(die_at=die_at), ["lost_after"]))
+    for lead in (1, *range(CALL_ROWS, 2 * CALL_ROWS), ELIGIBLE - 1):  # the whole second call among them
+        world.suppress(lead)
+    world.time.now += timedelta(seconds=LEASE_SECONDS + 1)
+    world.recover()
+    world.check()
+    assert {0, ELIGIBLE - 1} <= world.never_to_be_mailed
+
+
+def test_a_call_of_suppressed_recipients_alone_is_receipted_and_never_made() -> None:
+    world = World(False, "hold")
+    for lead in range(CHUNK_ROWS):
+        world.suppress(lead)
+    progress = asyncio.run(world.delivery(0, Process(), []).run())
+    assert (progress.rejected, progress.sent_recipients) == (CHUNK_ROWS, 0)
+    assert not world.log.answers
+    [record] = [one for one in world.ledger.calls(CAMPAIGN, 0) if one.call_index == 0]
+    assert record.receipt is not None
+    assert {(one.error_code, one.status) for one in record.receipt.results} == {("suppressed", "rejected")}
+
+
+def test_a_repeat_of_an_unknown_call_has_the_same_bytes_though_a_recipient_was_suppressed_meanwhile() -> None:
+    world = World(True, "hold")
+    world.suppress(1)
+    process = Process()
+    asyncio.run(world.run(0, process, ["lost_after", "lost_after", "lost_after", "lost_after", "lost_after"]))
+    world.suppress(2)
+    world.recover()  # the provider's log asserts that a key comes with the same bytes
+    world.check()
+    assert world.log.accepted[2] == 1
+    assert 1 not in world.log.accepted
 
 
 def test_a_finished_chunk_sends_nothing_when_run_again() -> None:

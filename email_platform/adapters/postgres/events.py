@@ -6,7 +6,7 @@ one transaction; writing the same batch again changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 
@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.tables import staged_object, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.addresses import normalised_address
 from email_platform.events.staging import Quarantined
 from email_platform.events.suppression import Suppression, SuppressionRequest
 from email_platform.ports import StagedObject
@@ -54,6 +55,16 @@ _SUPPRESS = text("""
 """)
 
 
+# Arrays and not joins: whatever the planner guesses, each is an index lookup an element.
+_SUPPRESSED = text("""
+    select null as lead_id, address, reason
+    from suppression
+    where address = any(:addresses) and (sender_id is null or sender_id = :sender_id)
+    union all
+    select id, null, 'unsubscribe' from lead where id = any(:lead_ids) and unsubscribed_at is not null
+""")
+
+
 def _suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
     added = 0
     # One order for every writer, or two batches with the same addresses could wait for each other.
@@ -75,6 +86,19 @@ class PostgresSuppressions:
         """Suppress, in one transaction; returns how many rows are new."""
         with oltp_transaction(self._engine) as connection:
             return _suppress(connection, requests)
+
+    def suppressed(self, sender_id: int, lead_ids: Sequence[int], addresses: Sequence[str]) -> Mapping[int, str]:
+        """Whom of these leads nobody, or not this sender, may mail now; see `SuppressionLookup`."""
+        leads_of: dict[str, list[int]] = {}
+        for lead_id, address in zip(lead_ids, addresses, strict=True):
+            leads_of.setdefault(normalised_address(address), []).append(lead_id)
+        found = {"lead_ids": list(lead_ids), "addresses": list(leads_of), "sender_id": sender_id}
+        reasons: dict[int, str] = {}
+        with oltp_transaction(self._engine) as connection:
+            for row in connection.execute(_SUPPRESSED, found):
+                for lead_id in [row.lead_id] if row.address is None else leads_of[row.address]:
+                    reasons[lead_id] = row.reason
+        return reasons
 
     def all(self) -> Iterator[Suppression]:
         """Every suppression, by address, streamed."""

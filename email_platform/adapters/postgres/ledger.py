@@ -73,6 +73,7 @@ _RECORD_COLUMNS = (
     send_call.c.receipt_at,
     send_call.c.receipt,
     send_call.c.error,
+    send_call.c.left_out,
 )
 
 
@@ -179,6 +180,7 @@ class PostgresCallLedger:
                     receipt_at=row.receipt_at,
                     receipt=CallReceipt.from_json(row.receipt) if row.receipt is not None else None,
                     error=row.error,
+                    left_out={int(offset): reason for offset, reason in (row.left_out or {}).items()},
                 ),
             )
             for row in rows
@@ -231,6 +233,7 @@ class PostgresCallLedger:
                 "state": "intent",
                 "lease_epoch": statement.excluded.lease_epoch,
                 "body_sha256": statement.excluded.body_sha256,
+                "left_out": statement.excluded.left_out,
                 "attempts": send_call.c.attempts + 1,
                 # The first attempt that may have been accepted decides how long its key is trusted.
                 "intent_at": case(
@@ -253,6 +256,7 @@ class PostgresCallLedger:
                         "first_position": one.first_position,
                         "recipient_count": one.recipient_count,
                         "body_sha256": one.body_sha256,
+                        "left_out": {str(offset): reason for offset, reason in one.left_out.items()} or None,
                         "lease_epoch": lease.epoch,
                         "attempts": 1,
                         "intent_at": func.clock_timestamp(),
@@ -316,7 +320,12 @@ class PostgresCallLedger:
                 state,
                 count(*) as calls,
                 coalesce(sum(recipient_count), 0)::bigint as recipients,
-                coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'rejected'))), 0)::bigint as refused
+                coalesce(sum((select count(*) from jsonb_object_keys(
+                    case
+                        when receipt is not null then receipt -> 'rejected'
+                        when state in ('intent', 'unknown', 'abandoned') then left_out
+                    end
+                ))), 0)::bigint as refused
             from send_call
             where campaign_id = :campaign_id
             group by state
@@ -327,14 +336,13 @@ class PostgresCallLedger:
             rows = {row.state: row for row in connection.execute(by_state, {"campaign_id": campaign_id})}
             chunks, chunks_finished = connection.execute(of_chunks).one()
 
-        def recipients(state: str) -> int:
-            return int(rows[state].recipients) if state in rows else 0
+        def recipients(*states: str) -> int:
+            """Without those whom the provider refused, or whom we left out."""
+            return sum(int(rows[state].recipients) - int(rows[state].refused) for state in states if state in rows)
 
-        answered = [rows[state] for state in ("accepted", "rejected") if state in rows]
-        refused = sum(int(row.refused) for row in answered)
         return CampaignTotals(
-            accepted=sum(int(row.recipients) for row in answered) - refused,
-            rejected=refused,
+            accepted=recipients("accepted", "rejected"),
+            rejected=sum(int(row.refused) for row in rows.values()),
             unknown=recipients("unknown"),
             abandoned=recipients("abandoned"),
             planned=recipients("planned"),

@@ -168,6 +168,7 @@ send_call = Table(
     Column("receipt_at", DateTime(timezone=True)),
     Column("receipt", JSONB(none_as_null=True)),  # {"ids": [...], "rejected": {"<offset>": [code, message]}}
     Column("error", Text),
+    Column("left_out", JSONB(none_as_null=True)),  # {"<offset>": reason}: suppressed before the first intent
     CheckConstraint(
         "state in ('planned', 'intent', 'accepted', 'rejected', 'unknown', 'abandoned')", name="state_known"
     ),
