@@ -54,7 +54,7 @@ def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[Pa
     """
     checks: Mapping[str, Callable[[], str]] = {
         "PostgreSQL": lambda: _check_oltp(settings),
-        "Dagster's storage": lambda: _check_dagster_storage(settings),
+        "Dagster's storage": lambda: _check_dagster_storage(settings, variables),
         "S3": lambda: _check_store(settings),
         "ClickHouse": lambda: _check_warehouse(settings),
         "ClickHouse reads S3": lambda: _check_warehouse_reads_store(settings),
@@ -76,7 +76,14 @@ def _check_oltp(settings: Settings) -> str:
         return f"{version} at {engine.url.host}:{engine.url.port}/{engine.url.database}, schema up to date"
 
 
-def _check_dagster_storage(settings: Settings) -> str:
+def _check_dagster_storage(settings: Settings, variables: Mapping[str, str]) -> str:
+    variable = variable_of("dagster_postgres_url")
+    raw = variables.get(variable, "").strip()
+    if raw and not raw.startswith("postgresql+psycopg2://"):
+        raise ConfigurationError(
+            f"{variable} must begin with postgresql+psycopg2://: dagster.yaml hands it to SQLAlchemy as it is, and "
+            "another driver breaks Dagster's event log"
+        )
     url = make_url(settings.dagster_postgres_url.get_secret_value())
     engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
     try:
@@ -87,8 +94,7 @@ def _check_dagster_storage(settings: Settings) -> str:
     finally:
         engine.dispose()
     raise PartUnavailableError(
-        f"{url.host}:{url.port}/{url.database} does not take the connection: {variable_of('dagster_postgres_url')}, "
-        "or the database is missing"
+        f"{url.host}:{url.port}/{url.database} does not take the connection: {variable}, or the database is missing"
     )
 
 

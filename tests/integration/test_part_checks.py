@@ -86,6 +86,13 @@ def test_a_missing_dagster_database_is_named_by_its_variable(settings: Settings)
     assert "EMAIL_PLATFORM_DAGSTER_POSTGRES_URL" in found["Dagster's storage"].says
 
 
+def test_a_dagster_storage_that_names_no_driver_is_refused_before_it_breaks(settings: Settings) -> None:
+    url = settings.dagster_postgres_url.get_secret_value().replace("+psycopg2", "")
+    found = {check.part: check for check in check_parts(settings, {"EMAIL_PLATFORM_DAGSTER_POSTGRES_URL": url})}
+    assert not found["Dagster's storage"].fits
+    assert "postgresql+psycopg2://" in found["Dagster's storage"].says
+
+
 def test_a_sender_without_its_account_s_settings_is_named(settings: Settings, oltp_engine: Engine) -> None:
     with oltp_engine.begin() as connection:
         owner = connection.execute(
