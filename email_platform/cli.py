@@ -39,7 +39,7 @@ from email_platform.embedded.stack import (
 )
 from email_platform.errors import ConfigurationError, EmailPlatformError
 from email_platform.receiver import __main__ as receiver
-from email_platform.settings import Settings, state_folder_of
+from email_platform.settings import Settings, state_folder_of, variable_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -129,10 +129,19 @@ def demo(
 @app.command()
 def events(
     host: Annotated[str, typer.Option(help="Put a TLS proxy in front for any other.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where providers and recipients reach us.")] = 18080,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=1, max=65535, envvar=variable_of("receiver_port"), help="Where providers and recipients reach us."
+        ),
+    ] = 18080,
+    share_port: Annotated[
+        bool, typer.Option("--share-port", help="Several of these commands listen on the same port.")
+    ] = False,
 ) -> None:
     """Receive providers' signed events and recipients' unsubscriptions until Ctrl-C."""
-    raise typer.Exit(receiver.main(["--host", host, "--port", str(port)]))
+    share = ["--share-port"] if share_port else []
+    raise typer.Exit(receiver.main(["--host", host, "--port", str(port), *share]))
 
 
 @app.command()

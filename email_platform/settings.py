@@ -4,9 +4,9 @@ Invariant: a process either holds complete, checked settings or stops with an er
 variable and how to mend it; and no secret is ever in a repr, a message or a log line.
 
 Each setting is the environment variable ``EMAIL_PLATFORM_<NAME>``. A part (PostgreSQL, S3, ClickHouse, the
-provider) whose address is set in the environment is *external*; every other part is *embedded*, and its
-address and credentials come from ``<state_folder>/embedded.env``, which the supervisor writes. The values of
-an external part never fall back to that file: a local access key must not be tried on AWS.
+provider, the receiver of its events) whose address is set in the environment is *external*; every other part is
+*embedded*, and its address and credentials come from ``<state_folder>/embedded.env``, which the supervisor
+writes. The values of an external part never fall back to that file: a local access key must not be tried on AWS.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EMBEDDED_FILE_NAME = "embedded.env"
 DAGSTER_DATABASE = "dagster"
 _POSTGRES_SCHEMES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
-PartName = Literal["postgres", "s3", "clickhouse", "provider"]
+PartName = Literal["postgres", "s3", "clickhouse", "provider", "receiver"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
 _FIELDS_OF_PART: Mapping[PartName, tuple[str, ...]] = {
@@ -34,6 +34,7 @@ _FIELDS_OF_PART: Mapping[PartName, tuple[str, ...]] = {
     "s3": ("s3_bucket", "s3_endpoint_url", "s3_region", "s3_access_key_id", "s3_secret_access_key"),
     "clickhouse": ("clickhouse_url",),
     "provider": ("provider_url", "provider_api_key", "provider_webhook_secret"),
+    "receiver": ("receiver_url",),
 }
 # Setting one of these makes the part external. S3 has two: AWS itself needs no endpoint, only a bucket.
 _ADDRESSES_OF_PART: Mapping[PartName, tuple[str, ...]] = {
@@ -41,6 +42,7 @@ _ADDRESSES_OF_PART: Mapping[PartName, tuple[str, ...]] = {
     "s3": ("s3_bucket", "s3_endpoint_url"),
     "clickhouse": ("clickhouse_url",),
     "provider": ("provider_url",),
+    "receiver": ("receiver_url",),
 }
 _PART_OF_REQUIRED_FIELD = {"postgres_url": "postgres", "s3_bucket": "s3", "clickhouse_url": "clickhouse"}
 
@@ -65,9 +67,12 @@ class Settings(BaseModel):
         clickhouse_url: ``http(s)://user:password@host:port/database``.
         provider_url, provider_api_key: the simulator's; None where campaigns use real providers, whose
             accounts have their own variables (see `email_platform.adapters.providers.registry`).
-        provider_webhook_url: where the simulator delivers its events; None: they wait in its outbox.
+        provider_webhook_url: where the simulator delivers its events, by default the receiver; without one they wait
+            in its outbox.
         provider_webhook_secret: proves the simulator's events.
-        public_base_url: where recipients reach the unsubscribe page; no slash at the end.
+        receiver_url: where this machine reaches the receiver of events; None where nobody needs to.
+        receiver_processes: how many embedded receivers share `receiver_port`.
+        public_base_url: where recipients reach the unsubscribe page, by default `receiver_url`; no slash at the end.
         unsubscribe_secret: signs the links in it.
         chunk_rows: recipients of one chunk.
         provider_connections: calls in flight of one process.
@@ -93,12 +98,15 @@ class Settings(BaseModel):
     provider_api_key: SecretStr | None = None
     provider_webhook_secret: SecretStr | None = None
     provider_webhook_url: str | None = None
+    receiver_url: str | None = None
+    receiver_processes: Annotated[int, Field(ge=1, le=64)] = 1
     public_base_url: str = "http://127.0.0.1:18080"
     unsubscribe_secret: SecretStr
     postgres_port: Port = 15432
     s3_port: Port = 19000
     clickhouse_port: Port = 18123
     provider_port: Port = 18025
+    receiver_port: Port = 18080
     dagster_port: Port = 3000
     chunk_rows: PositiveInt = 10_000
     provider_connections: Annotated[int, Field(ge=1, le=512)] = 16
@@ -154,7 +162,8 @@ class Settings(BaseModel):
         return url
 
     @field_validator(
-        "s3_endpoint_url", "s3_endpoint_url_for_clickhouse", "provider_url", "provider_webhook_url", "public_base_url"
+        *("s3_endpoint_url", "s3_endpoint_url_for_clickhouse", "provider_url", "provider_webhook_url"),
+        *("receiver_url", "public_base_url"),
     )
     @classmethod
     def _check_http_url(cls, url: str | None) -> str | None:
@@ -173,6 +182,13 @@ class Settings(BaseModel):
         if len(secret.get_secret_value()) < 16:
             raise ValueError("must have at least 16 characters")
         return secret
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_public_base_url(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("public_base_url") or not values.get("receiver_url"):
+            return values
+        return {**values, "public_base_url": values["receiver_url"]}
 
     @model_validator(mode="before")
     @classmethod

@@ -50,6 +50,7 @@ def complete_values(known: Mapping[str, str], ports: Mapping[str, int]) -> dict[
         "provider_url": f"http://{LOOPBACK}:{ports['provider_port']}",
         "provider_api_key": secret("provider_api_key"),
         "provider_webhook_secret": secret("provider_webhook_secret"),
+        "receiver_url": f"http://{LOOPBACK}:{ports['receiver_port']}",
         "unsubscribe_secret": secret("unsubscribe_secret"),
     }
 

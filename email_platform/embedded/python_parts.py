@@ -1,6 +1,7 @@
-"""The embedded parts that are Python processes of ours: S3, the ClickHouse endpoint, the provider simulator.
+"""The embedded parts that are Python processes of ours: S3, ClickHouse's endpoint, the simulator, the receiver.
 
-Invariant: secrets reach a part through its environment only, and a part gets no secret but its own.
+Invariant: secrets reach a part through its environment only, and an engine gets no secret but its own. The
+receiver is no engine but the platform itself: like Dagster's processes it reads the settings as an operator would.
 """
 
 from __future__ import annotations
@@ -83,14 +84,16 @@ def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, 
     )
 
 
-def provider_part(settings: Settings, log_file: Path, variables: Mapping[str, str]) -> Part:
-    """The provider simulator."""
+def provider_part(
+    settings: Settings, log_file: Path, variables: Mapping[str, str], webhook_url: str | None = None
+) -> Part:
+    """The provider simulator; without an address for its events they wait in its outbox."""
     data_folder = settings.state_folder / "provider"
     secrets = {
         "provider_api_key": settings.provider_api_key,
         "provider_webhook_secret": settings.provider_webhook_secret,
     }
-    webhook = () if settings.provider_webhook_url is None else ("--webhook-url", settings.provider_webhook_url)
+    webhook = () if webhook_url is None else ("--webhook-url", webhook_url)
     return Part(
         name="provider",
         command=(
@@ -111,3 +114,38 @@ def provider_part(settings: Settings, log_file: Path, variables: Mapping[str, st
         port=settings.provider_port,
         port_variable=variable_of("provider_port"),
     )
+
+
+def receiver_parts(settings: Settings, logs: Path, variables: Mapping[str, str]) -> list[Part]:
+    """The receivers of events, which share one port; each is brought back by itself.
+
+    They get the caller's whole environment, since the accounts that may send events are in it.
+    """
+    port = settings.receiver_port
+    count = settings.receiver_processes
+    names = ["receiver", *(f"receiver-{number}" for number in range(2, count + 1))]
+    return [
+        Part(
+            name=name,
+            command=(
+                *(sys.executable, "-m", "email_platform.receiver", "--host", LOOPBACK, "--port", str(port)),
+                *(("--share-port",) if count > 1 else ()),
+                "--exit-with-parent",
+            ),
+            environment={
+                **variables,
+                **python_environment(variables),
+                variable_of("state_folder"): str(settings.state_folder),
+            },
+            working_folder=settings.state_folder,
+            data_folder=None,  # what it acknowledged is in the bucket
+            log_file=logs / f"{name}.log",
+            address=f"http://{LOOPBACK}:{port}",
+            is_ready=lambda: http_status(port, "/health") == 200,
+            port=port,
+            port_variable=variable_of("receiver_port"),
+            # Requests at work are answered within 20 s, then what waits is stored.
+            grace_seconds=30.0,
+        )
+        for name in names
+    ]

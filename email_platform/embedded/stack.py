@@ -25,7 +25,13 @@ from email_platform.embedded.credentials import complete_values, read_embedded_f
 from email_platform.embedded.dagster_processes import WORKSPACE_FILE, daemon_part, webserver_part, write_dagster_yaml
 from email_platform.embedded.part import Part, held_free_ports
 from email_platform.embedded.postgres import initialise, postgres_part, prepare_server
-from email_platform.embedded.python_parts import clickhouse_part, object_store_part, project_folder, provider_part
+from email_platform.embedded.python_parts import (
+    clickhouse_part,
+    object_store_part,
+    project_folder,
+    provider_part,
+    receiver_parts,
+)
 from email_platform.embedded.supervisor import Supervisor
 from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.settings import (
@@ -38,9 +44,11 @@ from email_platform.settings import (
     variable_of,
 )
 
+ENGINE_NAMES: tuple[PartName, ...] = ("postgres", "s3", "clickhouse", "provider")
+"""What needs nothing of the others; the receiver and Dagster come when the schemas are there."""
 DAGSTER_PART_NAMES = ("dagster-webserver", "dagster-daemon")
 ALL_PART_NAMES: tuple[str, ...] = (*PART_NAMES, *DAGSTER_PART_NAMES)
-_PORT_FIELDS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "dagster_port")
+_PORT_FIELDS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "receiver_port", "dagster_port")
 _LOCK_FILE = "supervisor.lock"
 _STATE_FILE = "stack.json"
 _LOCK_TRIES = 6
@@ -122,11 +130,19 @@ def started_stack(
         supervisor = Supervisor(settings.start_timeout_seconds, say)
         supervisor.changed = lambda: _write_state(state_folder, supervisor)
         stop_requested(supervisor.request_stop)
-        engines = [name for name in PART_NAMES if name in parts and name not in external]
+        engines = [name for name in ENGINE_NAMES if name in parts and name not in external]
+        webhook_url = settings.provider_webhook_url
+        if webhook_url is None and ("receiver" in parts or "receiver" in external):
+            webhook_url = f"{settings.receiver_url}/events/simulator/default"
         try:
-            supervisor.start([_engine_part(name, settings, environ, "postgres_url" not in known) for name in engines])
+            supervisor.start(
+                [_engine_part(name, settings, environ, "postgres_url" not in known, webhook_url) for name in engines]
+            )
             supervisor.changed()
             prepare(settings, {*engines, *external})
+            if "receiver" in parts and "receiver" not in external:
+                supervisor.start(receiver_parts(settings, settings.state_folder / "logs", environ))
+                supervisor.changed()
             _start_dagster(parts, settings, environ, workspace, supervisor)
             supervisor.changed()
             yield Stack(settings, supervisor, external)
@@ -139,7 +155,7 @@ def started_stack(
 def running_stack(
     state_folder: Path,
     ports: Literal["free", "configured"] = "free",
-    parts: Collection[str] = PART_NAMES,
+    parts: Collection[str] = ENGINE_NAMES,
     environ: Mapping[str, str] | None = None,
     workspace: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -149,7 +165,7 @@ def running_stack(
     Args:
         state_folder: see `started_stack`.
         ports: "free" by default, so that stacks can run side by side.
-        parts: without Dagster by default.
+        parts: without the receiver and Dagster by default.
         environ: the process environment by default.
         workspace, say: see `started_stack`.
     """
@@ -284,14 +300,16 @@ def _wait_for_earlier_processes(state_folder: Path, say: Callable[[str], None]) 
             )
 
 
-def _engine_part(name: PartName, settings: Settings, environ: Mapping[str, str], new_password: bool) -> Part:
+def _engine_part(
+    name: PartName, settings: Settings, environ: Mapping[str, str], new_password: bool, webhook_url: str | None
+) -> Part:
     log_file = settings.state_folder / "logs" / f"{name}.log"
     if name == "s3":
         return object_store_part(settings, log_file, environ)
     if name == "clickhouse":
         return clickhouse_part(settings, log_file, environ)
     if name == "provider":
-        return provider_part(settings, log_file, environ)
+        return provider_part(settings, log_file, environ, webhook_url)
     data_folder = settings.state_folder / "postgres"
     server = prepare_server(data_folder)
     password = settings.postgres_password()

@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     inbox, request = InboxLimits(), RequestLimits()
     add("--host", default="127.0.0.1", help="put a TLS proxy in front for any other")
     add("--port", type=int, required=True)
+    add("--share-port", action="store_true", help="let other receivers of this user listen on the same port")
     add("--batch-bytes", type=int, default=inbox.batch_bytes, help="store a batch of this size at once")
     add("--batch-milliseconds", type=float, default=inbox.batch_milliseconds, help="store a smaller one after this")
     add("--store-within-seconds", type=float, default=inbox.store_within_seconds)
@@ -101,6 +103,27 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--read-within-seconds", type=float, default=request.read_within_seconds)
     add("--exit-with-parent", action="store_true", help="stop when the process that started this one ends")
     return parser.parse_args(arguments)
+
+
+def listen(host: str, port: int, *, share_port: bool) -> socket.socket:
+    """A bound socket.
+
+    Args:
+        host: an IPv4 or IPv6 address, or a name.
+        port: 0 for any.
+        share_port: several processes listen, and the kernel deals out the connections (SO_REUSEPORT).
+
+    Raises:
+        PortTakenError: somebody else listens there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=share_port)
+    except OSError as failure:
+        raise PortTakenError(
+            f"cannot listen on {host}:{port} ({failure.strerror}): choose another port with --port, or end the "
+            "process that uses it"
+        ) from failure
 
 
 def serve(options: argparse.Namespace, original_parent: int) -> None:
@@ -135,11 +158,7 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=20,
         )
-        try:
-            listener = config.bind_socket()
-        except SystemExit as failure:
-            raise PortTakenError(f"--port {options.port}: cannot listen on {options.host}:{options.port}") from failure
-        with listener:
+        with listen(options.host, options.port, share_port=options.share_port) as listener:
             if options.exit_with_parent:
                 exit_with_parent(original_parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
             _logger.info("receiving events on http://%s:%d", *listener.getsockname()[:2])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -152,6 +153,7 @@ class EventReceiver:
         """Counts since the start of this process."""
         return {
             "status": "ok",
+            "process_id": os.getpid(),  # of several behind one address
             "counts": dict(self.counts.most_common(100)),
             "stored_bodies": self._inbox.stored_bodies,
             "stored_objects": self._inbox.stored_objects,

@@ -29,8 +29,8 @@ from email_platform.adapters.postgres.tables import app_user, campaign, lead, se
 from email_platform.campaign_run import account
 from email_platform.embedded.part import held_free_ports
 from email_platform.embedded.provider_simulator import AcceptedLog
-from email_platform.embedded.stack import Stack, started_stack
-from email_platform.settings import PART_NAMES, VARIABLE_PREFIX, Settings
+from email_platform.embedded.stack import ENGINE_NAMES, Stack, started_stack
+from email_platform.settings import VARIABLE_PREFIX, Settings
 from email_platform.storage_layout import deliveries_prefix
 from tests.chaos.schedule import Disturbance, Schedule
 from tests.chaos.worker import FAULT, FINISHED, life
@@ -309,7 +309,7 @@ def chaos_world(folder: Path) -> Iterator[ChaosWorld]:
     }
     multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.chaos.worker"])
     with (
-        started_stack(folder / "state", environ=surroundings, parts=PART_NAMES, ports="free") as stack,
+        started_stack(folder / "state", environ=surroundings, parts=ENGINE_NAMES, ports="free") as stack,
         _provider_without_keys(folder) as (address, data_folder),
     ):
         watching = threading.Thread(target=stack.supervisor.watch, name="part-watch", daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -587,6 +588,59 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: int) -> None:
     assert psutil_children_of_stack(tmp_path) == []
     assert "database system is shut down" in (tmp_path / "state" / "logs" / "postgres.log").read_text()
     assert stop_stack(tmp_path / "state", 1.0) is False
+
+
+# --- the receiver of events ---------------------------------------------------------------------------------------
+
+
+def test_receivers_share_a_port_come_back_one_by_one_and_are_told_to_the_simulator(tmp_path: Path) -> None:
+    said: list[str] = []
+    environ = {**surroundings(), "EMAIL_PLATFORM_RECEIVER_PROCESSES": "2"}
+    parts = ("postgres", "s3", "provider", "receiver")
+    with small_stack(tmp_path / "state", parts=parts, environ=environ, say=said.append) as settings:
+        found = {each.name: each for each in statuses(settings.state_folder)}
+        assert found["receiver"].address == found["receiver-2"].address == settings.receiver_url
+        assert settings.public_base_url == settings.receiver_url
+
+        def answering() -> int:
+            # A new connection each time: the kernel deals out connections.
+            status, answer = http_call(settings.receiver_port, "GET", "/health", b"", {})
+            assert status == 200
+            return int(json.loads(answer)["process_id"])
+
+        seen: set[int] = set()
+        until(lambda: seen.add(answering()) or len(seen) == 2, "both receivers answer")
+        assert seen == {found["receiver"].process_id, found["receiver-2"].process_id}
+        killed = found["receiver-2"].process_id
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: "receiver-2 serves again" in said, "the killed one serves again")
+        until(lambda: answering() not in seen, "its successor answers")
+        command = " ".join(psutil.Process(found["provider"].process_id).cmdline())
+        assert f"--webhook-url {settings.receiver_url}/events/simulator/default" in command
+    assert psutil_children_of_stack(tmp_path) == []
+
+
+def test_a_receiver_elsewhere_is_not_started_and_gets_the_simulators_events(tmp_path: Path) -> None:
+    environ = {**surroundings(), "EMAIL_PLATFORM_RECEIVER_URL": "http://127.0.0.1:9"}
+    parts = ("postgres", "s3", "provider", "receiver")
+    with small_stack(tmp_path / "state", parts=parts, environ=environ):
+        found = {each.name: each for each in statuses(tmp_path / "state")}
+        assert "receiver" not in found
+        command = " ".join(psutil.Process(found["provider"].process_id).cmdline())
+        assert "--webhook-url http://127.0.0.1:9/events/simulator/default" in command
+
+
+def test_a_receivers_taken_port_is_named_with_the_variable_to_change(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        port = taken.getsockname()[1]
+        environ = {
+            **surroundings(),
+            "EMAIL_PLATFORM_RECEIVER_PORT": str(port),
+            "EMAIL_PLATFORM_RECEIVER_PROCESSES": "2",
+        }
+        with pytest.raises(PortTakenError, match=rf"port {port} .*receiver.*EMAIL_PLATFORM_RECEIVER_PORT"):
+            small_stack(tmp_path / "state", parts=("receiver",), ports="configured", environ=environ).__enter__()
 
 
 # --- Dagster ------------------------------------------------------------------------------------------------------

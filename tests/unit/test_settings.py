@@ -93,6 +93,15 @@ def test_parts_with_an_address_in_the_environment_are_external() -> None:
     assert external_parts({"EMAIL_PLATFORM_S3_ENDPOINT_URL": "http://x", "EMAIL_PLATFORM_PROVIDER_URL": " "}) == {"s3"}
 
 
+def test_recipients_find_the_receiver_at_its_own_address_unless_another_is_set(embedded_folder: Path) -> None:
+    receiver = {"EMAIL_PLATFORM_RECEIVER_URL": "http://events:8080/"}
+    public = {"EMAIL_PLATFORM_PUBLIC_BASE_URL": "https://mail.example.com"}
+    assert external_parts(receiver) == {"receiver"}
+    assert Settings.load(receiver, state_folder=embedded_folder).public_base_url == "http://events:8080"
+    assert Settings.load(receiver | public, state_folder=embedded_folder).public_base_url == "https://mail.example.com"
+    assert Settings.load(public, state_folder=embedded_folder).receiver_url is None
+
+
 @pytest.mark.parametrize(
     "variable", ["EMAIL_PLATFORM_POSTGRES_URL", "EMAIL_PLATFORM_S3_BUCKET", "EMAIL_PLATFORM_CLICKHOUSE_URL"]
 )
@@ -113,6 +122,8 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("clickhouse_url", f"http://u:{SECRET}@h/"),
         ("provider_url", f"http://u:{SECRET}@h"),
         ("public_base_url", "ftp://h"),
+        ("receiver_url", f"http://u:{SECRET}@h"),
+        ("receiver_processes", "0"),
         ("unsubscribe_secret", "short"),
         ("postgres_port", "0"),
         ("s3_port", "many"),
