@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from email_platform.adapters.assembly import open_parts
-from email_platform.campaign_run import Parts, decide_unknown_calls
+from email_platform.campaign_run import Parts, decide_unknown_calls, preview_campaign
 from email_platform.campaigns import Campaign, CampaignStatus
 from email_platform.errors import EmailPlatformError
 from email_platform.ledger import UnknownDecision
@@ -45,7 +45,11 @@ def _change(campaign_id: int, wanted: CampaignStatus, reason: str | None) -> Non
 
 def _say(campaign: Campaign) -> None:
     reason = f" ({campaign.status_reason})" if campaign.status_reason else ""
-    console.print(f"campaign {campaign.campaign_id} {campaign.name!r}: {campaign.status}{reason}", markup=False)
+    _print(f"campaign {campaign.campaign_id} {campaign.name!r}: {campaign.status}{reason}")
+
+
+def _print(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -70,6 +74,28 @@ def list_campaigns(
                 campaign.status_reason or "",
             )
     console.print(table)
+
+
+@app.command()
+def preview(
+    campaign_id: CampaignId,
+    samples: Annotated[int, typer.Option(help="show the messages of the first so many recipients", min=0)] = 1,
+) -> None:
+    """Who would get what, were the campaign sent now; sends nothing and changes nothing."""
+    with _parts() as parts:
+        found = preview_campaign(parts, campaign_id, samples)
+    manifest = found.manifest
+    _say(found.campaign)
+    _print(f"{manifest.considered_rows:,} leads meet the condition; {manifest.eligible_rows:,} would be mailed")
+    for reason, leads in manifest.excluded_by_reason.items():
+        _print(f"  left out, {reason.replace('_', ' ')}: {leads:,}")
+    calls = sum(-(-manifest.chunk_size_rows(index) // manifest.call_rows) for index in range(manifest.chunk_count))
+    _print(f"{calls:,} calls of at most {manifest.call_rows} in {manifest.chunk_count} chunks; every message renders")
+    for message in found.samples:
+        _print(f"\nTo: {message.address}\nSubject: {message.subject}")
+        for name, value in message.headers.items():
+            _print(f"{name}: {value}")
+        _print(f"\n{message.text or message.html}")
 
 
 @app.command()

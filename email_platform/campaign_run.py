@@ -53,7 +53,7 @@ from email_platform.ports import (
 from email_platform.rate_limit import RateLimiter
 from email_platform.sending import run_to_the_end
 from email_platform.staging import StagingRegister, stage_deliveries
-from email_platform.storage_layout import excluded_key
+from email_platform.storage_layout import eligible_key, excluded_key
 
 
 class Renderer(Protocol):
@@ -176,6 +176,55 @@ def _register_exclusions(parts: Parts, manifest: Manifest) -> None:
             digest.update(block)
     staged = StagedObject(key, "exclusion", manifest.excluded_rows, digest.hexdigest())
     parts.register.record(staged, manifest.campaign_id)
+
+
+# --- before step 1: what would happen -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignPreview:
+    """What a campaign would send now.
+
+    Attributes:
+        manifest: the counts of an audience that was resolved and thrown away.
+        samples: the first recipients' messages, as they would be sent.
+    """
+
+    campaign: Campaign
+    manifest: Manifest
+    samples: tuple[Recipient, ...]
+
+
+def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> CampaignPreview:
+    """Resolve the audience, check that everybody can be rendered, render the first few, and forget it again.
+
+    Changes neither the campaign nor its manifest; a campaign whose audience is frozen is previewed as it is frozen.
+
+    Raises:
+        CampaignNotFoundError: no such campaign.
+        InvalidConditionError, InvalidTemplateError, ConfigurationError: what would fail the campaign.
+    """
+    campaign = parts.campaigns.get(campaign_id)
+    frozen = parts.manifests.find(campaign_id)
+    renderer = parts.renderer(frozen or campaign)
+    manifest = frozen or resolve_audience(
+        campaign,
+        parts.audience,
+        parts.store,
+        parts.clock,
+        chunk_rows=parts.chunk_rows,
+        call_rows=parts.limits(campaign.sender).recipients_per_call,
+    )
+    try:
+        renderer.check(parts.store, manifest)
+        messages: tuple[Recipient, ...] = ()
+        if manifest.eligible_rows and samples:
+            messages = renderer.render(manifest, read_chunk(parts.store, manifest, 0).slice(0, samples))
+        return CampaignPreview(campaign, manifest, messages)
+    finally:
+        if frozen is None:
+            for key in (eligible_key(manifest.prefix), excluded_key(manifest.prefix)):
+                parts.store.delete(key)
 
 
 # --- step 2: the chunks -------------------------------------------------------------------------------------
