@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-campaign_partitions = dg.DynamicPartitionsDefinition(name="campaign")
+CAMPAIGN_PARTITIONS_NAME = "campaign"
+campaign_partitions = dg.DynamicPartitionsDefinition(name=CAMPAIGN_PARTITIONS_NAME)
 
 
 def partition_key(campaign_id: int) -> str:

@@ -162,6 +162,10 @@ class CampaignStore(Protocol):
         """Campaigns in ``sending`` of which no run has shown a sign of life for so long."""
         ...
 
+    def ended_before(self, moment: datetime, campaign_ids: Sequence[int]) -> Sequence[int]:
+        """Which of these campaigns were sent or cancelled before the moment, in order of their ids."""
+        ...
+
     def begin_attempt(self, campaign_id: int, attempt: int) -> bool:
         """Count a new attempt of a silent campaign; False where somebody else has counted it already."""
         ...

@@ -20,6 +20,7 @@ from resources.settings import SettingsResource
 from resources.step_outputs import StepOutputs
 from resources.warehouse import WarehouseResource
 from sensors.events_are_waiting import events_are_waiting
+from sensors.old_campaign_partitions import old_campaign_partitions
 from sensors.queued_campaigns import queued_campaigns
 from sensors.reports_are_stale import reports_are_stale
 from sensors.silent_campaigns import silent_campaigns
@@ -30,7 +31,14 @@ settings = SettingsResource()
 defs = dg.Definitions(
     assets=[campaign_audience, campaign_deliveries, warehouse_deliveries, warehouse_dimensions, dbt_report_models],
     jobs=[campaign_job, reports_job, load_staged_job, load_events_job, replay_events_job, resolve_unknown_calls_job],
-    sensors=[queued_campaigns, silent_campaigns, staged_objects_waiting, events_are_waiting, reports_are_stale],
+    sensors=[
+        queued_campaigns,
+        silent_campaigns,
+        staged_objects_waiting,
+        events_are_waiting,
+        reports_are_stale,
+        old_campaign_partitions,
+    ],
     resources={
         "settings": settings,
         "parts": PartsResource(settings=settings),

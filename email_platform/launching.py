@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from email_platform.campaign_run import Parts
 from email_platform.campaigns import Campaign
@@ -60,3 +61,13 @@ def relaunch(parts: Parts, campaign: Campaign) -> Launch | None:
     if not parts.campaigns.begin_attempt(campaign.campaign_id, campaign.attempt + 1):
         return None
     return launch_of(parts, parts.campaigns.get(campaign.campaign_id))
+
+
+def archivable_campaigns(parts: Parts, campaign_ids: Sequence[int], kept_days: float) -> Sequence[int]:
+    """Campaigns that ended so long ago that nobody needs their partition at hand; those of unknown outcome stay.
+
+    An archived campaign loses nothing but its key in Dagster's lists: ledger, objects and warehouse keep everything,
+    and queueing it again adds the key again.
+    """
+    ended = parts.campaigns.ended_before(parts.clock() - timedelta(days=kept_days), campaign_ids)
+    return [campaign_id for campaign_id in ended if not parts.ledger.unknown_calls(campaign_id)]

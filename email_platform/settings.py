@@ -79,6 +79,7 @@ class Settings(BaseModel):
         lease_seconds: how long a chunk's lease lives without renewal.
         stall_seconds: a campaign without progress for so long is resumed.
         max_concurrent_runs: how many Dagster runs go side by side.
+        partition_days: how long an ended campaign keeps its partition in Dagster, which takes 100,000 of them.
         start_timeout_seconds: how long one embedded part may take until it answers.
     """
 
@@ -113,6 +114,7 @@ class Settings(BaseModel):
     lease_seconds: PositiveSeconds = 20.0
     stall_seconds: PositiveSeconds = 60.0
     max_concurrent_runs: PositiveInt = 4
+    partition_days: Annotated[float, Field(gt=0)] = 90.0
     start_timeout_seconds: PositiveSeconds = 60.0
 
     @classmethod

@@ -7,21 +7,24 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
-from sqlalchemy import Engine, text, update
+from sqlalchemy import Engine, insert, text, update
 
 from assets.jobs import CAMPAIGN_ID_TAG, campaign_job
 from assets.partitions import campaign_partitions
 from email_platform.adapters.assembly import open_parts
-from email_platform.adapters.postgres.tables import campaign, chunk
+from email_platform.adapters.postgres.tables import campaign, chunk, send_call
 from email_platform.campaign_run import freeze_audience
+from email_platform.campaigns import CampaignStatus
 from email_platform.definitions import defs
 from email_platform.embedded.dagster_processes import CAMPAIGN_TAG
 from email_platform.settings import Settings, variable_of
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
+from sensors.old_campaign_partitions import old_campaign_partitions
 from sensors.queued_campaigns import queued_campaigns
 from sensors.silent_campaigns import silent_campaigns
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
@@ -212,6 +215,48 @@ def test_a_campaign_that_waits_in_the_run_queue_is_not_taken_for_dead(
     make_silent(oltp_engine, campaign_id)
     result = evaluate(silent_campaigns, instance, resources)
     assert str(campaign_id) not in {request.partition_key for request in result.run_requests or []}
+
+
+def test_partitions_of_campaigns_that_ended_long_ago_are_archived_and_come_back_when_queued(
+    oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    condition = in_city("nowhere")
+    long_ago = {"finished_at": "2020-01-01T00:00:00Z"}
+    old_sent = queue_campaign(oltp_engine, condition, status="sent", **long_ago)
+    old_cancelled = queue_campaign(oltp_engine, condition, status="cancelled", **long_ago)
+    fresh = queue_campaign(oltp_engine, condition, status="sent", finished_at="2999-01-01T00:00:00Z")
+    failed = queue_campaign(oltp_engine, condition, status="failed", **long_ago)  # somebody may mend and resume it
+    undecided = queue_campaign(oltp_engine, condition, status="sent", **long_ago)
+    with oltp_engine.begin() as connection:
+        connection.execute(
+            insert(send_call).values(
+                campaign_id=undecided,
+                chunk_index=0,
+                call_index=0,
+                call_id=uuid4(),
+                state="unknown",
+                first_position=0,
+                recipient_count=1,
+                body_sha256=b"",
+                lease_epoch=1,
+                intent_at=text("now()"),
+            )
+        )
+    deleted = 2**40  # nobody knows when
+    every = [old_sent, old_cancelled, fresh, failed, undecided, deleted]
+    instance.add_dynamic_partitions("campaign", [*map(str, every), "by hand"])
+
+    (request,) = evaluate(old_campaign_partitions, instance, resources).dynamic_partitions_requests or []
+    assert isinstance(request, dg.DeleteDynamicPartitionsRequest)
+    assert sorted(map(int, request.partition_keys)) == sorted([old_sent, old_cancelled])
+    for key in request.partition_keys:
+        instance.delete_dynamic_partition("campaign", key)
+    assert evaluate(old_campaign_partitions, instance, resources).dynamic_partitions_requests == []
+
+    with open_parts(resources["settings"].load()) as parts:
+        parts.campaigns.change_status(old_sent, CampaignStatus.QUEUED)
+    (added,) = evaluate(queued_campaigns, instance, resources).dynamic_partitions_requests or []
+    assert str(old_sent) in added.partition_keys
 
 
 def test_the_job_that_the_sensors_launch_is_the_partitioned_one() -> None:

@@ -6,9 +6,10 @@ Invariant: a status changes under the row's lock, after `check_transition` on th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, func, or_, select, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Engine, Row, Select, any_, func, literal, or_, select, update
 
 from email_platform.adapters.postgres.tables import campaign, chunk, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
@@ -16,6 +17,7 @@ from email_platform.campaigns import Campaign, CampaignContent, CampaignStatus, 
 from email_platform.errors import CampaignNotFoundError
 
 _STARTED = {CampaignStatus.SENDING}
+_ENDED = (CampaignStatus.SENT, CampaignStatus.CANCELLED)  # nothing more will be sent by itself
 _FINISHED = {CampaignStatus.SENT, CampaignStatus.CANCELLED, CampaignStatus.FAILED}
 
 
@@ -104,6 +106,20 @@ class PostgresCampaignStore:
         )
         with oltp_transaction(self._engine) as connection:
             return [self._campaign(row) for row in connection.execute(statement)]
+
+    def ended_before(self, moment: datetime, campaign_ids: Sequence[int]) -> Sequence[int]:
+        """Which of these campaigns were sent or cancelled before the moment, in order of their ids."""
+        statement = (
+            select(campaign.c.id)
+            .where(
+                campaign.c.id == any_(literal(list(campaign_ids), ARRAY(BigInteger))),
+                campaign.c.status.in_(_ENDED),
+                campaign.c.finished_at < moment,
+            )
+            .order_by(campaign.c.id)
+        )
+        with oltp_transaction(self._engine) as connection:
+            return list(connection.execute(statement).scalars())
 
     def begin_attempt(self, campaign_id: int, attempt: int) -> bool:
         """Count a new attempt if the present one is still ``attempt - 1``; see the Protocol."""
