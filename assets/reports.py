@@ -42,6 +42,7 @@ class ReportsTranslator(DagsterDbtTranslator):
         "exclusion": "warehouse_deliveries",
         "campaign": "warehouse_dimensions",
         "app_user": "warehouse_dimensions",
+        "event": "warehouse_events",
     }
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:

@@ -1,11 +1,11 @@
--- Of the three campaigns loaded last, so that the cost does not grow with all that was ever sent.
+-- Of the three campaigns computed last, so that the cost does not grow with all that was ever sent.
 select campaign_id, lead_id, count() as copies
 from {{ ref('campaign_recipients') }}
 where campaign_id in (
     select campaign_id
     from {{ ref('int_campaign_days') }}
     group by campaign_id
-    order by max(last_loaded_at) desc
+    order by max(last_built_at) desc
     limit 3
 )
 group by campaign_id, lead_id

@@ -1,7 +1,5 @@
 -- Every outcome is in exactly one day of exactly one user.
-select sum(accepted) as accepted, sum(rejected) as rejected, sum(unknown) as unknown, sum(abandoned) as abandoned
+{% set sums %}{% for name in outcome_counts() %}sum({{ name }}){{ ', ' if not loop.last }}{% endfor %}{% endset %}
+select array({{ sums }}) as of_users
 from {{ ref('sender_activity') }}
-having (accepted, rejected, unknown, abandoned) != (
-    select (sum(accepted), sum(rejected), sum(unknown), sum(abandoned))
-    from {{ ref('int_campaign_outcomes') }}
-)
+having of_users != (select array({{ sums }}) from {{ ref('int_campaign_outcomes') }})

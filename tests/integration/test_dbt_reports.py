@@ -26,10 +26,11 @@ from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.deliveries import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
+from email_platform.events.event import EVENT_SCHEMA, EventType, status_rank
 from email_platform.identity import call_id, message_id
-from email_platform.ports import StagedObject
+from email_platform.ports import StagedKind, StagedObject
 from email_platform.settings import Settings
-from email_platform.storage_layout import deliveries_key
+from email_platform.storage_layout import deliveries_key, event_normalised_key
 
 pytestmark = pytest.mark.integration
 
@@ -49,12 +50,13 @@ class Reports:
     store: S3ObjectStore
     folder: Path
 
-    def build(self) -> None:
+    def build(self, *arguments: str) -> None:
         """Run `dbt build` and fail with what it printed where a model, test or warning does not pass."""
         url = self.settings.clickhouse_url.get_secret_value()
         command = [
             *(str(Path(sys.executable).with_name("dbt")), "build", "--project-dir", str(PROJECT)),
             *("--profiles-dir", str(PROJECT), "--target-path", str(self.folder), "--log-path", str(self.folder)),
+            *arguments,
         ]
         environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -71,14 +73,26 @@ class Reports:
         result = self.warehouse.client.query(f"select * from {database}.{mart} order by {order_by}")
         return [dict(row) for row in result.named_results()]
 
-    def load_deliveries(self, campaign_id: int, rows: list[Mapping[str, Any]]) -> None:
+    def load_deliveries(self, campaign_id: int, rows: list[Mapping[str, Any]], chunk: int = 0) -> None:
+        self._load("delivery", deliveries_key(campaign_id, chunk), rows, DELIVERY_SCHEMA)
+
+    def load_events(self, *rows: Mapping[str, Any]) -> None:
+        key = event_normalised_key(NOON.date(), sha256(repr(rows).encode()).hexdigest()[:32])
+        self._load("event", key, list(rows), EVENT_SCHEMA)
+
+    def _load(self, kind: StagedKind, key: str, rows: list[Mapping[str, Any]], schema: pa.Schema) -> None:
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=DELIVERY_SCHEMA), buffer)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
         # The warehouses of this module share a bucket, not a database: keep their objects apart.
-        key = f"{self.folder.name}/{deliveries_key(campaign_id, 0)}"
+        key = f"{self.folder.name}/{key}"
         self.store.put(key, buffer.getvalue())
-        staged = StagedObject(key, "delivery", len(rows), sha256(buffer.getvalue()).hexdigest())
+        staged = StagedObject(key, kind, len(rows), sha256(buffer.getvalue()).hexdigest())
         assert self.warehouse.load(staged) == len(rows)
+
+    def statuses(self, campaign_id: int) -> list[str]:
+        """The present status of each recipient of a campaign, by lead."""
+        rows = self.rows("campaign_recipients", "lead_id")
+        return [row["status"] for row in rows if row["campaign_id"] == campaign_id]
 
     def load_dimensions(self, tables: Mapping[DimensionName, list[Mapping[str, Any]]], at: datetime) -> None:
         class Source:
@@ -128,6 +142,21 @@ def delivery(campaign_id: int, lead_id: int, status: DeliveryStatus, at: datetim
         "call_id": str(call_id(campaign_id, 0, 0)), "occurred_at": at,
         "version": delivery_version(status, int(at.timestamp() * 1000)), **values,
     }  # fmt: skip
+
+
+def event(kind: EventType, subtype: str = "", *, key: str, at: datetime = NOON, **values: Any) -> Mapping[str, Any]:
+    """An event that carries nothing that leads to a delivery, unless the values say so."""
+    return {
+        "event_key": f"simulator:{key}", "provider": "simulator", "account": "default", "event_id": key, "type": kind,
+        "subtype": subtype, "status_rank": status_rank(kind, subtype), "campaign_id": 0, "message_id": "",
+        "provider_message_id": "", "recipient": "", "occurred_at": at, "received_at": at, "normaliser_version": 1,
+        "details": "{}", **values,
+    }  # fmt: skip
+
+
+def about(campaign_id: int, lead_id: int) -> Mapping[str, Any]:
+    """What an event carries that says everything about its message."""
+    return {"campaign_id": campaign_id, "message_id": str(message_id(campaign_id, lead_id))}
 
 
 def test_an_empty_warehouse_has_empty_reports_and_a_second_build_is_the_same(reports: Reports) -> None:
@@ -218,3 +247,95 @@ def test_a_late_change_corrects_the_past_and_a_deleted_campaign_stays(reports: R
     assert (deleted["is_deleted"], deleted["accepted"], deleted["unknown"]) == (1, 2, 0)
     assert (kept["is_deleted"], kept["accepted"]) == (0, 1)
     assert [row["status"] for row in reports.rows("email", "campaign_id, lead_id")] == ["sent"] * 3
+
+
+def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_delivery(reports: Reports) -> None:
+    later = NOON + timedelta(days=30)
+    reports.load_events(
+        event("delivered", key="early", at=NOON, **about(1, 1)),  # its delivery is loaded after it
+        event("opened", key="opened", at=NOON, message_id=str(message_id(1, 1))),
+        event("delivered", key="nobody", **about(9, 9)),
+    )
+    reports.build()
+    assert reports.statuses(1) == []
+
+    reports.load_deliveries(1, [delivery(1, lead_id, "accepted", NOON) for lead_id in range(1, 7)])
+    reports.load_deliveries(1, [delivery(1, 7, "unknown", NOON)], chunk=1)
+    reports.load_dimensions({"app_user": [user(1)], "campaign": [campaign(1, eligible=7)]}, NOON + timedelta(days=1))
+    reports.build()
+    assert reports.statuses(1) == ["opened", *["sent"] * 5, "unknown"]
+
+    bounce = event("bounced", "hard", key="late", at=later, details=json.dumps({"diagnostic": HOSTILE}), **about(1, 1))
+    reports.load_events(
+        bounce,
+        event("complained", key="complaint", provider_message_id="p-1-2"),
+        event("delivered", key="d2", **about(1, 2)),
+        event("bounced", "soft", key="soft", **about(1, 3)),
+        event("bounced", "soft", key="out of office", **about(1, 4)),
+        event("delivered", key="d4", **about(1, 4)),
+        event("bounced", "hard", key="no id", at=later, recipient="LEAD5@example.org"),
+        event("clicked", key="c6", **about(1, 6)),
+        event("unsubscribed", key="u6", **about(1, 6)),
+        event("delivered", key="d7", **about(1, 7)),
+    )
+    reports.load_events(bounce, event("clicked", key="c6", **about(1, 6)))  # told twice
+    reports.build()
+
+    assert reports.statuses(1) == [
+        *("bounced_hard", "complained", "bounced_soft", "delivered", "bounced_hard", "unsubscribed", "delivered"),
+    ]
+    first = reports.rows("campaign_recipients", "lead_id")[0]
+    assert (first["outcome"], first["error"]) == ("accepted", HOSTILE)
+    assert (first["status_at"], first["bounced_at"], first["opened_at"]) == (later, later, NOON)
+    [summary] = reports.rows("campaign_summary", "campaign_id")
+    counted = ("accepted", "unknown", "delivered", "bounced_hard", "bounced_soft", "complained", "opened", "clicked")
+    assert [summary[name] for name in counted] == [6, 1, 4, 2, 1, 1, 1, 1]
+    assert (summary["unsubscribed"], summary["delivered_rate"]) == (1, 4 / 7)
+    [day] = reports.rows("sender_activity", "activity_date")
+    assert (day["activity_date"], day["bounced_hard"], day["delivered"]) == (NOON.date(), 2, 4)
+    emails = [row["status"] for row in reports.rows("email", "lead_id")]
+    assert emails == ["bounced", "sent", "bounced", "sent", "bounced", "sent", "sent"]
+
+    with_increments = reports.rows("int_deliveries_current", "campaign_id, lead_id")
+    reports.build("--full-refresh")
+    anew = reports.rows("int_deliveries_current", "campaign_id, lead_id")
+    assert [row | {"built_at": None} for row in anew] == [row | {"built_at": None} for row in with_increments]
+
+
+def test_an_event_that_was_read_again_takes_back_what_the_old_reading_said(reports: Reports) -> None:
+    reports.load_deliveries(1, [delivery(1, lead_id, "accepted", NOON) for lead_id in range(1, 4)])
+    reports.load_dimensions({"app_user": [user(1)], "campaign": [campaign(1, eligible=3)]}, NOON)
+    reports.load_events(
+        event("bounced", "hard", key="not so hard", **about(1, 1)),
+        event("bounced", "hard", key="of another", **about(1, 2)),
+    )
+    reports.build()
+    assert reports.statuses(1) == ["bounced_hard", "bounced_hard", "sent"]
+
+    reports.load_events(
+        event("bounced", "soft", key="not so hard", normaliser_version=2, **about(1, 1)),
+        event("bounced", "hard", key="of another", normaliser_version=2, **about(1, 3)),
+    )
+    reports.build()
+    assert reports.statuses(1) == ["bounced_soft", "sent", "bounced_hard"]
+
+    reports.load_events(event("bounced", "hard", key="of another", at=NOON, received_at=NOON, **about(1, 2)))
+    reports.load_deliveries(1, [delivery(1, 2, "accepted", NOON + timedelta(hours=1))], chunk=7)
+    reports.build()
+    assert reports.statuses(1) == ["bounced_soft", "sent", "bounced_hard"], "the old reading came again, and later"
+
+
+def test_one_provider_message_id_of_several_recipients_tells_them_apart_by_address(reports: Reports) -> None:
+    shared = [
+        delivery(1, lead_id, "accepted", NOON, provider_message_id="<shared@mailgun>", email=address)
+        for lead_id, address in [(1, "Quote'd@example.org"), (2, LONGEST_ADDRESS), (3, HOSTILE)]
+    ]
+    reports.load_deliveries(1, shared)
+    reports.load_dimensions({"app_user": [user(1)], "campaign": [campaign(1, eligible=3)]}, NOON)
+    reports.load_events(
+        event("bounced", "hard", key="b", provider_message_id="<shared@mailgun>", recipient=LONGEST_ADDRESS),
+        event("delivered", key="d", provider_message_id="<shared@mailgun>", recipient="quote'd@example.org"),
+        event("opened", key="o", provider_message_id="<shared@mailgun>"),
+    )
+    reports.build()
+    assert reports.statuses(1) == ["delivered", "bounced_hard", "sent"]

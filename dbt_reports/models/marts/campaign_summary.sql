@@ -30,10 +30,9 @@ users as (
 outcomes as (
     select
         campaign_id as outcome_campaign_id,
-        accepted,
-        rejected,
-        unknown,
-        abandoned,
+        {% for name in outcome_counts() %}
+        {{ name }},
+        {% endfor %}
         first_sent_at,
         last_sent_at
     from {{ ref('int_campaign_outcomes') }}
@@ -56,10 +55,9 @@ joined as (
         campaigns.excluded_unsubscribed as excluded_unsubscribed,
         campaigns.excluded_invalid_address as excluded_invalid_address,
         campaigns.excluded_duplicate_address as excluded_duplicate_address,
-        ifNull(outcomes.accepted, 0) as accepted,
-        ifNull(outcomes.rejected, 0) as rejected,
-        ifNull(outcomes.unknown, 0) as unknown,
-        ifNull(outcomes.abandoned, 0) as abandoned,
+        {% for name in outcome_counts() %}
+        ifNull(outcomes.{{ name }}, 0) as {{ name }},
+        {% endfor %}
         outcomes.first_sent_at as first_sent_at,
         outcomes.last_sent_at as last_sent_at,
         dateDiff('millisecond', outcomes.first_sent_at, outcomes.last_sent_at) / 1000 as duration_seconds,
@@ -91,11 +89,20 @@ select
     unknown,
     abandoned,
     eligible - (accepted + rejected + unknown + abandoned) as not_attempted,
+    delivered,
+    bounced_hard,
+    bounced_soft,
+    rejected_later,
+    complained,
+    opened,
+    clicked,
+    unsubscribed,
     first_sent_at,
     last_sent_at,
     duration_seconds,
     accepted / nullIf(duration_seconds, 0) * 60 as emails_per_minute,
     accepted / nullIf(accepted + rejected + unknown + abandoned, 0) as accepted_rate,
+    delivered / nullIf(delivered + bounced_hard + bounced_soft + rejected_later, 0) as delivered_rate,
     finished_at,
     snapshot_at
 from joined

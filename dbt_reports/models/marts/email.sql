@@ -7,20 +7,23 @@ select
     deliveries.lead_id as lead_id,
     deliveries.email as email,
     ifNull(campaigns.subject, '') as subject,
-    transform(
-        deliveries.status,
-        ['accepted', 'rejected', 'abandoned', 'unknown'],
-        ['sent', 'failed', 'failed', 'unknown'],
-        'unknown'
-    ) as status,
+    toLowCardinality(multiIf(
+        deliveries.status in ('bounced_hard', 'bounced_soft'), 'bounced',
+        deliveries.status in ('rejected', 'abandoned'), 'failed',
+        deliveries.status = 'unknown', 'unknown',
+        'sent'
+    )) as status,
     nullIf(deliveries.provider_message_id, '') as provider_message_id,
     if(
         deliveries.status = 'abandoned' and deliveries.error_code = '' and deliveries.error_message = '',
         'outcome unknown, abandoned',
-        nullIf({{ delivery_error('deliveries.error_code', 'deliveries.error_message') }}, '')
+        coalesce(
+            nullIf(deliveries.event_reason, ''),
+            nullIf({{ delivery_error('deliveries.error_code', 'deliveries.error_message') }}, '')
+        )
     ) as error,
-    if(deliveries.status = 'accepted', deliveries.occurred_at, null) as sent_at,
+    if(deliveries.status in ('rejected', 'abandoned', 'unknown'), null, deliveries.occurred_at) as sent_at,
     toDateTime64(ifNull(campaigns.frozen_at, deliveries.occurred_at), 3, 'UTC') as created_at,
-    deliveries.loaded_at as updated_at
-from {{ ref('stg_deliveries') }} as deliveries
+    deliveries.learnt_at as updated_at
+from {{ ref('int_deliveries_current') }} as deliveries
 left any join {{ ref('stg_campaigns') }} as campaigns on campaigns.campaign_id = deliveries.campaign_id

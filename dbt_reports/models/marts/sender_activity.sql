@@ -4,9 +4,8 @@ select
     user_id,
     activity_date,
     toInt64(uniqExact(campaign_id)) as campaigns,
-    sum(accepted) as accepted,
-    sum(rejected) as rejected,
-    sum(unknown) as unknown,
-    sum(abandoned) as abandoned
+    {% for name in outcome_counts() %}
+    sum({{ name }}) as {{ name }}{{ ',' if not loop.last }}
+    {% endfor %}
 from {{ ref('int_campaign_days') }}
 group by user_id, activity_date

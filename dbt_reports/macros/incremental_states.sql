@@ -1,0 +1,28 @@
+{#- The chain int_new_loads -> int_changed_deliveries -> int_matched_events -> int_delivery_states -> int_loads_done
+    works on whole loads (one object's insert: source_object and loaded_at), not on a time: a load that becomes visible late
+    is a load like any other, and no hour of overlap is counted again at every refresh. -#}
+
+{#- Whether every delivery is to be computed: the states are not there yet, or are asked to be built anew. -#}
+{% macro all_states_are_to_be_built() -%}
+    {%- if not execute -%}
+        {{ return(true) }}
+    {%- endif -%}
+    {%- set states = adapter.get_relation(this.database, this.schema, 'int_delivery_states') -%}
+    {{ return(states is none or flags.FULL_REFRESH) }}
+{%- endmacro %}
+
+{#- The table of loads that earlier builds have taken in; none before the first. Not by ref(): it is built at the end. -#}
+{% macro loads_done() -%}
+    {%- if not execute or flags.FULL_REFRESH -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {{ return(adapter.get_relation(this.database, this.schema, 'int_loads_done')) }}
+{%- endmacro %}
+
+{#- Restricts a raw table to the rows of new loads; the lower bound of the time lets the skip index of loaded_at work. -#}
+{% macro is_newly_loaded(raw_table) -%}
+    loaded_at >= (select min(loaded_at) from {{ ref('int_new_loads') }} where raw_table = '{{ raw_table }}')
+    and (source_object, loaded_at) in (
+        select source_object, loaded_at from {{ ref('int_new_loads') }} where raw_table = '{{ raw_table }}'
+    )
+{%- endmacro %}
