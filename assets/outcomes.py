@@ -19,6 +19,7 @@ from email_platform.errors import (
     EmailPlatformError,
     InvalidConditionError,
     InvalidTemplateError,
+    LegacySourceError,
     ProviderDownError,
 )
 
@@ -29,6 +30,7 @@ FINAL_ERRORS: tuple[type[EmailPlatformError], ...] = (
     ConfigurationError,
     InvalidConditionError,
     InvalidTemplateError,
+    LegacySourceError,
     ProviderDownError,
 )
 

@@ -1,6 +1,6 @@
 """The composition root: what Dagster loads. Everything is declared elsewhere; here it is put together.
 
-Loading it opens no connection and reads no setting.
+Loading it opens no connection and reads no setting but the first month of the old table (`assets.legacy_partitions`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
 from assets.events import load_events_job, replay_events_job
 from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
+from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.reports import dbt_executable, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
 from resources.events import EventsResource
+from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
 from resources.step_outputs import StepOutputs
@@ -29,8 +31,23 @@ from sensors.staged_objects_waiting import staged_objects_waiting
 settings = SettingsResource()
 
 defs = dg.Definitions(
-    assets=[campaign_audience, campaign_deliveries, warehouse_deliveries, warehouse_dimensions, dbt_report_models],
-    jobs=[campaign_job, reports_job, load_staged_job, load_events_job, replay_events_job, resolve_unknown_calls_job],
+    assets=[
+        campaign_audience,
+        campaign_deliveries,
+        warehouse_deliveries,
+        warehouse_dimensions,
+        legacy_emails,
+        dbt_report_models,
+    ],
+    jobs=[
+        campaign_job,
+        reports_job,
+        load_staged_job,
+        load_events_job,
+        replay_events_job,
+        resolve_unknown_calls_job,
+        legacy_import_job,
+    ],
     sensors=[
         queued_campaigns,
         silent_campaigns,
@@ -44,6 +61,7 @@ defs = dg.Definitions(
         "parts": PartsResource(settings=settings),
         "events": EventsResource(settings=settings),
         "warehouse": WarehouseResource(settings=settings),
+        "legacy": LegacyImportResource(settings=settings),
         "dbt": DbtCliResource(project_dir=dbt_project, dbt_executable=dbt_executable()),
         "io_manager": StepOutputs(settings=settings),
     },

@@ -12,6 +12,7 @@ EmailPlatformError
 ├── LeaseLostError              another process took this chunk over: stop sending at once
 ├── AccountingError             two counts that must be equal are not
 ├── ObjectQuarantinedError      a staged object is corrupt or foreign and was set aside
+├── LegacySourceError           the old email table is not as the import knows it; the message names columns or ids
 ├── WebhookRefusedError         a webhook is not proved to come from its provider account; nothing of it is kept
 ├── MalformedEventError         a proved webhook's body cannot be read: quarantine (path inside, never a value)
 └── ProviderError               one call's outcome; transient or permanent is decided in the adapter, once
@@ -102,6 +103,10 @@ class AccountingError(EmailPlatformError):
 
 class ObjectQuarantinedError(EmailPlatformError):
     """A staged object is corrupt or foreign; it was set aside with the reason and blocks nothing else."""
+
+
+class LegacySourceError(EmailPlatformError):
+    """The old email table lacks a column or index, has an unknown one, or holds what the warehouse cannot."""
 
 
 class WebhookRefusedError(EmailPlatformError):

@@ -178,7 +178,9 @@ class EmailProvider(Protocol):
         ...
 
 
-StagedKind = Literal["delivery", "exclusion", "dimension_campaign", "dimension_app_user", "event", "event_quarantine"]
+StagedKind = Literal[
+    "delivery", "exclusion", "dimension_campaign", "dimension_app_user", "event", "event_quarantine", "legacy_email"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,16 @@ from email_platform.errors import ConfigurationError
 VARIABLE_PREFIX = "EMAIL_PLATFORM_"
 EMBEDDED_FILE_NAME = "embedded.env"
 DAGSTER_DATABASE = "dagster"
+LEGACY_DATABASE = "legacy"
+DEFAULT_LEGACY_FIRST_MONTH = "2020-01"
+MONTH_PATTERN = r"^(19|20|21)\d\d-(0[1-9]|1[0-2])$"
 _POSTGRES_SCHEMES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 PartName = Literal["postgres", "s3", "clickhouse", "provider", "receiver"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
 _FIELDS_OF_PART: Mapping[PartName, tuple[str, ...]] = {
-    "postgres": ("postgres_url", "dagster_postgres_url"),
+    "postgres": ("postgres_url", "dagster_postgres_url", "legacy_postgres_url"),
     "s3": ("s3_bucket", "s3_endpoint_url", "s3_region", "s3_access_key_id", "s3_secret_access_key"),
     "clickhouse": ("clickhouse_url",),
     "provider": ("provider_url", "provider_api_key", "provider_webhook_secret"),
@@ -80,6 +83,14 @@ class Settings(BaseModel):
         stall_seconds: a campaign without progress for so long is resumed.
         max_concurrent_runs: how many Dagster runs go side by side.
         partition_days: how long an ended campaign keeps its partition in Dagster, which takes 100,000 of them.
+        legacy_postgres_url: the database with the old table ``email``, best a read replica's; None: nothing to
+            import. On the embedded server the database `LEGACY_DATABASE`, to practise on.
+        legacy_first_month: of the old rows' created_at, YYYY-MM; the first partition. Read by Dagster's code when it
+            loads, so a change needs a restart.
+        legacy_table: its name, with the schema where that is not on the search path.
+        legacy_ignored_columns: of the old table, with commas between them: may stay behind.
+        legacy_rows_per_second: how many rows an import reads at most, on average; what it only counts included.
+        legacy_statement_timeout_seconds, legacy_lock_timeout_seconds: when a statement at the source gives up.
         start_timeout_seconds: how long one embedded part may take until it answers.
     """
 
@@ -115,6 +126,13 @@ class Settings(BaseModel):
     stall_seconds: PositiveSeconds = 60.0
     max_concurrent_runs: PositiveInt = 4
     partition_days: Annotated[float, Field(gt=0)] = 90.0
+    legacy_postgres_url: SecretStr | None = None
+    legacy_first_month: Annotated[str, Field(pattern=MONTH_PATTERN)] = DEFAULT_LEGACY_FIRST_MONTH
+    legacy_table: str = "email"
+    legacy_ignored_columns: str = ""
+    legacy_rows_per_second: Annotated[float, Field(gt=0)] = 50_000
+    legacy_statement_timeout_seconds: PositiveSeconds = 60.0
+    legacy_lock_timeout_seconds: PositiveSeconds = 2.0
     start_timeout_seconds: PositiveSeconds = 60.0
 
     @classmethod
@@ -147,10 +165,10 @@ class Settings(BaseModel):
         # Raised outside the handler: the original error holds the values, secrets among them.
         raise ConfigurationError("\n".join(lines))
 
-    @field_validator("postgres_url", "dagster_postgres_url")
+    @field_validator("postgres_url", "dagster_postgres_url", "legacy_postgres_url")
     @classmethod
-    def _check_postgres_url(cls, url: SecretStr) -> SecretStr:
-        text = url.get_secret_value()
+    def _check_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        text = url.get_secret_value() if url is not None else ""
         if text and (urlsplit(text).scheme not in _POSTGRES_SCHEMES or not _has_database(text)):
             raise ValueError("must look like postgresql+psycopg://user:password@host:port/database")
         return url

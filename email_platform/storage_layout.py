@@ -4,6 +4,8 @@
     manifests/campaign=<id>/<manifest id>/excluded.parquet     every lead left out, with its reason
     deliveries/campaign=<id>/chunk-<index>.parquet             what became of each recipient of one chunk
     dimensions/<name>/<snapshot id>.parquet                    small OLTP tables for the reports
+    legacy/month=<YYYY-MM>/ids-<first id>.parquet              rows of the old email table, by range of old ids
+    legacy/month=<YYYY-MM>/ids-<first id>-removed.parquet      keys of them that the old table has no more
     events/inbox/<date>/<receiver>-<sequence>.parquet          verified bodies that no batch holds yet
     events/raw/<date>/<batch>.parquet                          the bodies of one batch, for a replay
     events/normalised/<date>/<batch>.parquet                   their events, loaded into the warehouse
@@ -47,6 +49,16 @@ def deliveries_key(campaign_id: int, chunk_index: int) -> str:
 def dimension_key(name: str, snapshot_id: str) -> str:
     """One snapshot of a small OLTP table."""
     return f"dimensions/{name}/{snapshot_id}.parquet"
+
+
+def legacy_emails_key(month: str, first_id: int) -> str:
+    """One range of the old email table's rows of one month."""
+    return f"legacy/month={month}/ids-{first_id:012d}.parquet"
+
+
+def legacy_removed_key(month: str, first_id: int) -> str:
+    """The keys of one range that the old table has no more, or has under another key."""
+    return f"legacy/month={month}/ids-{first_id:012d}-removed.parquet"
 
 
 EVENT_INBOX_PREFIX = "events/inbox/"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
+from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.audience import PostgresAudienceSource
@@ -28,6 +30,7 @@ from email_platform.campaign_run import Parts
 from email_platform.campaigns import Sender
 from email_platform.delivery import DeliveryPolicy
 from email_platform.errors import ConfigurationError
+from email_platform.legacy_import import ImportReport, Month, Throttle, import_month
 from email_platform.personalisation import TemplateRenderer
 from email_platform.ports import EmailProvider, ProviderLimits
 from email_platform.rate_limit import AccountRate, RateLimiter, Unlimited
@@ -136,3 +139,34 @@ def open_warehouse(settings: Settings) -> Iterator[ClickHouseWarehouse]:
         yield warehouse
     finally:
         warehouse.close()
+
+
+def import_legacy_month(
+    settings: Settings, month: Month, on_range: Callable[[int, int, int], None] = lambda _done, _of, _rows: None
+) -> ImportReport:
+    """`email_platform.legacy_import.import_month` between the parts of the settings.
+
+    Raises:
+        ConfigurationError: no old database is set, or a part refuses us.
+        LegacySourceError: the old table is not as the import knows it.
+        PartUnavailableError: a part went away; run again.
+    """
+    # A driver of its own, which no other process than the import's should need to start.
+    from email_platform.adapters.postgres.legacy_source import PostgresLegacySource
+
+    with (
+        closing(PostgresLegacySource.from_settings(settings)) as source,
+        closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy,
+        open_oltp(settings) as engine,
+        open_warehouse(settings) as warehouse,
+    ):
+        return import_month(
+            source,
+            open_store(settings),
+            PostgresStagingRegister(engine),
+            warehouse,
+            legacy,
+            month,
+            Throttle(settings.legacy_rows_per_second, time.monotonic, time.sleep),
+            on_range,
+        )

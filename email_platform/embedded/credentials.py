@@ -14,7 +14,13 @@ from urllib.parse import quote, unquote, urlsplit
 
 from email_platform.embedded.part import LOOPBACK
 from email_platform.embedded.postgres import DATABASE, USER
-from email_platform.settings import DAGSTER_DATABASE, EMBEDDED_FILE_NAME, embedded_values, variable_of
+from email_platform.settings import (
+    DAGSTER_DATABASE,
+    EMBEDDED_FILE_NAME,
+    LEGACY_DATABASE,
+    embedded_values,
+    variable_of,
+)
 
 BUCKET = "email-platform"
 CLICKHOUSE_USER = "email_platform"
@@ -41,6 +47,8 @@ def complete_values(known: Mapping[str, str], ports: Mapping[str, int]) -> dict[
     return {
         "postgres_url": f"postgresql+psycopg://{database}/{DATABASE}",
         "dagster_postgres_url": f"postgresql+psycopg2://{database}/{DAGSTER_DATABASE}",
+        # Made by `email-platform legacy generate` only: an old database to practise the import on.
+        "legacy_postgres_url": f"postgresql://{database}/{LEGACY_DATABASE}",
         "s3_endpoint_url": f"http://{LOOPBACK}:{ports['s3_port']}",
         "s3_bucket": known.get("s3_bucket", BUCKET),
         "s3_region": known.get("s3_region", "us-east-1"),

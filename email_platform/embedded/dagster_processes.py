@@ -48,7 +48,10 @@ concurrency:
           applyLimitPerUniqueValue: true
         limit: 1
   pools:
-    granularity: op
+    # The old database's import is the only pool: one run at a time reads it, the others wait in the queue and take
+    # no place of max_concurrent_runs there.
+    granularity: run
+    default_limit: 1
 
 run_monitoring:
   enabled: true

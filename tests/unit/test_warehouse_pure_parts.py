@@ -79,10 +79,12 @@ def test_shipped_migrations_may_be_applied_again() -> None:
             assert " if not exists " in statement or " if exists " in statement
 
 
-def test_migration_files_must_be_named_and_counted(tmp_path: Path) -> None:
+def test_migration_files_must_be_named_and_have_versions_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "0001_a.sql").write_text("select 1;")
     (tmp_path / "0003_b.sql").write_text("select 1;")
-    with pytest.raises(ConfigurationError, match="without a gap"):
+    assert [migration.version for migration in read_migrations(tmp_path)] == [1, 3]
+    (tmp_path / "0001_c.sql").write_text("select 1;")
+    with pytest.raises(ConfigurationError, match="share a version"):
         read_migrations(tmp_path)
     (tmp_path / "0003_b.sql").rename(tmp_path / "two.sql")
     with pytest.raises(ConfigurationError, match="must look like"):

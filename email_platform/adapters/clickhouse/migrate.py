@@ -46,7 +46,7 @@ class Migration:
     """One file of the migrations folder.
 
     Attributes:
-        version: from the file's name; versions count up from 1 without a gap.
+        version: from the file's name; no two files share one. Gaps are allowed: branches reserve numbers.
     """
 
     version: int
@@ -69,7 +69,7 @@ def read_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
     """The folder's migrations in order.
 
     Raises:
-        ConfigurationError: a name is not ``NNNN_words.sql`` or a version is missing or double.
+        ConfigurationError: a name is not ``NNNN_words.sql`` or a version is there twice.
     """
     migrations = []
     for path in sorted(folder.glob("*.sql")):
@@ -78,8 +78,8 @@ def read_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
             raise ConfigurationError(f"migration {path.name}: the name must look like 0001_what_it_does.sql")
         migrations.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
     versions = [migration.version for migration in migrations]
-    if versions != list(range(1, len(versions) + 1)):
-        raise ConfigurationError(f"migrations must count up from 1 without a gap, but are {versions}")
+    if len(set(versions)) != len(versions):
+        raise ConfigurationError(f"two migrations share a version: {versions}")
     return migrations
 
 

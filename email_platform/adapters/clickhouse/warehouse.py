@@ -36,6 +36,7 @@ from email_platform.errors import (
     PartUnavailableError,
 )
 from email_platform.events.event import EVENT_SCHEMA, EVENT_TYPES
+from email_platform.legacy_import import LEGACY_EMAIL_SCHEMA
 from email_platform.manifest import EXCLUDED_SCHEMA, EXCLUSION_REASONS
 from email_platform.ports import StagedKind, StagedObject
 from email_platform.settings import Settings
@@ -166,6 +167,7 @@ _TARGETS: Mapping[StagedKind, _Target] = {
     ),
     "dimension_campaign": _Target("campaign", CAMPAIGN_SCHEMA, "id", "snapshot_at"),
     "dimension_app_user": _Target("app_user", APP_USER_SCHEMA, "id", "snapshot_at"),
+    "legacy_email": _Target("legacy_email", LEGACY_EMAIL_SCHEMA, "id", "version"),
     "event": _Target(
         "event",
         EVENT_SCHEMA,
