@@ -1,45 +1,110 @@
-"""Providers' events: from the receivers' inbox to the warehouse and the suppressions, and their replays."""
+"""Providers' events: from the receivers' inbox to the warehouse, the suppressions and the guard; and their replays."""
 
 from datetime import date
 
 import dagster as dg
 
 from assets.outcomes import failures_told
-from email_platform.campaign_run import load_staged
-from email_platform.events.staging import replay_archive, replay_quarantine, stage_inbox
+from email_platform.event_run import EventsReport, take_in_events
+from email_platform.events.staging import replay_archive, replay_quarantine
 from resources.events import EventsResource
 from resources.parts import PartsResource
 from resources.warehouse import WarehouseResource
 
 _RETRIES = {"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"}
+_KEY = dg.AssetKey("warehouse_events")
+SHOWN_OBJECTS = 20
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-def stage_events(context: dg.OpExecutionContext, events: EventsResource) -> None:
-    """Archive, normalise and register what lies in the inbox, and write the suppressions that follow."""
-    with failures_told(), events.open() as opened:
-        report = stage_inbox(opened.store, opened.intake, opened.clock)
-    context.add_output_metadata(
-        {
-            "inbox objects": report.objects,
-            "bodies": report.bodies,
-            "events": report.events,
-            "bodies quarantined": report.problems,
-            "new suppressions": report.suppressions,
-        }
+@dg.asset(
+    key=_KEY,
+    group_name="warehouse",
+    kinds={"s3", "clickhouse"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "everything_readable",
+            asset=_KEY,
+            description="every body could be read and every staged object loaded; the rest lies in the quarantine",
+        ),
+        dg.AssetCheckSpec(
+            "campaigns_within_limits",
+            asset=_KEY,
+            description="no campaign is paused for its hard bounces or complaints, and every alert was taken",
+        ),
+    ],
+)
+def warehouse_events(
+    context: dg.AssetExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
+) -> dg.MaterializeResult:
+    """What providers told about messages, staged from the inbox and loaded in bulk; then the guard looks at it.
+
+    Grain: one row an event of a loaded object, append-only; the key is provider and event id.
+    """
+    with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
+        report = take_in_events(incoming, opened, clickhouse)
+        bucket = incoming.store.bucket
+    for alert in report.guarded.alerts:
+        context.log.error(alert.text)
+    return dg.MaterializeResult(
+        metadata=_metadata(report, bucket), check_results=[_readable_check(report), _limits_check(report)]
     )
-    if report.problems:
-        context.log.warning(f"{report.problems} bodies could not be read completely: see staged_object, then replay")
 
 
-@dg.op(ins={"staged": dg.In(dg.Nothing)})
-def load_events(context: dg.OpExecutionContext, parts: PartsResource, warehouse: WarehouseResource) -> None:
-    """Load every staged object that the warehouse does not hold, in bulk."""
-    with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
-        report = load_staged(opened.register, clickhouse)
-    context.add_output_metadata({"objects loaded now": report.objects, "rows loaded now": report.rows})
-    for key, reason in report.quarantined.items():
-        context.log.warning(f"quarantined {key}: {reason}")
+def _metadata(report: EventsReport, bucket: str) -> dict[str, dg.MetadataValue | int | float]:
+    staged, loaded = report.staged, report.loaded
+    by_type = ["| type | events |", "| --- | ---: |"]
+    by_type += [f"| {kind} | {count:,} |" for kind, count in sorted(staged.events_by_type.items())]
+    objects = [f"- `s3://{bucket}/{key}`" for key in staged.keys[:SHOWN_OBJECTS]]
+    more = len(staged.keys) - SHOWN_OBJECTS
+    return {
+        "inbox objects": staged.objects,
+        "bodies": staged.bodies,
+        "events": staged.events,
+        "events by type": dg.MetadataValue.md("\n".join(by_type)),
+        "bodies quarantined": staged.problems,
+        "new suppressions": staged.suppressions,
+        "objects loaded now": loaded.objects,
+        "rows loaded now": loaded.rows,
+        "campaigns watched": report.guarded.watched,
+        "seconds": round(report.seconds, 3),
+        "events per second": round(staged.events / report.seconds, 1) if report.seconds else 0.0,
+        "events objects": dg.MetadataValue.md("\n".join([*objects, *([f"- and {more} more"] if more > 0 else [])])),
+    }
+
+
+def _readable_check(report: EventsReport) -> dg.AssetCheckResult:
+    reasons = {**report.staged.quarantined, **report.loaded.quarantined}
+    return dg.AssetCheckResult(
+        check_name="everything_readable",
+        asset_key=_KEY,
+        passed=not reasons,
+        severity=dg.AssetCheckSeverity.WARN,  # nothing is lost: see replay_events_job
+        metadata={key: dg.MetadataValue.text(reason) for key, reason in reasons.items()},
+    )
+
+
+def _limits_check(report: EventsReport) -> dg.AssetCheckResult:
+    guarded = report.guarded
+    said = [*guarded.standing, *(alert.text for alert in guarded.alerts)]
+    return dg.AssetCheckResult(
+        check_name="campaigns_within_limits",
+        asset_key=_KEY,
+        passed=not said and not guarded.untold,
+        metadata={
+            "campaigns": dg.MetadataValue.md("\n".join(f"- {line}" for line in dict.fromkeys(said))),
+            "alerts that nobody took": guarded.untold,
+        },
+    )
+
+
+load_events_job = dg.define_asset_job(
+    "load_events_job",
+    selection=dg.AssetSelection.assets(warehouse_events),
+    executor_def=dg.in_process_executor,
+    tags=_RETRIES,
+    description="Stage the events in the inbox, suppress who must not be mailed any more, load everything staged, "
+    "pause campaigns that bounce or are complained about too much.",
+)
 
 
 class EventReplay(dg.Config):
@@ -65,22 +130,17 @@ def replay_events(context: dg.OpExecutionContext, config: EventReplay, events: E
     context.add_output_metadata({"bodies of the quarantine": quarantined, "bodies of the archive": archived})
 
 
-@dg.op(ins={"replayed": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
-def stage_replayed_events(context: dg.OpExecutionContext, events: EventsResource) -> None:
-    """Stage the inbox with what was put back."""
-    with failures_told(), events.open() as opened:
-        report = stage_inbox(opened.store, opened.intake, opened.clock)
-    context.add_output_metadata({"events": report.events, "bodies quarantined": report.problems})
-
-
-@dg.job(
-    executor_def=dg.in_process_executor,
-    tags=_RETRIES,
-    description="Stage the events in the inbox, suppress who must not be mailed any more, load everything staged.",
-)
-def load_events_job() -> None:
-    """Stage, then load."""
-    load_events(staged=stage_events())
+@dg.op(ins={"replayed": dg.In(dg.Nothing)})
+def take_in_replayed_events(
+    context: dg.OpExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
+) -> None:
+    """Take in the inbox with what was put back, as `warehouse_events` does."""
+    with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
+        report = take_in_events(incoming, opened, clickhouse)
+        metadata = _metadata(report, incoming.store.bucket)
+    context.log_event(dg.AssetMaterialization(_KEY, metadata=metadata))
+    for key, reason in {**report.staged.quarantined, **report.loaded.quarantined}.items():
+        context.log.warning(f"quarantined {key}: {reason}")
 
 
 @dg.job(
@@ -89,5 +149,5 @@ def load_events_job() -> None:
     description="Read quarantined (and, by day, archived) bodies again after a fix. Nothing counts twice.",
 )
 def replay_events_job() -> None:
-    """Put back, stage, load."""
-    load_events(staged=stage_replayed_events(replayed=replay_events()))
+    """Put back, then take in."""
+    take_in_replayed_events(replayed=replay_events())

@@ -40,9 +40,9 @@ class ReportsTranslator(DagsterDbtTranslator):
     SOURCES: Mapping[str, str] = {
         "delivery": "warehouse_deliveries",
         "exclusion": "warehouse_deliveries",
+        "event": "warehouse_events",
         "campaign": "warehouse_dimensions",
         "app_user": "warehouse_dimensions",
-        "event": "warehouse_events",
     }
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:

@@ -10,7 +10,7 @@ from dagster_dbt import DbtCliResource
 
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
-from assets.events import load_events_job, replay_events_job
+from assets.events import load_events_job, replay_events_job, warehouse_events
 from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
 from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.reports import dbt_executable, dbt_project, dbt_report_models
@@ -35,6 +35,7 @@ defs = dg.Definitions(
         campaign_audience,
         campaign_deliveries,
         warehouse_deliveries,
+        warehouse_events,
         warehouse_dimensions,
         legacy_emails,
         dbt_report_models,

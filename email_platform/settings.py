@@ -52,6 +52,7 @@ _PART_OF_REQUIRED_FIELD = {"postgres_url": "postgres", "s3_bucket": "s3", "click
 Port = Annotated[int, Field(ge=1, le=65535)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -81,6 +82,9 @@ class Settings(BaseModel):
         provider_connections: calls in flight of one process.
         lease_seconds: how long a chunk's lease lives without renewal.
         stall_seconds: a campaign without progress for so long is resumed.
+        guard_bounce_rate, guard_complaint_rate: shares of the accepted messages at which a campaign is paused.
+        guard_minimum_accepted: below this sample nothing is concluded.
+        alert_webhook_url: where alerts are POSTed as JSON with a ``text``; a credential. None: the log alone.
         max_concurrent_runs: how many Dagster runs go side by side.
         partition_days: how long an ended campaign keeps its partition in Dagster, which takes 100,000 of them.
         legacy_postgres_url: the database with the old table ``email``, best a read replica's; None: nothing to
@@ -124,6 +128,10 @@ class Settings(BaseModel):
     provider_connections: Annotated[int, Field(ge=1, le=512)] = 16
     lease_seconds: PositiveSeconds = 20.0
     stall_seconds: PositiveSeconds = 60.0
+    guard_bounce_rate: Share = 0.05
+    guard_complaint_rate: Share = 0.003
+    guard_minimum_accepted: PositiveInt = 200
+    alert_webhook_url: SecretStr | None = None
     max_concurrent_runs: PositiveInt = 4
     partition_days: Annotated[float, Field(gt=0)] = 90.0
     legacy_postgres_url: SecretStr | None = None
@@ -195,6 +203,13 @@ class Settings(BaseModel):
         if parts.username or parts.password:
             raise ValueError("must hold no credentials: they have variables of their own")
         return url.rstrip("/")
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _check_alert_webhook_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not urlsplit(url.get_secret_value()).hostname:
+            raise ValueError("must look like https://host/path")
+        return url
 
     @field_validator("unsubscribe_secret")
     @classmethod

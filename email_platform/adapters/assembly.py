@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
+from email_platform.adapters.alerts import alert_webhook
 from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
@@ -19,7 +20,8 @@ from email_platform.adapters.postgres.audience import PostgresAudienceSource
 from email_platform.adapters.postgres.campaigns import PostgresCampaignStore
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.engine import create_oltp_engine
-from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
+from email_platform.adapters.postgres.guard import PostgresGuardRegister
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
@@ -30,6 +32,8 @@ from email_platform.campaign_run import Parts
 from email_platform.campaigns import Sender
 from email_platform.delivery import DeliveryPolicy
 from email_platform.errors import ConfigurationError
+from email_platform.event_run import EventParts
+from email_platform.guard import GuardLimits
 from email_platform.legacy_import import ImportReport, Month, Throttle, import_month
 from email_platform.personalisation import TemplateRenderer
 from email_platform.ports import EmailProvider, ProviderLimits
@@ -128,6 +132,22 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
             provider=provider,
             limiter=limiter,
             renderer=lambda content_of: TemplateRenderer(content_of, signer),
+        )
+
+
+@contextmanager
+def open_events(settings: Settings) -> Iterator[EventParts]:
+    """Everything a pass over the events needs beside `open_parts`; nothing is connected before it is used."""
+    with open_oltp(settings) as engine:
+        yield EventParts(
+            store=open_store(settings),
+            intake=PostgresEventIntake(engine),
+            guard=PostgresGuardRegister(engine),
+            limits=GuardLimits(
+                settings.guard_bounce_rate, settings.guard_complaint_rate, settings.guard_minimum_accepted
+            ),
+            alert=alert_webhook(settings.alert_webhook_url),
+            clock=utc_now,
         )
 
 

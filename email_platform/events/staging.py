@@ -13,8 +13,9 @@ object every fraction of a second, the warehouse gets one per batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from hashlib import sha256
 from io import BytesIO
@@ -81,6 +82,9 @@ class StagingReport:
         events: events staged, each identity once per batch.
         problems: bodies that lie in the quarantine now.
         suppressions: suppressions that are new.
+        events_by_type: of `events`.
+        keys: the staged objects.
+        quarantined: the quarantine's new objects and why their bodies are there.
     """
 
     batches: int = 0
@@ -89,6 +93,9 @@ class StagingReport:
     events: int = 0
     problems: int = 0
     suppressions: int = 0
+    events_by_type: Mapping[str, int] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    quarantined: Mapping[str, str] = field(default_factory=dict)
 
 
 def inbox_is_waiting(store: ObjectStore) -> bool:
@@ -177,8 +184,10 @@ def _stage_batch(
     if problems:
         quarantined.append(_quarantine(store, day, batch_name, problems))
     staged: StagedObject | None = None
+    by_type: Counter[str] = Counter()
     if events:
         table = event_table(events)
+        by_type.update(table.column("type").to_pylist())
         content = _parquet(table)
         key = event_normalised_key(day, batch_name)
         store.put(key, content)
@@ -193,6 +202,9 @@ def _stage_batch(
         events=report.events + (staged.rows if staged else 0),
         problems=report.problems + len(problems) + len(unreadable),
         suppressions=report.suppressions + new_suppressions,
+        events_by_type=Counter(report.events_by_type) + by_type,
+        keys=(*report.keys, *([staged.key] if staged else [])),
+        quarantined={**report.quarantined, **{one.staged.key: one.reason for one in quarantined}},
     )
 
 

@@ -21,6 +21,34 @@ _ENDED = (CampaignStatus.SENT, CampaignStatus.CANCELLED)  # nothing more will be
 _FINISHED = {CampaignStatus.SENT, CampaignStatus.CANCELLED, CampaignStatus.FAILED}
 
 
+def change_status(connection: Connection, campaign_id: int, wanted: CampaignStatus, reason: str | None) -> None:
+    """Make one legal change of status in the caller's transaction, under the row's lock.
+
+    Raises:
+        CampaignNotFoundError, IllegalTransitionError: nothing was changed.
+    """
+    current: str | None = connection.execute(
+        select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
+    ).scalar_one_or_none()
+    if current is None:
+        raise CampaignNotFoundError(campaign_id)
+    values: dict[str, Any] = {"status_reason": reason}
+    if current != wanted:
+        check_transition(campaign_id, CampaignStatus(current), wanted)
+        values["status"] = wanted
+        if wanted is CampaignStatus.QUEUED:
+            values |= {"queued_at": func.now(), "finished_at": None}
+            if current != CampaignStatus.DRAFT:
+                values["attempt"] = campaign.c.attempt + 1  # a new run key: the old one was used
+        if wanted in _STARTED:
+            values["started_at"] = func.coalesce(campaign.c.started_at, func.now())
+        if wanted in _FINISHED:
+            values["finished_at"] = func.now()
+    if wanted in _STARTED:
+        values["progress_at"] = func.clock_timestamp()
+    connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(**values))
+
+
 class PostgresCampaignStore:
     """`email_platform.campaigns.CampaignStore` over the tables ``campaign`` and ``sender``."""
 
@@ -55,26 +83,7 @@ class PostgresCampaignStore:
     def change_status(self, campaign_id: int, wanted: CampaignStatus, reason: str | None = None) -> Campaign:
         """Make one legal change of status under the row's lock; see the Protocol."""
         with oltp_transaction(self._engine) as connection:
-            current: str | None = connection.execute(
-                select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
-            ).scalar_one_or_none()
-            if current is None:
-                raise CampaignNotFoundError(campaign_id)
-            values: dict[str, Any] = {"status_reason": reason}
-            if current != wanted:
-                check_transition(campaign_id, CampaignStatus(current), wanted)
-                values["status"] = wanted
-                if wanted is CampaignStatus.QUEUED:
-                    values |= {"queued_at": func.now(), "finished_at": None}
-                    if current != CampaignStatus.DRAFT:
-                        values["attempt"] = campaign.c.attempt + 1  # a new run key: the old one was used
-                if wanted in _STARTED:
-                    values["started_at"] = func.coalesce(campaign.c.started_at, func.now())
-                if wanted in _FINISHED:
-                    values["finished_at"] = func.now()
-            if wanted in _STARTED:
-                values["progress_at"] = func.clock_timestamp()
-            connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(**values))
+            change_status(connection, campaign_id, wanted, reason)
             return self._read(connection, campaign_id)
 
     def note_progress(self, campaign_id: int) -> None:

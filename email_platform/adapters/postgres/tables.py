@@ -196,6 +196,20 @@ staged_object = Table(
     Index("ix_staged_object_campaign_id", "campaign_id"),
 )
 
+# One row per campaign that was stopped for its bounces or complaints; see `email_platform.guard`. The counts are
+# the zero point from which a resumed campaign is judged again.
+campaign_guard = Table(
+    "campaign_guard",
+    metadata,
+    Column("campaign_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("accepted", BigInteger, nullable=False),
+    Column("bounced", BigInteger, nullable=False),
+    Column("complained", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("stopped_at", DateTime(timezone=True), nullable=False),
+    Column("alerted_at", DateTime(timezone=True)),  # null: nobody has taken the alert yet
+)
+
 # One row per provider account that has a rate: when the next call may start, and how far it is throttled.
 provider_rate = Table(
     "provider_rate",
