@@ -55,7 +55,7 @@ def open_store(settings: Settings) -> S3ObjectStore:
 @contextmanager
 def open_oltp(settings: Settings) -> Iterator[Engine]:
     """The OLTP database; its connections are closed on leaving."""
-    engine = create_oltp_engine(settings.postgres_url.get_secret_value())
+    engine = create_oltp_engine(settings.postgres_url.get_secret_value(), settings.lease_seconds)
     try:
         yield engine
     finally:

@@ -13,12 +13,15 @@ import pytest
 from sqlalchemy import Engine, delete, insert, select, text, update
 
 from email_platform.adapters.in_memory_ledger import InMemoryCallLedger
+from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.tables import app_user, campaign, chunk, send_call, sender
-from email_platform.errors import CampaignStoppedError, LeaseLostError
+from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.errors import CampaignStoppedError, LeaseLostError, PartUnavailableError
 from email_platform.identity import call_id
 from email_platform.ledger import CallIntent, CallLedger, CallOutcome, CallReceipt, Lease
 from email_platform.ports import RecipientResult
+from email_platform.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -304,6 +307,28 @@ def test_of_many_claimants_exactly_one_takes_the_lease(oltp_engine: Engine) -> N
     for thread in threads:
         thread.join()
     assert len([lease for lease in leases if lease]) == 1
+
+
+def test_a_process_that_is_stopped_inside_a_transaction_does_not_stop_its_successor(
+    settings: Settings, oltp_engine: Engine
+) -> None:
+    # `make chaos SEED=3`: the orphan was stopped while its turn held the lock on the chunk's row.
+    campaign_id = make_campaign(oltp_engine, "sending")
+    with oltp_engine.begin() as connection:
+        connection.execute(insert(chunk).values(campaign_id=campaign_id, chunk_index=0))
+    url = settings.postgres_url.get_secret_value()
+    orphans = create_oltp_engine(url, idle_in_transaction_seconds=0.5)
+    successor = PostgresCallLedger(oltp_engine, LEASE_SECONDS)
+    lease: list[Lease | None] = []
+    taking = threading.Thread(target=lambda: lease.append(successor.take_lease(campaign_id, 0, "successor")))
+    with pytest.raises(PartUnavailableError), oltp_transaction(orphans) as connection:
+        connection.execute(select(chunk).where(chunk.c.campaign_id == campaign_id).with_for_update())
+        taking.start()
+        taking.join(timeout=10)
+        assert not taking.is_alive(), "the successor waits for a row that a stopped process has locked"
+        connection.execute(text("select 1"))  # the orphan goes on
+    assert lease[0] is not None
+    orphans.dispose()
 
 
 def test_the_ledger_writes_two_rows_per_call_and_renews_its_lease_rarely(oltp_engine: Engine) -> None:

@@ -70,6 +70,8 @@ class PostgresAudienceSource:
         """Batches of `CANDIDATE_SCHEMA` from a server-side cursor; the snapshot ends with the `with`."""
         with oltp_transaction(self._engine.execution_options(isolation_level="REPEATABLE READ")) as connection:
             connection.execute(text("set transaction read only"))
+            # It locks no row, and between two batches the rows go to the object store, which may be slow.
+            connection.execute(text("set local idle_in_transaction_session_timeout = '10min'"))
             connection.execute(text(f"set local work_mem = '{_WORK_MEMORY}'"))
             connection.execute(text("set local cursor_tuple_fraction = 1"))  # the cursor is read to its end
             connection.execute(text("set local jit = off"))
