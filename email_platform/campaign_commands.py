@@ -131,7 +131,7 @@ def unknown(campaign_id: CampaignId) -> None:
             table.add_row(
                 str(chunk_index),
                 str(record.call_index),
-                str(record.asked_count),
+                str(record.unknown_count),
                 str(record.attempts),
                 record.intent_at.isoformat(timespec="seconds"),
                 record.error or "no answer was recorded",

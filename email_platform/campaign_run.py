@@ -8,13 +8,14 @@ an orchestrator remembers of its steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby
 from threading import Event
 from typing import Protocol
+from uuid import UUID
 
 import pyarrow as pa
 
@@ -31,12 +32,14 @@ from email_platform.errors import (
     IllegalTransitionError,
     InvalidConditionError,
     InvalidTemplateError,
+    LeaseLostError,
     ObjectQuarantinedError,
     ProviderDownError,
     SendingInterruptedError,
 )
-from email_platform.identity import call_id
-from email_platform.ledger import CallLedger, CampaignTotals, LeftOut, UnknownDecision
+from email_platform.evidence import proof_from, unknown_of
+from email_platform.identity import call_id, message_id
+from email_platform.ledger import CallLedger, CallRecord, CampaignTotals, UnknownDecision
 from email_platform.manifest import Manifest, ManifestStore
 from email_platform.ports import (
     AudienceSource,
@@ -267,34 +270,27 @@ def send_chunk(
     manifest = find_manifest(parts, campaign_id)
     recipients = read_chunk(parts.store, manifest, chunk_index)
     if parts.ledger.chunk_is_finished(campaign_id, chunk_index):
-        progress = progress_of(parts.ledger.calls(campaign_id, chunk_index), recipients.num_rows)
+        progress = progress_of(manifest, chunk_index, parts.ledger.calls(campaign_id, chunk_index))
         staged = _stage(parts, manifest, chunk_index, recipients)
         return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
     renderer = parts.renderer(manifest)
 
-    def left_out_of(spans: Sequence[tuple[int, int]]) -> Sequence[LeftOut]:
-        rows = pa.concat_tables([recipients.slice(offset, count) for offset, count in spans])
-        leads = rows.column("lead_id").to_pylist()
-        suppressed = parts.suppressions.suppressed(manifest.sender.sender_id, leads, rows.column("email").to_pylist())
-        in_order = iter(leads)
-        return [
-            {place: suppressed[lead] for place, lead in enumerate(islice(in_order, count)) if lead in suppressed}
-            for _, count in spans
-        ]
-
-    def build_call(offset: int, count: int, left_out: LeftOut) -> BulkCall:
-        rows = recipients.slice(offset, count)
-        if left_out:
-            rows = rows.take([place for place in range(count) if place not in left_out])
+    def build_call(call_index: int, offsets: Sequence[int]) -> BulkCall:
         return BulkCall(
-            call_id=call_id(campaign_id, chunk_index, offset // manifest.call_rows),
+            call_id=call_id(campaign_id, chunk_index, call_index),
             campaign_id=campaign_id,
             from_address=manifest.sender.from_address,
             from_name=manifest.sender.from_name,
             reply_to=manifest.sender.reply_to,
-            recipients=renderer.render(manifest, rows),
+            recipients=renderer.render(manifest, recipients.take(list(offsets))),
             tags={"campaign_id": str(campaign_id)},
         )
+
+    def screen(offsets: Sequence[int]) -> dict[int, str]:
+        rows = recipients.take(list(offsets))
+        leads = rows.column("lead_id").to_pylist()
+        suppressed = parts.suppressions.suppressed(manifest.sender.sender_id, leads, rows.column("email").to_pylist())
+        return {offset: suppressed[lead] for offset, lead in zip(offsets, leads, strict=True) if lead in suppressed}
 
     async def deliver() -> ChunkProgress:
         provider = parts.provider(manifest.sender)
@@ -306,10 +302,10 @@ def send_chunk(
                 ledger=parts.ledger,
                 provider=provider,
                 build_call=build_call,
-                left_out_of=left_out_of,
                 clock=parts.clock,
                 policy=parts.policy,
                 limiter=parts.limiter(manifest.sender),
+                screen=screen,
                 stop=stop,
                 on_progress=on_progress,
             ).run()
@@ -323,7 +319,7 @@ def send_chunk(
             parts.campaigns.change_status(campaign_id, CampaignStatus.PAUSED, str(error))
         _stage(parts, manifest, chunk_index, recipients)
         raise
-    except (CampaignStoppedError, SendingInterruptedError):
+    except (CampaignStoppedError, LeaseLostError, SendingInterruptedError):  # a fenced process may bring a late receipt
         _stage(parts, manifest, chunk_index, recipients)
         raise
     except InvalidTemplateError as error:
@@ -336,9 +332,24 @@ def send_chunk(
 
 
 def _stage(parts: Parts, manifest: Manifest, chunk_index: int, recipients: pa.Table) -> str | None:
-    records = parts.ledger.calls(manifest.campaign_id, chunk_index)
-    staged = stage_deliveries(manifest, chunk_index, recipients, records, parts.store, parts.register)
-    return staged.key if staged else None
+    """Stage what the ledger knows of the chunk; returns the object's key, None where nothing was attempted.
+
+    Two processes may stage one chunk at once (an orphan, events that prove a call). Each looks at the ledger again
+    after it has written, so that the last object written holds what is known, whoever wrote it.
+    """
+
+    def knowledge() -> tuple[Sequence[CallRecord], bool]:
+        finished = parts.ledger.chunk_is_finished(manifest.campaign_id, chunk_index)
+        return parts.ledger.calls(manifest.campaign_id, chunk_index), finished
+
+    records, finished = knowledge()
+    while True:
+        staged = stage_deliveries(
+            manifest, chunk_index, recipients, records, parts.store, parts.register, finished=finished
+        )
+        known, (records, finished) = (records, finished), knowledge()
+        if known == (records, finished):
+            return staged.key if staged else None
 
 
 def find_manifest(parts: Parts, campaign_id: int) -> Manifest:
@@ -500,4 +511,89 @@ def decide_unknown_calls(
     if decision == "abandon" and campaign.status is CampaignStatus.SENT:
         reason = _sent_reason(manifest, parts.ledger.totals(campaign_id))
         campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.SENT, reason)
-    return UnknownDecided(calls, sum(record.asked_count for _, record in found), chunks, campaign)
+    return UnknownDecided(calls, sum(record.unknown_count for _, record in found), chunks, campaign)
+
+
+# --- when events tell ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceApplied:
+    """What events have settled of a campaign's unknown calls.
+
+    Attributes:
+        calls_resolved: calls of which nobody is unknown any more.
+        recipients_proved: recipients that went from unknown to accepted now.
+        recipients_unknown: recipients of the campaign that are still unknown.
+        chunks: the chunks staged anew.
+    """
+
+    calls_resolved: int
+    recipients_proved: int
+    recipients_unknown: int
+    chunks: tuple[int, ...]
+
+
+def unknown_messages(parts: Parts, campaign_id: int) -> frozenset[UUID]:
+    """The message ids of every recipient whose outcome nobody knows and nobody is finding out now."""
+    manifest = find_manifest(parts, campaign_id)
+    return frozenset(
+        message
+        for _, record, messages in _unknown_recipients(parts, manifest)
+        for message in unknown_of(record, messages)
+    )
+
+
+def resolve_unknown_by_evidence(parts: Parts, campaign_id: int, evidence: Mapping[UUID, str]) -> EvidenceApplied:
+    """Settle unknown calls by provider events, each of which proves that its message was accepted.
+
+    One proved recipient proves the whole call where the provider accepts whole calls; where it answers per
+    recipient, the others stay unknown until an event of their own, since the provider may have refused them.
+    Idempotent; messages that are not unknown are passed over.
+
+    Args:
+        parts: the outside world.
+        campaign_id: which campaign.
+        evidence: by message id, the provider's message id as the event has it; "" where it has none.
+
+    Raises:
+        CampaignStoppedError: the campaign has no manifest, so it never called a provider.
+    """
+    manifest = find_manifest(parts, campaign_id)
+    whole_calls = parts.limits(manifest.sender).accepts_whole_calls
+    proofs = [
+        proof
+        for chunk_index, record, messages in _unknown_recipients(parts, manifest)
+        if (proof := proof_from(chunk_index, record, messages, evidence, whole_calls=whole_calls)) is not None
+    ]
+    if not proofs:
+        return EvidenceApplied(0, 0, parts.ledger.totals(campaign_id).unknown, ())
+    before = parts.ledger.totals(campaign_id)
+    parts.ledger.prove(campaign_id, proofs)
+    chunks = tuple(sorted({proof.chunk_index for proof in proofs}))
+    for chunk_index in chunks:
+        _stage(parts, manifest, chunk_index, read_chunk(parts.store, manifest, chunk_index))
+    after = parts.ledger.totals(campaign_id)
+    with suppress(CampaignNotFoundError):
+        if parts.campaigns.get(campaign_id).status is CampaignStatus.SENT:
+            parts.campaigns.change_status(campaign_id, CampaignStatus.SENT, _sent_reason(manifest, after))
+
+    def open_calls(totals: CampaignTotals) -> int:
+        return sum(totals.calls_by_state.get(state, 0) for state in ("unknown", "intent"))
+
+    return EvidenceApplied(
+        calls_resolved=open_calls(before) - open_calls(after),
+        recipients_proved=after.accepted - before.accepted,
+        recipients_unknown=after.unknown,
+        chunks=chunks,
+    )
+
+
+def _unknown_recipients(parts: Parts, manifest: Manifest) -> Iterator[tuple[int, CallRecord, list[UUID]]]:
+    """Chunk index, record and message ids (in the call's order) of every call without an answer."""
+    by_chunk = groupby(parts.ledger.unknown_calls(manifest.campaign_id), key=lambda found: found[0])
+    for chunk_index, found in by_chunk:
+        lead_ids = read_chunk(parts.store, manifest, chunk_index).column("lead_id").to_pylist()
+        for _, record in found:
+            offsets = record.offsets_in_chunk(chunk_index * manifest.chunk_rows)
+            yield chunk_index, record, [message_id(manifest.campaign_id, lead_ids[offset]) for offset in offsets]

@@ -13,6 +13,9 @@ import pyarrow as pa
 DeliveryStatus = Literal["unknown", "abandoned", "rejected", "accepted"]
 DELIVERY_STATUSES: tuple[DeliveryStatus, ...] = get_args(DeliveryStatus)
 
+DEFERRED_CODE_PREFIX = "deferred:"
+"""Starts the `error_code` of a recipient that the provider put off again and again, until the tries ran out."""
+
 _RANK: dict[DeliveryStatus, int] = {status: rank for rank, status in enumerate(DELIVERY_STATUSES, start=1)}
 
 # One row per recipient whose call was at least intended, ordered by position; grain (campaign_id, lead_id).

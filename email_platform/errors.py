@@ -154,7 +154,7 @@ class AccountRefusedError(ProviderError):
 
 
 class ProviderDownError(ProviderError):
-    """One call failed in every bounded retry; the provider takes nothing, or nothing of this kind."""
+    """One call failed in every bounded retry, or call after call was put off: the provider takes nothing now."""
 
 
 class CallOutcomeUnknownError(ProviderError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Literal, Protocol
 from uuid import UUID
@@ -120,12 +120,20 @@ class EncodedCall:
 
 @dataclass(frozen=True, slots=True)
 class RecipientResult:
-    """What the provider said about one recipient of a call, in the call's order."""
+    """What is known of one recipient of a call, in the call's order.
 
-    status: Literal["accepted", "rejected"]
+    Attributes:
+        status: ``deferred``: certainly not accepted, for a reason that is not the recipient's (throttled, a moment's
+            failure): may be sent again, in another call. ``unknown`` is never a provider's word: the ledger says it
+            of recipients of a call of which events have proved others.
+        throttled: the deferral's reason is the account's rate.
+    """
+
+    status: Literal["accepted", "rejected", "deferred", "unknown"]
     provider_message_id: str = ""
     error_code: str = ""
     error_message: str = ""
+    throttled: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +145,15 @@ class ProviderLimits:
         honours_idempotency_keys: whether a repeated key with the same bytes is never accepted twice.
         idempotency_seconds: for how long after the first use the key is remembered (0 where it is not honoured).
         body_bytes: the largest request body, or None where no limit is documented.
+        accepts_whole_calls: whether a call is accepted or refused as a whole (SendGrid, Mailgun), so that one
+            accepted recipient proves all of them.
     """
 
     recipients_per_call: int
     honours_idempotency_keys: bool
     idempotency_seconds: int
     body_bytes: int | None = None
+    accepts_whole_calls: bool = False
 
 
 class EmailProvider(Protocol):

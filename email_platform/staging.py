@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from email_platform.deliveries import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
+from email_platform.deliveries import DEFERRED_CODE_PREFIX, DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.identity import message_id
-from email_platform.ledger import CallRecord, left_out_result
+from email_platform.ledger import CallRecord
 from email_platform.manifest import Manifest
 from email_platform.ports import ObjectStore, StagedObject
 from email_platform.storage_layout import deliveries_key
@@ -56,40 +56,47 @@ class StagingRegister(Protocol):
 
 
 def delivery_table(
-    manifest: Manifest, chunk_index: int, recipients: pa.Table, records: Sequence[CallRecord]
+    manifest: Manifest,
+    chunk_index: int,
+    recipients: pa.Table,
+    records: Sequence[CallRecord],
+    *,
+    finished: bool,
 ) -> pa.Table:
-    """One row per recipient of a call that was at least intended, in position order.
+    """One row per recipient of whom something is known or a call is open, in position order.
 
-    Calls in ``planned`` were certainly not accepted and have no row: nothing happened to their recipients.
+    No row: recipients of calls in ``planned``, and deferred ones of a chunk that is not finished. They were
+    certainly not accepted and will be tried again.
 
     Args:
+        manifest: the frozen audience.
+        chunk_index: which chunk of it.
         recipients: the chunk's rows of the manifest (`manifest.ELIGIBLE_SCHEMA`).
-        records: the chunk's calls.
+        records: the chunk's calls, by call index.
+        finished: the chunk is finished, so that nobody deferred will be tried again.
     """
+    calls = _last_call_of_each(records, chunk_index * manifest.chunk_rows)
     lead_ids: list[int] = recipients.column("lead_id").to_pylist()
     addresses: list[str] = recipients.column("email").to_pylist()
     columns: dict[str, list[Any]] = {name: [] for name in DELIVERY_SCHEMA.names}
-    first_of_chunk = chunk_index * manifest.chunk_rows
-    for record in records:
-        if record.state == "planned":
+    for offset in sorted(calls):
+        record, nth = calls[offset]
+        told = _outcome(record, nth, finished=finished)
+        if told is None:
             continue
-        start = record.first_position - first_of_chunk
-        count = record.recipient_count
-        statuses, provider_ids, codes, messages = _outcomes(record)
-        occurred_at = record.receipt_at or record.intent_at
-        occurred_at_ms = int(occurred_at.timestamp() * 1000)
-        leads = lead_ids[start : start + count]
-        columns["lead_id"] += leads
-        columns["message_id"] += [str(message_id(manifest.campaign_id, lead_id)) for lead_id in leads]
-        columns["email"] += addresses[start : start + count]
-        columns["provider_message_id"] += provider_ids
-        columns["status"] += statuses
-        columns["error_code"] += codes
-        columns["error_message"] += messages
-        columns["call_index"] += [record.call_index] * count
-        columns["call_id"] += [str(record.call_id)] * count
-        columns["occurred_at"] += [occurred_at_ms] * count
-        columns["version"] += [delivery_version(status, occurred_at_ms) for status in statuses]
+        status, provider_message_id, code, message = told
+        occurred_at_ms = int((record.receipt_at or record.intent_at).timestamp() * 1000)
+        columns["lead_id"].append(lead_ids[offset])
+        columns["message_id"].append(str(message_id(manifest.campaign_id, lead_ids[offset])))
+        columns["email"].append(addresses[offset])
+        columns["provider_message_id"].append(provider_message_id)
+        columns["status"].append(status)
+        columns["error_code"].append(code)
+        columns["error_message"].append(message)
+        columns["call_index"].append(record.call_index)
+        columns["call_id"].append(str(record.call_id))
+        columns["occurred_at"].append(occurred_at_ms)
+        columns["version"].append(delivery_version(status, occurred_at_ms))
     rows = len(columns["lead_id"])
     constants = {
         "campaign_id": manifest.campaign_id,
@@ -107,23 +114,31 @@ def delivery_table(
     return pa.Table.from_arrays(arrays, schema=DELIVERY_SCHEMA)
 
 
-def _outcomes(record: CallRecord) -> tuple[list[DeliveryStatus], list[str], list[str], list[str]]:
-    """Status, provider id, error code and message of each recipient of one call."""
-    if record.receipt is not None:
-        results = record.receipt.results
-        return (
-            [result.status for result in results],
-            [result.provider_message_id for result in results],
-            [result.error_code for result in results],
-            [result.error_message for result in results],
-        )
-    status: DeliveryStatus = "abandoned" if record.state == "abandoned" else "unknown"
-    count = record.recipient_count
-    statuses, codes, messages = [status] * count, [""] * count, [record.error or ""] * count
-    for offset, reason in record.left_out.items():  # known, whatever became of the call
-        result = left_out_result(reason)
-        statuses[offset], codes[offset], messages[offset] = result.status, result.error_code, result.error_message
-    return statuses, [""] * count, codes, messages
+def _last_call_of_each(records: Sequence[CallRecord], chunk_first_position: int) -> dict[int, tuple[CallRecord, int]]:
+    """By the recipient's offset in the chunk: the call that counts for it, and its place in that call."""
+    return {
+        offset: (record, nth)
+        for record in records
+        for nth, offset in enumerate(record.offsets_in_chunk(chunk_first_position))
+    }
+
+
+def _outcome(record: CallRecord, nth: int, *, finished: bool) -> tuple[DeliveryStatus, str, str, str] | None:
+    """Status, provider id, error code and message of a call's n-th recipient; None where it will be tried again."""
+    status: DeliveryStatus
+    result = record.receipt.results[nth] if record.receipt is not None else None
+    if result is None or result.status == "unknown":
+        if record.state == "planned":
+            return None
+        status = "abandoned" if record.state == "abandoned" else "unknown"
+        code, message = (result.error_code, result.error_message) if result is not None else ("", "")
+        return status, "", code, message or record.error or ""
+    if result.status != "deferred":
+        return result.status, result.provider_message_id, result.error_code, result.error_message
+    if not finished:
+        return None
+    status = "unknown" if record.after_unknown else "rejected"
+    return status, "", DEFERRED_CODE_PREFIX + result.error_code, result.error_message
 
 
 def stage_deliveries(
@@ -133,12 +148,14 @@ def stage_deliveries(
     records: Sequence[CallRecord],
     store: ObjectStore,
     register: StagingRegister,
+    *,
+    finished: bool,
 ) -> StagedObject | None:
     """Write and register the chunk's deliveries; None where nothing was ever attempted.
 
     Idempotent: the key follows from campaign and chunk, the content from the ledger.
     """
-    table = delivery_table(manifest, chunk_index, recipients, records)
+    table = delivery_table(manifest, chunk_index, recipients, records, finished=finished)
     if table.num_rows == 0:
         return None
     buffer = BytesIO()

@@ -5,13 +5,22 @@ Invariant: one lock makes every method one transaction; the contract tests run o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import Lock
 
 from email_platform.errors import CampaignStoppedError, LeaseLostError
-from email_platform.ledger import CallIntent, CallOutcome, CallRecord, CampaignTotals, Lease, UnknownDecision
+from email_platform.ledger import (
+    CallIntent,
+    CallOutcome,
+    CallRecord,
+    CampaignTotals,
+    Lease,
+    Proof,
+    UnknownDecision,
+)
 from email_platform.ports import Clock
 
 _OPEN_STATES = ("planned", "intent", "unknown")
@@ -69,7 +78,7 @@ class InMemoryCallLedger:
             calls = self._chunks[campaign_id, chunk_index].calls
             return [calls[call_index] for call_index in sorted(calls)]
 
-    def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> None:
+    def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> frozenset[int]:
         """See the Protocol."""
         with self._lock:
             chunk = self._chunks[lease.campaign_id, lease.chunk_index]
@@ -81,8 +90,7 @@ class InMemoryCallLedger:
             if status != "sending":
                 raise CampaignStoppedError(lease.campaign_id, status or "deleted")
             chunk.expires_at = self._clock() + self._lease
-            for intent in intents:
-                self._intend(chunk, lease, intent)
+            return frozenset(intent.call_index for intent in intents if self._intend(chunk, lease, intent))
 
     def _record(self, chunk: _Chunk, lease: Lease, outcome: CallOutcome) -> None:
         record = chunk.calls.get(outcome.call_index)
@@ -94,31 +102,34 @@ class InMemoryCallLedger:
         chunk.calls[outcome.call_index] = replace(
             record,
             state=outcome.state,
-            receipt=outcome.receipt,
-            receipt_at=self._clock() if outcome.receipt else None,
+            receipt=outcome.receipt or record.receipt,
+            receipt_at=self._clock() if outcome.receipt else record.receipt_at,
             error=outcome.error,
         )
 
-    def _intend(self, chunk: _Chunk, lease: Lease, intent: CallIntent) -> None:
+    def _intend(self, chunk: _Chunk, lease: Lease, intent: CallIntent) -> bool:
         known = chunk.calls.get(intent.call_index)
         if known is not None and known.state not in _OPEN_STATES:
-            return
+            return False
         self.row_writes += 1
         chunk.calls[intent.call_index] = CallRecord(
             call_index=intent.call_index,
             call_id=intent.call_id,
-            state="intent",
+            state=intent.state,
             first_position=intent.first_position,
             recipient_count=intent.recipient_count,
             body_sha256=intent.body_sha256,
             lease_epoch=lease.epoch,
             attempts=known.attempts + 1 if known else 1,
             intent_at=known.intent_at if known and known.state != "planned" else self._clock(),
-            receipt_at=None,
-            receipt=None,
+            receipt_at=self._clock() if intent.refusal else known.receipt_at if known else None,
+            receipt=intent.refusal or (known.receipt if known else None),
             error=None,
-            left_out=intent.left_out,
+            offsets=intent.offsets,
+            follows=intent.follows,
+            after_unknown=intent.after_unknown or (known is not None and known.after_unknown),
         )
+        return True
 
     def finish_chunk(self, lease: Lease) -> None:
         """See the Protocol."""
@@ -151,6 +162,12 @@ class InMemoryCallLedger:
                 if chunk.calls[call_index].state in ("intent", "unknown")
             ]
 
+    def campaigns_with_unknown(self) -> Sequence[int]:
+        """See the Protocol."""
+        with self._lock:
+            campaigns = sorted({campaign for campaign, _ in self._chunks})
+        return [campaign for campaign in campaigns if self.unknown_calls(campaign)]
+
     def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
         """See the Protocol."""
         decided = 0
@@ -159,12 +176,37 @@ class InMemoryCallLedger:
                 continue
             with self._lock:
                 chunk = self._chunks[campaign_id, index]
-                chunk.calls[record.call_index] = replace(
-                    record, state="abandoned" if decision == "abandon" else "planned"
-                )
+                chunk.calls[record.call_index] = self._decided(record, decision)
                 chunk.finished = chunk.finished and decision == "abandon"
             decided += 1
         return decided
+
+    @staticmethod
+    def _decided(record: CallRecord, decision: UnknownDecision) -> CallRecord:
+        if decision == "abandon":
+            return replace(record, state="abandoned")
+        if record.receipt is None:
+            return replace(record, state="planned", after_unknown=True)
+        receipt = record.receipt.resending_unknown("an operator decided: resend")
+        return replace(record, state="accepted", after_unknown=True, receipt=receipt)
+
+    def prove(self, campaign_id: int, proofs: Iterable[Proof]) -> int:
+        """See the Protocol."""
+        changed = 0
+        unknown = {(index, record.call_index): record for index, record in self.unknown_calls(campaign_id)}
+        for proof in proofs:
+            record = unknown.get((proof.chunk_index, proof.call_index))
+            if record is None or (record.attempts, record.receipt) != (proof.attempts, proof.before):
+                continue
+            with self._lock:
+                self._chunks[campaign_id, proof.chunk_index].calls[proof.call_index] = replace(
+                    record,
+                    state="accepted" if proof.is_complete else "unknown",
+                    receipt=proof.receipt,
+                    receipt_at=self._clock(),
+                )
+            changed += 1
+        return changed
 
     def _is_at_work(self, chunk: _Chunk) -> bool:
         return chunk.holder is not None and chunk.expires_at is not None and chunk.expires_at > self._clock()
@@ -173,18 +215,25 @@ class InMemoryCallLedger:
         """See the Protocol."""
         with self._lock:
             chunks = [chunk for (campaign, _), chunk in self._chunks.items() if campaign == campaign_id]
-            records = [record for chunk in chunks for record in chunk.calls.values()]
-        by_state: dict[str, int] = {}
-        recipients = dict.fromkeys(("accepted", "rejected", "unknown", "abandoned", "planned", "intent"), 0)
-        for record in records:
-            by_state[record.state] = by_state.get(record.state, 0) + 1
+            records = [(chunk, record) for chunk in chunks for record in chunk.calls.values()]
+        by_state: Counter[str] = Counter()
+        recipients: Counter[str] = Counter()
+        for chunk, record in records:
+            by_state[record.state] += 1
+            put_off = {True: "planned", False: "planned"}  # by whether they are in doubt
+            if chunk.finished:
+                put_off = {True: "unknown", False: "rejected"}
+            if record.follows is not None:
+                recipients[put_off[record.follows == "in_doubt"]] -= record.recipient_count
             if record.receipt is None:
-                left_out = 0 if record.state == "planned" else len(record.left_out)
-                recipients[record.state] += record.recipient_count - left_out
-                recipients["rejected"] += left_out
+                recipients[record.state] += record.recipient_count
                 continue
             for result in record.receipt.results:
-                recipients[result.status] += 1
+                recipients[
+                    {"deferred": put_off[record.after_unknown], "unknown": record.state}.get(
+                        result.status, result.status
+                    )
+                ] += 1
         return CampaignTotals(
             accepted=recipients["accepted"],
             rejected=recipients["rejected"],
@@ -192,7 +241,7 @@ class InMemoryCallLedger:
             abandoned=recipients["abandoned"],
             planned=recipients["planned"],
             in_call=recipients["intent"],
-            calls_by_state=by_state,
+            calls_by_state=dict(by_state),
             chunks=len(chunks),
             chunks_finished=sum(chunk.finished for chunk in chunks),
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import Engine, delete, insert, select, text, update
@@ -19,7 +19,7 @@ from email_platform.adapters.postgres.tables import app_user, campaign, chunk, s
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.errors import CampaignStoppedError, LeaseLostError, PartUnavailableError
 from email_platform.identity import call_id
-from email_platform.ledger import CallIntent, CallLedger, CallOutcome, CallReceipt, Lease
+from email_platform.ledger import CallIntent, CallLedger, CallOutcome, CallReceipt, Lease, Proof, UnknownDecision
 from email_platform.ports import RecipientResult
 from email_platform.settings import Settings
 
@@ -111,12 +111,12 @@ def intent(bench: Bench, call_index: int, body: bytes = b"x" * 32) -> CallIntent
     return CallIntent(call_index, call_id(bench.campaign_id, 0, call_index), call_index * 2, 2, body)
 
 
-def receipt(*statuses: str) -> CallReceipt:
+def receipt(*statuses: Literal["accepted", "rejected", "deferred", "unknown"]) -> CallReceipt:
     return CallReceipt(
         tuple(
             RecipientResult("accepted", f"id-{number}")
             if status == "accepted"
-            else RecipientResult("rejected", "", "Bad", "a bad address")
+            else RecipientResult(status, "", "Code", "a message")
             for number, status in enumerate(statuses)
         )
     )
@@ -132,31 +132,6 @@ def test_a_receipt_survives_the_round_trip(bench: Bench) -> None:
     assert record.receipt_at is not None
     totals = bench.ledger.totals(bench.campaign_id)
     assert (totals.accepted, totals.rejected, totals.attempted) == (1, 1, 2)
-
-
-def test_who_was_left_out_is_kept_with_the_intent_and_counts_as_rejected_whatever_becomes_of_the_call(
-    bench: Bench,
-) -> None:
-    lease = bench.lease()
-    left_out = {1: "complaint"}
-    intents = [replace(intent(bench, index), left_out=left_out) for index in range(4)]
-    bench.ledger.turn(lease, [], intents)
-    told = receipt("accepted").with_left_out(left_out)
-    assert [result.error_code for result in told.results] == ["", "suppressed"]
-    bench.ledger.turn(
-        lease,
-        [CallOutcome(0, "accepted", told), CallOutcome(1, "unknown"), CallOutcome(2, "planned")],
-        [],
-    )
-    records = bench.ledger.calls(bench.campaign_id, 0)
-    assert [record.left_out for record in records] == [left_out] * 4
-    assert records[0].receipt == told
-    totals = bench.ledger.totals(bench.campaign_id)
-    # Of call 3 nobody knows yet; call 2 was certainly not accepted, and will be asked anew.
-    counts = (totals.accepted, totals.rejected, totals.unknown, totals.in_call, totals.planned)
-    assert counts == (1, 3, 1, 1, 2)
-    bench.ledger.turn(lease, [], [intent(bench, 2)])
-    assert bench.ledger.calls(bench.campaign_id, 0)[2].left_out == {}
 
 
 def test_a_living_lease_is_not_given_to_another_holder(bench: Bench) -> None:
@@ -203,8 +178,9 @@ def test_a_final_state_is_never_overwritten(bench: Bench) -> None:
     bench.ledger.turn(lease, [], [intent(bench, 0)])
     told = receipt("accepted", "accepted")
     bench.ledger.turn(lease, [CallOutcome(0, "accepted", told)], [])
-    bench.ledger.turn(lease, [CallOutcome(0, "unknown", error="late")], [intent(bench, 0)])
-    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    standing = bench.ledger.turn(lease, [CallOutcome(0, "unknown", error="late")], [intent(bench, 0), intent(bench, 1)])
+    assert standing == {1}, "its call must not be made"
+    (record, _) = bench.ledger.calls(bench.campaign_id, 0)
     assert (record.state, record.receipt, record.attempts) == ("accepted", told, 1)
 
 
@@ -289,6 +265,106 @@ def test_an_operator_has_unknown_calls_sent_again(bench: Bench) -> None:
     assert record.state == "planned"
 
 
+def test_a_follow_up_call_takes_deferred_recipients_on_and_each_is_counted_once(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0), intent(bench, 1)])
+    told = receipt("accepted", "deferred")
+    bench.ledger.turn(lease, [CallOutcome(0, "accepted", told), CallOutcome(1, "accepted", told)], [])
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.planned, totals.rejected) == (2, 2, 0)
+
+    follow_up = replace(intent(bench, 2), offsets=(1, 3), first_position=1, follows="deferred")
+    bench.ledger.turn(lease, [], [follow_up])
+    (_, _, record) = bench.ledger.calls(bench.campaign_id, 0)
+    assert (record.offsets, record.follows, list(record.offsets_in_chunk(0))) == ((1, 3), "deferred", [1, 3])
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.planned, totals.in_call) == (2, 0, 2)
+
+    bench.ledger.turn(lease, [CallOutcome(2, "accepted", told)], [])
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.planned, totals.rejected) == (3, 1, 0), "a chunk that goes on tries again"
+    bench.ledger.finish_chunk(lease)
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.planned, totals.rejected) == (3, 0, 1), "a finished one does not"
+
+
+@pytest.mark.parametrize(("after_unknown", "counted"), [(False, "rejected"), (True, "unknown")])
+def test_a_refusal_of_our_own_is_an_end_unless_an_earlier_attempt_is_in_doubt(
+    bench: Bench, after_unknown: bool, counted: str
+) -> None:
+    lease = bench.lease()
+    status: Literal["unknown", "rejected"] = "unknown" if after_unknown else "rejected"
+    refused = replace(intent(bench, 0), refusal=receipt(status, status), after_unknown=after_unknown)
+    bench.ledger.turn(lease, [], [refused])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert (record.state, record.receipt, record.after_unknown) == (counted, refused.refusal, after_unknown)
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert getattr(totals, counted) == 2
+    assert totals.accepted + totals.rejected + totals.unknown == 2
+
+
+def proof_of(bench: Bench, told: CallReceipt, before: CallReceipt | None = None) -> Proof:
+    ((chunk_index, record),) = bench.ledger.unknown_calls(bench.campaign_id)
+    return Proof(chunk_index, record.call_index, record.attempts, before, told)
+
+
+def test_events_prove_a_call_without_an_answer_part_by_part(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    bench.ledger.turn(lease, [CallOutcome(0, "unknown", error="timeout")], [])
+    bench.ledger.finish_chunk(lease)
+    assert bench.campaign_id in bench.ledger.campaigns_with_unknown()
+    part, whole = receipt("accepted", "unknown"), receipt("accepted", "accepted")
+    first = proof_of(bench, part)
+    assert bench.ledger.prove(bench.campaign_id, [first]) == 1
+    assert bench.ledger.prove(bench.campaign_id, [first]) == 0, "drawn from what is no longer so"
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.unknown, totals.calls_by_state) == (1, 1, {"unknown": 1})
+    assert bench.ledger.prove(bench.campaign_id, [proof_of(bench, whole, before=part)]) == 1
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.unknown, totals.calls_by_state) == (2, 0, {"accepted": 1})
+    assert bench.campaign_id not in bench.ledger.campaigns_with_unknown()
+
+
+def test_a_proof_is_void_while_a_process_is_at_the_call_and_after_another_attempt(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    proof = proof_of(bench, receipt("accepted", "accepted"))
+    second = bench.lease(holder="b")
+    assert bench.ledger.prove(bench.campaign_id, [proof]) == 0
+    bench.ledger.turn(second, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    assert bench.ledger.prove(bench.campaign_id, [proof]) == 0
+
+
+def test_what_events_proved_survives_another_attempt_without_an_answer(bench: Bench) -> None:
+    lease = bench.lease()
+    part = receipt("accepted", "unknown")
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    assert bench.ledger.prove(bench.campaign_id, [proof_of(bench, part)]) == 1
+    second = bench.lease(holder="b")
+    bench.ledger.turn(second, [], [intent(bench, 0)])
+    bench.ledger.turn(second, [CallOutcome(0, "unknown", error="timeout")], [])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert (record.state, record.receipt, record.attempts) == ("unknown", part, 2)
+
+
+@pytest.mark.parametrize("decision", ["abandon", "resend"])
+def test_a_decision_about_a_partly_proved_call_leaves_the_proved_recipients_alone(
+    bench: Bench, decision: UnknownDecision
+) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    assert bench.ledger.prove(bench.campaign_id, [proof_of(bench, receipt("accepted", "unknown"))]) == 1
+    assert bench.ledger.decide_unknown(bench.campaign_id, decision) == 1
+    totals = bench.ledger.totals(bench.campaign_id)
+    assert (totals.accepted, totals.unknown) == (1, 0)
+    assert (totals.abandoned, totals.planned) == ((1, 0) if decision == "abandon" else (0, 1))
+
+
 def test_of_many_claimants_exactly_one_takes_the_lease(oltp_engine: Engine) -> None:
     campaign_id = make_campaign(oltp_engine, "sending")
     with oltp_engine.begin() as connection:
@@ -321,12 +397,17 @@ def test_a_process_that_is_stopped_inside_a_transaction_does_not_stop_its_succes
     successor = PostgresCallLedger(oltp_engine, LEASE_SECONDS)
     lease: list[Lease | None] = []
     taking = threading.Thread(target=lambda: lease.append(successor.take_lease(campaign_id, 0, "successor")))
-    with pytest.raises(PartUnavailableError), oltp_transaction(orphans) as connection:
-        connection.execute(select(chunk).where(chunk.c.campaign_id == campaign_id).with_for_update())
-        taking.start()
-        taking.join(timeout=10)
-        assert not taking.is_alive(), "the successor waits for a row that a stopped process has locked"
-        connection.execute(text("select 1"))  # the orphan goes on
+
+    def be_stopped_in_a_turn() -> None:
+        with oltp_transaction(orphans) as connection:
+            connection.execute(select(chunk).where(chunk.c.campaign_id == campaign_id).with_for_update())
+            taking.start()
+            taking.join(timeout=10)
+            assert not taking.is_alive(), "the successor waits for a row that a stopped process has locked"
+            connection.execute(text("select 1"))  # the orphan goes on
+
+    with pytest.raises(PartUnavailableError):
+        be_stopped_in_a_turn()
     assert lease[0] is not None
     orphans.dispose()
 

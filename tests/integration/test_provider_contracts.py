@@ -334,7 +334,7 @@ _DIALECTS = (
         ),
         refused_code="MESSAGE_REJECTED",
         deferred=_ses_results(_SES_ACCEPTED, {"Status": "ACCOUNT_THROTTLED", "Error": "rate exceeded"}),
-        deferred_code="deferred:ACCOUNT_THROTTLED",
+        deferred_code="ACCOUNT_THROTTLED",
         throttled_wholly=_ses_results(*[{"Status": "ACCOUNT_THROTTLED", "Error": "rate exceeded"}] * 2),
         throttled=_ses_error(429, "TooManyRequestsException", "Maximum sending rate exceeded."),
         throttled_seconds=None,
@@ -354,7 +354,6 @@ _DIALECTS = (
             _ses_results(_SES_ACCEPTED),
             _Answer(502, "<html>Bad Gateway</html>"),
         ),
-        not_accepted=(_ses_results(*[{"Status": "TRANSIENT_FAILURE"}] * 2),),
     ),
     _Dialect(
         name="sendgrid",
@@ -383,7 +382,7 @@ _DIALECTS = (
         refused_recipient=_Answer(200, [_postmark_entry(0), _postmark_entry(406, f"{_ADDRESS} is inactive")]),
         refused_code="406",
         deferred=_Answer(200, [_postmark_entry(0), _postmark_entry(405, "not allowed to send")]),
-        deferred_code="deferred:405",
+        deferred_code="405",
         throttled_wholly=_Answer(200, [_postmark_entry(429), _postmark_entry(429)]),
         throttled=_postmark_error(429, 429, "Rate Limit Exceeded"),
         throttled_seconds=None,
@@ -566,7 +565,7 @@ class TestAnswers:
         server.script = [dialect.deferred]
         accepted, deferred = _send(dialect, server.url)
         assert accepted.status == "accepted"
-        assert (deferred.status, deferred.error_code) == ("rejected", dialect.deferred_code)
+        assert (deferred.status, deferred.error_code) == ("deferred", dialect.deferred_code)
 
     @pytest.mark.parametrize("dialect", _having("throttled_wholly"), ids=_named)
     def test_a_call_of_which_every_recipient_is_throttled_is_throttled(
@@ -626,6 +625,13 @@ class TestAnswers:
         with pytest.raises(CallNotAcceptedError):
             _send(dialect, server.url)
         assert len(server.requests) == 1
+
+    def test_a_call_of_which_ses_takes_nobody_for_the_moment_is_deferred_one_by_one(
+        self, server: _ScriptedServer
+    ) -> None:
+        server.script = [_ses_results(*[{"Status": "TRANSIENT_FAILURE"}] * 2)]
+        ses = next(dialect for dialect in _DIALECTS if dialect.name == "ses")
+        assert [result.status for result in _send(ses, server.url)] == ["deferred"] * 2
 
 
 class TestWire:

@@ -74,12 +74,18 @@ def test_an_unlisted_server_error_is_never_called_not_accepted() -> None:
 
 def test_a_mixed_answer_keeps_every_recipient_and_marks_the_deferred_ones() -> None:
     results = settle("p", [_ACCEPTED, _rejected("bad"), _rejected("slow"), _rejected("paused")], _TABLE)
-    assert [result.error_code for result in results] == ["", "bad", "deferred:slow", "deferred:paused"]
+    assert [result.error_code for result in results] == ["", "bad", "slow", "paused"]
+    assert [result.status for result in results] == ["accepted", "rejected", "deferred", "deferred"]
+    assert [result.throttled for result in results] == [False, False, True, False]
 
 
 def test_a_refused_and_a_deferred_recipient_without_an_accepted_one_are_results_too() -> None:
     results = settle("p", [_rejected("bad"), _rejected("slow")], _TABLE)
-    assert [result.error_code for result in results] == ["bad", "deferred:slow"]
+    assert [result.status for result in results] == ["rejected", "deferred"]
+
+
+def test_a_call_of_which_everybody_failed_for_the_moment_is_deferred_one_by_one() -> None:
+    assert [result.status for result in settle("p", [_rejected("down"), _rejected("down")], _TABLE)] == ["deferred"] * 2
 
 
 def test_a_call_refused_for_the_accounts_sake_in_every_entry_is_refused_as_a_whole() -> None:

@@ -7,7 +7,8 @@ whatever the epoch, and never over a final state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -18,11 +19,14 @@ from sqlalchemy import (
     Select,
     bindparam,
     case,
+    cast,
     func,
     literal,
     or_,
     select,
     text,
+    true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -37,6 +41,7 @@ from email_platform.ledger import (
     CallRecord,
     CampaignTotals,
     Lease,
+    Proof,
     UnknownDecision,
 )
 
@@ -52,8 +57,9 @@ _RECORD_OUTCOME = (
     )
     .values(
         state=bindparam("b_state"),
-        receipt=bindparam("b_receipt", type_=send_call.c.receipt.type),
-        receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=None),
+        # Without an answer, what events have proved stays.
+        receipt=func.coalesce(bindparam("b_receipt", type_=send_call.c.receipt.type), send_call.c.receipt),
+        receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=send_call.c.receipt_at),
         error=bindparam("b_error"),
     )
 )
@@ -73,11 +79,13 @@ _RECORD_COLUMNS = (
     send_call.c.receipt_at,
     send_call.c.receipt,
     send_call.c.error,
-    send_call.c.left_out,
+    send_call.c.offsets,
+    send_call.c.follows,
+    send_call.c.after_unknown,
 )
 
 
-def _is_unknown(campaign_id: int) -> ColumnElement[bool]:
+def _is_unknown() -> ColumnElement[bool]:
     """Calls marked unknown, and intents whose process is gone: their chunk's lease is free or has expired."""
     at_work = (
         select(chunk.c.chunk_index)
@@ -89,7 +97,7 @@ def _is_unknown(campaign_id: int) -> ColumnElement[bool]:
         )
         .exists()
     )
-    return (send_call.c.campaign_id == campaign_id) & send_call.c.state.in_(("intent", "unknown")) & ~at_work
+    return send_call.c.state.in_(("intent", "unknown")) & ~at_work
 
 
 class PostgresCallLedger:
@@ -133,25 +141,40 @@ class PostgresCallLedger:
 
     def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
         """Chunk index and record of every call without an answer that nobody is making now."""
-        statement = select(*_RECORD_COLUMNS).where(_is_unknown(campaign_id))
+        statement = select(*_RECORD_COLUMNS).where(send_call.c.campaign_id == campaign_id, _is_unknown())
         return self._records(statement)
+
+    def campaigns_with_unknown(self) -> Sequence[int]:
+        """Ids of the campaigns that have such calls."""
+        statement = select(send_call.c.campaign_id).where(_is_unknown()).distinct()
+        with oltp_transaction(self._engine) as connection:
+            return list(connection.execute(statement.order_by(send_call.c.campaign_id)).scalars())
 
     def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
         """Apply an operator's decision to the campaign's unknown calls; see the Protocol."""
-        chosen = _is_unknown(campaign_id)
+        said = f"an operator decided: {decision}"
+        chosen = (send_call.c.campaign_id == campaign_id) & _is_unknown()
         if chunk_index is not None:
             chosen &= send_call.c.chunk_index == chunk_index
-        decided = (
-            update(send_call)
-            .where(chosen)
-            .values(
-                state="abandoned" if decision == "abandon" else "planned",
-                error=func.concat_ws("; ", send_call.c.error, f"an operator decided: {decision}"),
-            )
-            .returning(send_call.c.chunk_index)
+        key = (send_call.c.chunk_index, send_call.c.call_index)
+        decided = update(send_call).values(
+            error=func.concat_ws("; ", send_call.c.error, said),
+            after_unknown=send_call.c.after_unknown if decision == "abandon" else true(),
         )
+        chunks: list[int] = []
         with oltp_transaction(self._engine) as connection:
-            chunks: list[int] = list(connection.execute(decided).scalars())
+            if decision == "resend":
+                # Of a call with proved recipients only the others are sent again, in a follow-up call.
+                proved = chosen & send_call.c.receipt.is_not(None)
+                for row in connection.execute(select(*key, send_call.c.receipt).where(proved).with_for_update()).all():
+                    receipt = CallReceipt.from_json(row.receipt).resending_unknown(said)
+                    one = (send_call.c.campaign_id == campaign_id) & (tuple_(*key) == (row.chunk_index, row.call_index))
+                    connection.execute(decided.where(one).values(state="accepted", receipt=receipt.to_json()))
+                    chunks.append(row.chunk_index)
+            state = "abandoned" if decision == "abandon" else "planned"
+            chunks += connection.execute(
+                decided.where(chosen).values(state=state).returning(send_call.c.chunk_index)
+            ).scalars()
             if decision == "resend" and chunks:
                 connection.execute(
                     update(chunk)
@@ -159,6 +182,33 @@ class PostgresCallLedger:
                     .values(finished_at=None)
                 )
         return len(chunks)
+
+    def prove(self, campaign_id: int, proofs: Iterable[Proof]) -> int:
+        """Record what events have proved of calls without an answer; see the Protocol."""
+        changed = 0
+        with oltp_transaction(self._engine) as connection:
+            for proof in proofs:
+                before: ColumnElement[bool] = send_call.c.receipt.is_(None)
+                if proof.before is not None:
+                    before = send_call.c.receipt == cast(proof.before.to_json(), send_call.c.receipt.type)
+                changed += connection.execute(
+                    update(send_call)
+                    .where(
+                        send_call.c.campaign_id == campaign_id,
+                        send_call.c.chunk_index == proof.chunk_index,
+                        send_call.c.call_index == proof.call_index,
+                        send_call.c.attempts == proof.attempts,
+                        before,
+                        _is_unknown(),
+                    )
+                    .values(
+                        state="accepted" if proof.is_complete else "unknown",
+                        receipt=proof.receipt.to_json(),
+                        receipt_at=func.clock_timestamp(),
+                        error=None if proof.is_complete else "events prove a part of its recipients",
+                    )
+                ).rowcount
+        return changed
 
     def _records(self, statement: Select[Any]) -> list[tuple[int, CallRecord]]:
         ordered = statement.order_by(send_call.c.chunk_index, send_call.c.call_index)
@@ -180,23 +230,27 @@ class PostgresCallLedger:
                     receipt_at=row.receipt_at,
                     receipt=CallReceipt.from_json(row.receipt) if row.receipt is not None else None,
                     error=row.error,
-                    left_out={int(offset): reason for offset, reason in (row.left_out or {}).items()},
+                    offsets=None if row.offsets is None else tuple(row.offsets),
+                    follows=row.follows,
+                    after_unknown=row.after_unknown,
                 ),
             )
             for row in rows
         ]
 
-    def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> None:
+    def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> frozenset[int]:
         """Record outcomes, then intents, in one commit; see the Protocol."""
         refusal: Exception | None = None
+        standing: frozenset[int] = frozenset()
         with oltp_transaction(self._engine) as connection:
             if outcomes:
                 connection.execute(_RECORD_OUTCOME, [self._outcome_row(lease, one) for one in outcomes])
             refusal = self._why_not(connection, lease)
             if refusal is None and intents:
-                self._insert_intents(connection, lease, intents)
+                standing = self._insert_intents(connection, lease, intents)
         if refusal is not None:  # raised after the commit: the outcomes stay recorded
             raise refusal
+        return standing
 
     def _why_not(self, connection: Connection, lease: Lease) -> Exception | None:
         """Lock the chunk's row and say why the caller may not start a call now, or renew its lease."""
@@ -225,15 +279,19 @@ class PostgresCallLedger:
             )
         return None
 
-    def _insert_intents(self, connection: Connection, lease: Lease, intents: Sequence[CallIntent]) -> None:
+    def _insert_intents(self, connection: Connection, lease: Lease, intents: Sequence[CallIntent]) -> frozenset[int]:
         statement = insert(send_call)
         statement = statement.on_conflict_do_update(
             index_elements=[send_call.c.campaign_id, send_call.c.chunk_index, send_call.c.call_index],
             set_={
-                "state": "intent",
-                "lease_epoch": statement.excluded.lease_epoch,
-                "body_sha256": statement.excluded.body_sha256,
-                "left_out": statement.excluded.left_out,
+                **{
+                    name: statement.excluded[name]
+                    for name in ("state", "lease_epoch", "body_sha256", "first_position", "recipient_count", "offsets")
+                },
+                # What events have proved of an earlier attempt stays.
+                "after_unknown": send_call.c.after_unknown | statement.excluded.after_unknown,
+                "receipt": func.coalesce(statement.excluded.receipt, send_call.c.receipt),
+                "receipt_at": func.coalesce(statement.excluded.receipt_at, send_call.c.receipt_at),
                 "attempts": send_call.c.attempts + 1,
                 # The first attempt that may have been accepted decides how long its key is trusted.
                 "intent_at": case(
@@ -244,19 +302,23 @@ class PostgresCallLedger:
             },
             where=send_call.c.state.in_(("planned", "intent", "unknown")),
         )
-        connection.execute(
-            statement.values(
+        written = connection.execute(
+            statement.returning(send_call.c.call_index).values(
                 [
                     {
                         "campaign_id": lease.campaign_id,
                         "chunk_index": lease.chunk_index,
                         "call_index": one.call_index,
                         "call_id": one.call_id,
-                        "state": "intent",
+                        "state": one.state,
+                        "receipt": one.refusal.to_json() if one.refusal else None,
+                        "receipt_at": func.clock_timestamp() if one.refusal else None,
+                        "offsets": None if one.offsets is None else list(one.offsets),
+                        "follows": one.follows,
+                        "after_unknown": one.after_unknown,
                         "first_position": one.first_position,
                         "recipient_count": one.recipient_count,
                         "body_sha256": one.body_sha256,
-                        "left_out": {str(offset): reason for offset, reason in one.left_out.items()} or None,
                         "lease_epoch": lease.epoch,
                         "attempts": 1,
                         "intent_at": func.clock_timestamp(),
@@ -265,6 +327,7 @@ class PostgresCallLedger:
                 ]
             )
         )
+        return frozenset(written.scalars())
 
     @staticmethod
     def _outcome_row(lease: Lease, outcome: CallOutcome) -> dict[str, Any]:
@@ -317,37 +380,48 @@ class PostgresCallLedger:
         by_state = text(
             """
             select
-                state,
+                send_call.state,
+                chunk.finished_at is not null as finished,
+                send_call.after_unknown,
                 count(*) as calls,
-                coalesce(sum(recipient_count), 0)::bigint as recipients,
-                coalesce(sum((select count(*) from jsonb_object_keys(
-                    case
-                        when receipt is not null then receipt -> 'rejected'
-                        when state in ('intent', 'unknown', 'abandoned') then left_out
-                    end
-                ))), 0)::bigint as refused
+                coalesce(sum(recipient_count) filter (where receipt is not null), 0)::bigint as told,
+                coalesce(sum(recipient_count) filter (where receipt is null), 0)::bigint as untold,
+                coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'rejected'))), 0)::bigint as refused,
+                coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'deferred'))), 0)::bigint as deferred,
+                coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'unknown'))), 0)::bigint as unproved,
+                coalesce(sum(recipient_count) filter (where follows = 'deferred'), 0)::bigint as following_deferred,
+                coalesce(sum(recipient_count) filter (where follows = 'in_doubt'), 0)::bigint as following_in_doubt
             from send_call
+            join chunk using (campaign_id, chunk_index)
             where campaign_id = :campaign_id
-            group by state
+            group by 1, 2, 3
             """
         )
         of_chunks = select(func.count(), func.count(chunk.c.finished_at)).where(chunk.c.campaign_id == campaign_id)
         with oltp_transaction(self._engine) as connection:
-            rows = {row.state: row for row in connection.execute(by_state, {"campaign_id": campaign_id})}
+            rows = connection.execute(by_state, {"campaign_id": campaign_id}).all()
             chunks, chunks_finished = connection.execute(of_chunks).one()
 
-        def recipients(*states: str) -> int:
-            """Without those whom the provider refused, or whom we left out."""
-            return sum(int(rows[state].recipients) - int(rows[state].refused) for state in states if state in rows)
+        def open_in(state: str) -> int:
+            """Recipients of calls in this state of whom nothing is known."""
+            return sum(int(row.untold + row.unproved) for row in rows if row.state == state)
 
+        put_off: Counter[tuple[bool, bool]] = Counter()  # by (chunk finished, in doubt): without a follow-up call
+
+        calls: Counter[str] = Counter()
+        for row in rows:
+            calls[row.state] += row.calls
+            put_off[row.finished, row.after_unknown] += int(row.deferred)
+            put_off[row.finished, False] -= int(row.following_deferred)
+            put_off[row.finished, True] -= int(row.following_in_doubt)
         return CampaignTotals(
-            accepted=recipients("accepted", "rejected"),
-            rejected=sum(int(row.refused) for row in rows.values()),
-            unknown=recipients("unknown"),
-            abandoned=recipients("abandoned"),
-            planned=recipients("planned"),
-            in_call=recipients("intent"),
-            calls_by_state={state: int(row.calls) for state, row in rows.items()},
+            accepted=sum(int(row.told - row.refused - row.deferred - row.unproved) for row in rows),
+            rejected=sum(int(row.refused) for row in rows) + put_off[True, False],
+            unknown=open_in("unknown") + put_off[True, True],
+            abandoned=open_in("abandoned"),
+            planned=open_in("planned") + put_off[False, False] + put_off[False, True],
+            in_call=open_in("intent"),
+            calls_by_state=dict(calls),
             chunks=chunks,
             chunks_finished=chunks_finished,
         )

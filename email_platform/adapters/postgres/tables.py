@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -22,10 +23,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 metadata = MetaData(
     naming_convention={
@@ -168,10 +170,13 @@ send_call = Table(
     Column("receipt_at", DateTime(timezone=True)),
     Column("receipt", JSONB(none_as_null=True)),  # {"ids": [...], "rejected": {"<offset>": [code, message]}}
     Column("error", Text),
-    Column("left_out", JSONB(none_as_null=True)),  # {"<offset>": reason}: suppressed before the first intent
+    Column("offsets", ARRAY(Integer)),  # of its recipients within the chunk; null: the slice of its index
+    Column("follows", Text),  # why its recipients, deferred by earlier calls, have a call of their own
+    Column("after_unknown", Boolean, nullable=False, server_default=false()),  # an earlier attempt may be accepted
     CheckConstraint(
         "state in ('planned', 'intent', 'accepted', 'rejected', 'unknown', 'abandoned')", name="state_known"
     ),
+    CheckConstraint("follows in ('deferred', 'in_doubt')", name="follows_known"),
     Index("ix_send_call_open", "campaign_id", postgresql_where=text("state in ('intent', 'unknown')")),
 )
 

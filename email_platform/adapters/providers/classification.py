@@ -27,13 +27,6 @@ MAXIMUM_QUOTED_CHARACTERS = 200
 _ADDRESS = re.compile(r"[^\s@<>\"'(),;:\[\]{}=]+@[^\s@<>\"'(),;:\[\]{}=]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
 
-DEFERRED_CODE_PREFIX = "deferred:"
-"""Starts the `error_code` of a recipient that was certainly not accepted for a reason which is not his.
-
-Example: SES accepts 40 of 50 and answers ``ACCOUNT_THROTTLED`` for ten. The ten may be sent again, in another
-call with another id; a rejected recipient without the prefix is refused for good.
-"""
-
 
 class Outcome(StrEnum):
     """What became of a call; each has its subclass of `ProviderError`."""
@@ -103,18 +96,19 @@ def settle(
 ) -> tuple[RecipientResult, ...]:
     """Return the results of a call that was answered per recipient, or raise where it was refused as a whole.
 
-    A call of which every recipient is refused for the account's or the moment's sake is the same as a call
-    refused by its status: nothing was accepted. In a mixed answer such recipients keep their place, marked
-    with `DEFERRED_CODE_PREFIX`.
+    A call of which every recipient is refused for the account's sake is the same as a call refused by its status:
+    nothing was accepted. Otherwise recipients who are refused for the account's or the moment's sake are
+    ``deferred``: SES accepts 40 of 50 and answers ``ACCOUNT_THROTTLED`` for ten, and the ten may be sent again, in
+    another call.
 
     Raises:
-        AccountRefusedError, CallThrottledError, CallNotAcceptedError: as said, in this order of precedence.
+        AccountRefusedError, CallThrottledError: as said, in this order of precedence.
     """
     outcomes = [
         None if result.status == "accepted" else table.by_recipient_code.get(result.error_code) for result in results
     ]
     if results and all(outcomes):
-        for outcome in (Outcome.ACCOUNT_REFUSED, Outcome.THROTTLED, Outcome.NOT_ACCEPTED):
+        for outcome in (Outcome.ACCOUNT_REFUSED, Outcome.THROTTLED):
             if outcome in outcomes:
                 first = results[outcomes.index(outcome)]
                 raise provider_error(
@@ -123,7 +117,7 @@ def settle(
                     code=first.error_code,
                 )
     return tuple(
-        result if outcome is None else replace(result, error_code=DEFERRED_CODE_PREFIX + result.error_code)
+        result if outcome is None else replace(result, status="deferred", throttled=outcome is Outcome.THROTTLED)
         for result, outcome in zip(results, outcomes, strict=True)
     )
 

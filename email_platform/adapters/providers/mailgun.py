@@ -54,7 +54,11 @@ from email_platform.errors import AccountRefusedError, InvalidTemplateError
 from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 
 MAILGUN_LIMITS = ProviderLimits(
-    recipients_per_call=1000, honours_idempotency_keys=False, idempotency_seconds=0, body_bytes=25_000_000
+    recipients_per_call=1000,
+    honours_idempotency_keys=False,
+    idempotency_seconds=0,
+    body_bytes=25_000_000,
+    accepts_whole_calls=True,
 )
 MAILGUN_BASE_URL = "https://api.mailgun.net"
 _VARIABLE = "%recipient."

@@ -49,7 +49,11 @@ from email_platform.errors import InvalidTemplateError
 from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 
 SENDGRID_LIMITS = ProviderLimits(
-    recipients_per_call=1000, honours_idempotency_keys=False, idempotency_seconds=0, body_bytes=30_000_000
+    recipients_per_call=1000,
+    honours_idempotency_keys=False,
+    idempotency_seconds=0,
+    body_bytes=30_000_000,
+    accepts_whole_calls=True,
 )
 SENDGRID_LIMITS_WITHOUT_TEMPLATE = replace(SENDGRID_LIMITS, recipients_per_call=1)
 SENDGRID_BASE_URL = "https://api.sendgrid.com"

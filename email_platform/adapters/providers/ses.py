@@ -11,7 +11,7 @@ of data and 15 headers a recipient. Where every recipient has both bodies or onl
 parts; in a mixed call a recipient without one gets it empty.
 
 SES honours no idempotency key. It counts its rate per recipient and may accept a part of a call: the others come
-back as `DEFERRED_CODE_PREFIX` + ``ACCOUNT_THROTTLED``.
+back as ``deferred`` with the code ``ACCOUNT_THROTTLED``.
 
 | answer | outcome | why (API reference, "SendBulkEmail" and "Common errors") |
 | --- | --- | --- |
