@@ -9,20 +9,16 @@ campaign, and for every sender where the campaign is not known: rather too few m
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, get_args
 
+from email_platform.addresses import normalised_address
 from email_platform.events.event import Event
 
 SuppressionReason = Literal["hard_bounce", "complaint", "unsubscribe", "manual"]
 SUPPRESSION_REASONS: tuple[SuppressionReason, ...] = get_args(SuppressionReason)
-CSV_COLUMNS = ("address", "sender_id", "reason", "source", "created_at")
-MAXIMUM_ADDRESS_CHARACTERS = 320
-_FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +29,7 @@ class SuppressionRequest:
         address: lower case and trimmed; empty where the lead's present address is meant.
         source: where it comes from: ``ses/default``, ``one_click``, ``import`` ...
         everywhere: for every sender; else for `sender_id`, or else for the sender of `campaign_id`.
+        created_at: since when, where that is known; else now.
     """
 
     address: str
@@ -42,6 +39,7 @@ class SuppressionRequest:
     lead_id: int = 0
     sender_id: int = 0
     campaign_id: int = 0
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +64,21 @@ class SuppressionStore(Protocol):
         """Every suppression, by address, streamed."""
         ...
 
+    def of_address(self, address: str) -> Sequence[Suppression]:
+        """What is known of one address, whichever sender it concerns."""
+        ...
 
-def normalised_address(address: str) -> str:
-    """As the table holds it: trimmed, lower case."""
-    return address.strip().lower()
+    def newest(self, limit: int) -> Sequence[Suppression]:
+        """The newest first."""
+        ...
+
+    def remove(self, address: str, sender_id: int | None) -> Sequence[Suppression]:
+        """Let the address be mailed again, by this sender alone or (None) by all; returns what was removed."""
+        ...
+
+    def sender_ids(self) -> frozenset[int]:
+        """Every sender that a suppression can name."""
+        ...
 
 
 def suppressions_from(events: Iterable[Event]) -> list[SuppressionRequest]:
@@ -77,7 +86,7 @@ def suppressions_from(events: Iterable[Event]) -> list[SuppressionRequest]:
     requests: dict[SuppressionRequest, None] = {}
     for event in events:
         reason = _reason(event)
-        address = normalised_address(event.recipient)
+        address = normalised_address(event.recipient.strip())
         lead_id, sender_id = _ids_of_page(event)
         if reason is None or (not address and not lead_id):
             continue
@@ -110,62 +119,3 @@ def _ids_of_page(event: Event) -> tuple[int, int]:
         return 0, 0
     lead, _, sender = event.provider_message_id.partition(":")
     return int(lead), int(sender)
-
-
-def export_csv(suppressions: Iterable[Suppression]) -> Iterator[str]:
-    """The lines of a CSV file with a header, in `CSV_COLUMNS`; an empty sender_id means every sender."""
-    yield _csv_line(CSV_COLUMNS)
-    for one in suppressions:
-        sender_id = "" if one.sender_id is None else str(one.sender_id)
-        yield _csv_line((one.address, sender_id, one.reason, one.source, one.created_at.isoformat()))
-
-
-def _csv_line(values: Iterable[str]) -> str:
-    buffer = io.StringIO()
-    # A spreadsheet would run a cell that begins with one of these.
-    csv.writer(buffer, lineterminator="\n").writerow(
-        [f"'{value}" if value.startswith(_FORMULA_STARTS) else value for value in values]
-    )
-    return buffer.getvalue()
-
-
-@dataclass(frozen=True, slots=True)
-class CsvProblem:
-    """A line of an import that was left out; the line's number counts from 1, the header included."""
-
-    line: int
-    problem: str
-
-
-def parse_csv(lines: Iterable[str]) -> Iterator[SuppressionRequest | CsvProblem]:
-    """The requests of a CSV file whose header names at least ``address``; one bad line stops no other.
-
-    Missing columns mean: every sender, reason ``manual``, source ``import``.
-
-    Raises:
-        ValueError: the header does not name ``address``.
-    """
-    reader = csv.DictReader(lines)
-    if "address" not in (reader.fieldnames or ()):
-        raise ValueError("the first line must name the columns, among them address")
-    for row in reader:
-        cell = row.get("address") or ""
-        address = normalised_address(cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA_STARTS) else cell)
-        sender = (row.get("sender_id") or "").strip()
-        reason = next(
-            (known for known in SUPPRESSION_REASONS if known == (row.get("reason") or "manual").strip()), None
-        )
-        if "@" not in address or len(address) > MAXIMUM_ADDRESS_CHARACTERS or any(one.isspace() for one in address):
-            yield CsvProblem(reader.line_num, "no address")
-        elif sender and not (sender.isascii() and sender.isdigit() and len(sender) <= 18):
-            yield CsvProblem(reader.line_num, "sender_id is no number")
-        elif reason is None:
-            yield CsvProblem(reader.line_num, f"reason is none of {', '.join(SUPPRESSION_REASONS)}")
-        else:
-            yield SuppressionRequest(
-                address=address,
-                reason=reason,
-                source=(row.get("source") or "import").strip()[:100],
-                everywhere=not sender,
-                sender_id=int(sender or 0),
-            )

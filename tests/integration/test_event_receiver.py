@@ -34,7 +34,8 @@ from email_platform.adapters.postgres.events import PostgresEventIntake, Postgre
 from email_platform.adapters.postgres.tables import app_user, campaign, lead, sender, staged_object, suppression
 from email_platform.events.received import ReceivedBody, from_parquet
 from email_platform.events.staging import StagingReport, replay_quarantine, stage_inbox
-from email_platform.events.suppression import SuppressionRequest, export_csv, parse_csv
+from email_platform.events.suppression import SuppressionRequest
+from email_platform.events.suppression_csv import export_csv, parse_csv
 from email_platform.settings import Settings, variable_of
 from email_platform.storage_layout import EVENT_INBOX_PREFIX
 from email_platform.unsubscribe import UnsubscribeSigner
@@ -498,8 +499,9 @@ def test_an_unsubscription_of_a_deleted_campaign_or_sender_counts_everywhere(
 def test_suppressions_are_exported_and_imported_as_csv(people: People, oltp_engine: Engine) -> None:
     suppressions = PostgresSuppressions(oltp_engine)
     ann, bob = people.addresses
-    lines = ["address,sender_id,reason\n", f"{ann.upper()},,\n", f"{bob},{people.sender_id},complaint\n"]
-    requests = [one for one in parse_csv(lines) if isinstance(one, SuppressionRequest)]
+    text = f"address,sender_id,reason\n{ann.upper()},,\n{bob},{people.sender_id},complaint\n"
+    parsed = parse_csv(text.encode().splitlines(keepends=True), suppressions.sender_ids())
+    requests = [one for one in parsed if isinstance(one, SuppressionRequest)]
     assert suppressions.add(requests) == 2
     exported = [line for line in export_csv(suppressions.all()) if line.startswith(people.addresses)]
     assert [line.split(",")[:4] for line in exported] == [

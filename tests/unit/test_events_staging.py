@@ -25,11 +25,7 @@ from email_platform.events.staging import (
     stage_inbox,
 )
 from email_platform.events.suppression import (
-    CsvProblem,
-    Suppression,
     SuppressionRequest,
-    export_csv,
-    parse_csv,
     suppressions_from,
 )
 from email_platform.ports import ObjectInfo, StagedObject
@@ -279,31 +275,3 @@ def test_the_page_suppresses_a_lead_for_the_sender_of_its_token() -> None:
     assert suppressions_from(normalise_body(received).events) == [
         SuppressionRequest("", "unsubscribe", "one_click", everywhere=False, lead_id=4, sender_id=2, campaign_id=7)
     ]
-
-
-def test_an_export_can_be_imported_again() -> None:
-    suppressions = [
-        Suppression("ann@example.com", None, "manual", "import", NOW),
-        Suppression("+bob@example.com", 3, "unsubscribe", "one_click", NOW),
-    ]
-    lines = list(export_csv(suppressions))
-    assert lines[2].startswith("'+bob@")
-    assert list(parse_csv(lines)) == [
-        SuppressionRequest("ann@example.com", "manual", "import", everywhere=True),
-        SuppressionRequest("+bob@example.com", "unsubscribe", "one_click", everywhere=False, sender_id=3),
-    ]
-
-
-def test_a_bad_line_of_an_import_is_named_and_stops_no_other() -> None:
-    lines = [
-        "address,reason,sender_id\n",
-        "no-address,,\n",
-        "a@b.example,why,\n",
-        "a@b.example,,x\n",
-        " A@B.example ,,\n",
-    ]
-    results = list(parse_csv(lines))
-    assert [one.line for one in results if isinstance(one, CsvProblem)] == [2, 3, 4]
-    assert results[3] == SuppressionRequest("a@b.example", "manual", "import", everywhere=True)
-    with pytest.raises(ValueError, match="address"):
-        list(parse_csv(["email\n", "a@b.example\n"]))

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, Executable, Row, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from email_platform.adapters.postgres.tables import staged_object, suppression
+from email_platform.adapters.postgres.tables import sender, staged_object, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.addresses import normalised_address
 from email_platform.events.staging import Quarantined
@@ -22,12 +23,20 @@ from email_platform.events.suppression import Suppression, SuppressionRequest
 from email_platform.ports import StagedObject
 
 REQUESTS_PER_STATEMENT = 5000
+_COLUMNS = (
+    suppression.c.address,
+    suppression.c.sender_id,
+    suppression.c.reason,
+    suppression.c.source,
+    suppression.c.created_at,
+)
+_SUPPRESSIONS = select(*_COLUMNS)
 
 # The sender of an unsubscription: said by the page's token, else that of the campaign, also of a deleted one.
 # The strongest reason names a row where several requests meet; a row that is there keeps its first reason.
 _SUPPRESS = text("""
-    insert into suppression (address, sender_id, reason, source)
-    select distinct on (address, sender_id) address, sender_id, reason, source
+    insert into suppression (address, sender_id, reason, source, created_at)
+    select distinct on (address, sender_id) address, sender_id, reason, source, coalesce(created_at, now())
     from (
         select
             coalesce(nullif(r.address, ''), lower(btrim(lead.email))) as address,
@@ -35,10 +44,11 @@ _SUPPRESS = text("""
                 then coalesce(named.id, campaign.sender_id, frozen.id)
             end as sender_id,
             r.reason,
-            r.source
+            r.source,
+            r.created_at
         from jsonb_to_recordset(cast(:requests as jsonb)) as r (
             address text, reason text, source text, everywhere boolean,
-            lead_id bigint, sender_id bigint, campaign_id bigint
+            lead_id bigint, sender_id bigint, campaign_id bigint, created_at timestamptz
         )
         left join lead on lead.id = r.lead_id
         left join sender as named on named.id = r.sender_id
@@ -63,6 +73,10 @@ _SUPPRESSED = text("""
     union all
     select id, null, 'unsubscribe' from lead where id = any(:lead_ids) and unsubscribed_at is not null
 """)
+
+
+def _suppression(row: Row[Any]) -> Suppression:
+    return Suppression(row.address, row.sender_id, row.reason, row.source, row.created_at)
 
 
 def _suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
@@ -102,14 +116,38 @@ class PostgresSuppressions:
 
     def all(self) -> Iterator[Suppression]:
         """Every suppression, by address, streamed."""
-        columns = suppression.c
-        statement = select(
-            columns.address, columns.sender_id, columns.reason, columns.source, columns.created_at
-        ).order_by(columns.address, columns.sender_id)
         with oltp_transaction(self._engine) as connection:
-            rows = connection.execution_options(yield_per=5000).execute(statement)
+            rows = connection.execution_options(yield_per=5000).execute(
+                _SUPPRESSIONS.order_by(suppression.c.address, suppression.c.sender_id)
+            )
             for row in rows:
-                yield Suppression(row.address, row.sender_id, row.reason, row.source, row.created_at)
+                yield _suppression(row)
+
+    def of_address(self, address: str) -> Sequence[Suppression]:
+        """What is known of one address; see the Protocol."""
+        return self._read(
+            _SUPPRESSIONS.where(suppression.c.address == address).order_by(suppression.c.sender_id.nulls_first())
+        )
+
+    def newest(self, limit: int) -> Sequence[Suppression]:
+        """The newest first; by id, which grows with time and has an index."""
+        return self._read(_SUPPRESSIONS.order_by(suppression.c.id.desc()).limit(limit))
+
+    def remove(self, address: str, sender_id: int | None) -> Sequence[Suppression]:
+        """Let the address be mailed again; see the Protocol."""
+        statement = delete(suppression).where(suppression.c.address == address)
+        if sender_id is not None:
+            statement = statement.where(suppression.c.sender_id == sender_id)
+        return self._read(statement.returning(*_COLUMNS))
+
+    def sender_ids(self) -> frozenset[int]:
+        """Every sender that a suppression can name."""
+        with oltp_transaction(self._engine) as connection:
+            return frozenset(connection.execute(select(sender.c.id)).scalars())
+
+    def _read(self, statement: Executable) -> Sequence[Suppression]:
+        with oltp_transaction(self._engine) as connection:
+            return [_suppression(row) for row in connection.execute(statement)]
 
 
 class PostgresEventIntake:
