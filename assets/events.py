@@ -36,7 +36,9 @@ SHOWN_OBJECTS = 20
 def warehouse_events(
     context: dg.AssetExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
 ) -> dg.MaterializeResult:
-    """What providers told about messages, staged from the inbox and loaded in bulk; then the guard looks at it.
+    """What providers told about messages, staged from the inbox and loaded in bulk; then it is acted upon.
+
+    Suppressions are written, unknown calls are settled, and campaigns that pass a limit are paused.
 
     Grain: one row an event of a loaded object, append-only; the key is provider and event id.
     """
@@ -65,6 +67,9 @@ def _metadata(report: EventsReport, bucket: str) -> dict[str, dg.MetadataValue |
         "new suppressions": staged.suppressions,
         "objects loaded now": loaded.objects,
         "rows loaded now": loaded.rows,
+        "unknown calls settled": report.resolved.calls,
+        "unknown recipients proved": report.resolved.recipients,
+        "recipients still unknown": report.resolved.recipients_unknown,
         "campaigns watched": report.guarded.watched,
         "seconds": round(report.seconds, 3),
         "events per second": round(staged.events / report.seconds, 1) if report.seconds else 0.0,
@@ -103,7 +108,7 @@ load_events_job = dg.define_asset_job(
     executor_def=dg.in_process_executor,
     tags=_RETRIES,
     description="Stage the events in the inbox, suppress who must not be mailed any more, load everything staged, "
-    "pause campaigns that bounce or are complained about too much.",
+    "settle unknown calls, pause campaigns that bounce or are complained about too much.",
 )
 
 

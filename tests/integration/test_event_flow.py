@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, select
@@ -23,6 +27,7 @@ from email_platform.adapters.postgres.tables import campaign_guard, suppression
 from email_platform.campaign_run import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
 from email_platform.campaigns import CampaignStatus
 from email_platform.definitions import defs
+from email_platform.embedded.part import held_free_ports, http_status
 from email_platform.embedded.provider_simulator import AcceptedLog
 from email_platform.embedded.stack import running_stack, surroundings
 from email_platform.errors import CampaignStoppedError
@@ -34,6 +39,7 @@ from tests.integration.campaign_rows import in_city, queue_campaign, row_of, see
 pytestmark = pytest.mark.integration
 
 PATIENCE_SECONDS = 60.0
+BACKLOG = ("waiting_posts", "unexpanded_recipients")
 _numbers = count(1)
 
 
@@ -100,18 +106,31 @@ def events_of(warehouse: ClickHouseWarehouse, campaign_id: int) -> dict[str, int
 
 
 def until_loaded(
-    settings: Settings, parts: Parts, warehouse: ClickHouseWarehouse, log: AcceptedLog, campaign_id: int
-) -> list[EventsReport]:
-    """Take events in until all of the campaign are there."""
+    settings: Settings,
+    parts: Parts,
+    warehouse: ClickHouseWarehouse,
+    log: AcceptedLog,
+    campaign_id: int,
+    address: str | None = None,
+) -> EventsReport:
+    """Wait until the receivers have taken everything that the simulator has to tell, and take it in: in one pass."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    reports = []
-    while True:
-        reports.append(take_in(settings, parts, warehouse))
-        loaded, expected = events_of(warehouse, campaign_id), log.events_by_type(str(campaign_id))
-        if loaded == expected:
-            return reports
-        assert time.monotonic() < deadline, f"{loaded} loaded, {expected} told"
-        time.sleep(0.2)
+    while any(admin(settings, address, "GET", "statistics")["webhooks"][name] for name in BACKLOG):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    report = take_in(settings, parts, warehouse)
+    assert events_of(warehouse, campaign_id) == log.events_by_type(str(campaign_id))
+    return report
+
+
+def admin(settings: Settings, address: str | None, method: str, what: str, document: Any = None) -> Any:
+    """Ask a simulator, by default the stack's own, or steer it."""
+    assert settings.provider_api_key is not None
+    headers = {"authorization": f"Bearer {settings.provider_api_key.get_secret_value()}"}
+    url = f"{address or settings.provider_url}/admin/{what}"
+    answer = httpx.request(method, url, json=document, headers=headers, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
 
 @contextmanager
@@ -143,6 +162,45 @@ def alert_server(status: Callable[[], int]) -> Iterator[tuple[str, list[dict[str
         thread.join()
 
 
+@contextmanager
+def provider_without_keys(settings: Settings, folder: Path) -> Iterator[tuple[str, AcceptedLog, dict[str, str]]]:
+    """A second simulator that honours no idempotency keys, its log, and the variables of its account ``nokeys``."""
+    assert settings.provider_api_key is not None
+    assert settings.provider_webhook_secret is not None
+    key = settings.provider_api_key.get_secret_value()
+    with held_free_ports(1) as (port,):
+        pass
+    address = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "email_platform.embedded.provider_simulator", "--exit-with-parent"),
+            *("--data-folder", str(folder / "nokeys"), "--port", str(port), "--idempotency", "off"),
+            *("--blocked-domain", "blocked.example"),
+        ],
+        env={
+            **os.environ,
+            variable_of("provider_api_key"): key,
+            variable_of("provider_webhook_secret"): settings.provider_webhook_secret.get_secret_value(),
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while http_status(port, "/health") != 200:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        variables = {
+            "EMAIL_PLATFORM_SIMULATOR_NOKEYS_BASE_URL": address,
+            "EMAIL_PLATFORM_SIMULATOR_NOKEYS_API_KEY": key,
+            "EMAIL_PLATFORM_SIMULATOR_NOKEYS_IDEMPOTENCY": "off",
+        }
+        yield address, AcceptedLog(folder / "nokeys"), variables
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def test_what_the_simulator_tells_is_loaded_once_suppresses_and_keeps_the_next_campaign_from_mailing(
     flow: Settings, parts: Parts, warehouse: ClickHouseWarehouse, engine: Engine, log: AcceptedLog
 ) -> None:
@@ -151,9 +209,9 @@ def test_what_the_simulator_tells_is_loaded_once_suppresses_and_keeps_the_next_c
     first = queue_campaign(engine, in_city(city))
     send(parts, first)
     finish_sending(parts, first)
-    reports = until_loaded(flow, parts, warehouse, log, first)
+    report = until_loaded(flow, parts, warehouse, log, first)
     assert events_of(warehouse, first)["bounced"] == 5 + 3
-    assert sum(report.staged.suppressions for report in reports) == 5 + 2 + 4
+    assert report.staged.suppressions == 5 + 2 + 4
     assert not inbox_is_waiting(open_store(flow))
 
     with engine.connect() as connection:
@@ -184,13 +242,13 @@ def test_a_campaign_that_bounces_too_much_is_paused_told_and_resumed_only_by_its
     answers = iter([503, 200, 200])
     with alert_server(lambda: next(answers)) as (address, told):
         alerted = flow.model_copy(update={"alert_webhook_url": SecretStr(address)})
-        reports = until_loaded(alerted, parts, warehouse, log, campaign_id)
+        report = until_loaded(alerted, parts, warehouse, log, campaign_id)
         row = row_of(engine, campaign_id)
         assert (row.status, row.status_reason) == (
             "paused",
             "30 of 300 messages bounced hard (10.00%; the limit is 5.00%)",
         )
-        assert reports[-1].guarded.untold == 1  # the alert's webhook answered 503
+        assert report.guarded.untold == 1  # the alert's webhook answered 503
         assert take_in(alerted, parts, warehouse).guarded.standing
         assert [alert["text"] for alert in told] == [
             f"campaign {campaign_id} {row.name!r} is paused: {row.status_reason}"
@@ -224,14 +282,59 @@ def test_complaints_about_a_campaign_that_is_sent_are_told_once_and_nothing_of_i
     campaign_id = queue_campaign(engine, in_city(city))
     send(parts, campaign_id)
     finish_sending(parts, campaign_id)
-    reports = until_loaded(flow, parts, warehouse, log, campaign_id)
-    reports.append(take_in(flow, parts, warehouse))
+    reports = [until_loaded(flow, parts, warehouse, log, campaign_id), take_in(flow, parts, warehouse)]
     alerts = [alert.text for report in reports for alert in report.guarded.alerts]
     assert [text for text in alerts if text.startswith(f"campaign {campaign_id} ")] == [
         f"campaign {campaign_id} {row_of(engine, campaign_id).name!r} is sent: "
         "2 of 300 messages were complained about (0.67%; the limit is 0.30%)"
     ]
     assert row_of(engine, campaign_id).status == "sent"
+
+
+def test_events_settle_calls_whose_answers_were_lost_and_the_warehouse_learns_it(
+    flow: Settings,
+    parts: Parts,
+    warehouse: ClickHouseWarehouse,
+    engine: Engine,
+    tmp_path: Path,
+) -> None:
+    """A provider without idempotency keys accepts and its answers are lost: held as unknown, told by its events."""
+    with provider_without_keys(flow, tmp_path) as (address, log, variables), open_parts(flow, variables) as own:
+        city = seed_leads(
+            engine,
+            [
+                *leads(success=55, bounce=3, click=1),
+                {"email": f"{unique('flow')}@blocked.example"},  # refused in the answer that nobody read
+            ],
+        )
+        campaign_id = queue_campaign(engine, in_city(city), sender={"provider_account": "nokeys"})
+        admin(flow, address, "PUT", "webhooks", {"url": None})
+        admin(flow, address, "PUT", "faults", {"script": ["reset_after", "reset_after"]})
+        send(own, campaign_id)
+        finish_sending(own, campaign_id)
+        assert own.ledger.totals(campaign_id).unknown == 60
+        load_staged(own.register, warehouse)
+        assert warehouse.delivery_counts(campaign_id)["unknown"] == 60
+
+        admin(flow, address, "PUT", "webhooks", {"url": f"{flow.receiver_url}/events/simulator/default"})
+        report = until_loaded(flow, own, warehouse, log, campaign_id, address)
+        assert report.resolved.recipients == 59
+        totals = own.ledger.totals(campaign_id)
+        # The provider told nothing of the recipient whom it refused: still unknown, and never sent again.
+        assert (totals.accepted, totals.unknown) == (59, 1)
+        assert log.summary(str(campaign_id)).accepted_rows == 59
+        counts = warehouse.delivery_counts(campaign_id)
+        assert (counts["accepted"], counts["unknown"]) == (59, 1)
+        assert all(line.holds for line in account(own, warehouse, campaign_id))
+        ids = warehouse.client.query(
+            "select message_id, provider_message_id from delivery final "
+            "where campaign_id = {id:Int64} and status = 'accepted'",
+            parameters={"id": campaign_id},
+        ).result_rows
+        assert {str(ours): theirs for ours, theirs in ids} == {
+            row.message_id: row.provider_message_id for row in log.rows(str(campaign_id))
+        }
+        assert "1 recipients in 1 calls" in str(row_of(engine, campaign_id).status_reason)
 
 
 def test_the_job_shows_what_it_took_in_and_fails_its_check_while_a_campaign_stands_stopped(

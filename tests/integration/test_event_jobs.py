@@ -21,6 +21,7 @@ from email_platform.events.staging import inbox_is_waiting
 from email_platform.settings import Settings, variable_of
 from email_platform.storage_layout import event_inbox_key
 from resources.events import EventsResource
+from resources.parts import PartsResource
 from resources.settings import SettingsResource
 from sensors.events_are_waiting import events_are_waiting
 
@@ -64,7 +65,8 @@ def events(account: str, *kinds: tuple[str, str | None]) -> bytes:
 
 
 def ask(instance: dg.DagsterInstance) -> dg.SensorResult:
-    resources = {"events": EventsResource(settings=SettingsResource())}
+    settings = SettingsResource()
+    resources = {"events": EventsResource(settings=settings), "parts": PartsResource(settings=settings)}
     with dg.build_sensor_context(instance=instance, resources=resources, definitions=defs) as context:
         result = events_are_waiting(context)
     assert isinstance(result, dg.SensorResult)

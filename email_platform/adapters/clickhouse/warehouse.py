@@ -16,10 +16,12 @@ bound parameter would stand in the request's URL. Where a named collection is gi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -41,6 +43,7 @@ from email_platform.manifest import EXCLUDED_SCHEMA, EXCLUSION_REASONS
 from email_platform.ports import StagedKind, StagedObject
 from email_platform.settings import Settings
 
+_MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
 _ONE_BLOCK_ROWS = 100_000_000  # more than any object has: a block is cut at the end of the object only
 _READ_SETTINGS: Mapping[str, Any] = {
     "s3_retry_attempts": 6,  # the default of 500 kept a query alive for more than 10 minutes after S3 had gone
@@ -291,6 +294,27 @@ class ClickHouseWarehouse:
             {"campaign_ids": list(campaign_ids)},
         )
         return {int(campaign_id): (int(bounced), int(complained)) for campaign_id, bounced, complained in rows}
+
+    def acceptance_proofs(self, campaign_id: int, message_ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """Which of these messages have an event, with the provider's message id where an event gives it, else "".
+
+        Any event will do: who bounces, opens or unsubscribes was accepted before. Not every provider carries our
+        campaign id back, so events without one are looked through too.
+        """
+        found: dict[UUID, str] = {}
+        waiting = iter(sorted(str(message_id) for message_id in message_ids))
+        while group := list(islice(waiting, _MESSAGES_PER_QUERY)):
+            rows = self._query(
+                """
+                select message_id, max(if(provider = 'platform', '', provider_message_id))
+                from event
+                where campaign_id in (0, {campaign_id:Int64}) and message_id in {message_ids:Array(String)}
+                group by message_id
+                """,
+                {"campaign_id": campaign_id, "message_ids": group},
+            )
+            found |= {UUID(message_id): str(provider_message_id) for message_id, provider_message_id in rows}
+        return found
 
     def duplicate_deliveries(self, campaign_id: int) -> int:
         """How many rows too many a campaign has: a lead twice, or one message id under two leads. 0 is right."""
