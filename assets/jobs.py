@@ -11,6 +11,8 @@ from assets.unknown_calls import decide_about_unknown_calls
 from assets.warehouse import load_waiting_objects, warehouse_deliveries, warehouse_dimensions
 
 CAMPAIGN_ID_TAG = "email_platform/campaign_id"
+ATTEMPT_TAG = "email_platform/attempt"
+SIZE_TAG = "email_platform/size"
 
 # A retry from the failed step would lose the chunks that had not started when the process died (measured;
 # dagster #20925, #30077): every retry runs all steps, and each step skips what the ledger shows as done.

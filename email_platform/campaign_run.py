@@ -314,7 +314,7 @@ def send_chunk(
 
     try:
         progress = run_to_the_end(deliver, stop)
-    except (AccountRefusedError, ProviderDownError) as error:
+    except (AccountRefusedError, ConfigurationError, ProviderDownError) as error:
         with suppress(IllegalTransitionError, CampaignNotFoundError):
             parts.campaigns.change_status(campaign_id, CampaignStatus.PAUSED, str(error))
         _stage(parts, manifest, chunk_index, recipients)

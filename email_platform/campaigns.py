@@ -52,6 +52,7 @@ LEGAL_TRANSITIONS: dict[CampaignStatus, frozenset[CampaignStatus]] = {
 }
 
 OnUnknown = Literal["hold", "resend"]
+LONGEST_PAUSE = 64  # times the usual silence, between two attempts of a campaign that gets nowhere
 
 
 def check_transition(campaign_id: int, current: CampaignStatus, wanted: CampaignStatus) -> None:
@@ -106,6 +107,7 @@ class Campaign:
     Attributes:
         condition: the audience condition as parsed JSON, not yet validated.
         attempt: counts launches (first launch, each resume); part of the run key.
+        fruitless_attempts: how many in a row came to nothing, by the reaper's count.
         on_unknown: what to do with a call whose outcome is unknown where the provider honours no keys.
     """
 
@@ -122,6 +124,7 @@ class Campaign:
     on_unknown: OnUnknown = "hold"
     created_at: datetime | None = field(default=None)
     finished_at: datetime | None = field(default=None)
+    fruitless_attempts: int = 0
 
 
 class CampaignStore(Protocol):
@@ -159,13 +162,23 @@ class CampaignStore(Protocol):
         ...
 
     def silent(self, silent_seconds: float) -> Sequence[Campaign]:
-        """Campaigns in ``sending`` of which no run has shown a sign of life for so long."""
+        """Campaigns in ``sending``, or queued and due, of which no run has shown a sign of life for so long.
+
+        After attempts in a row that came to nothing the time doubles with each, up to `LONGEST_PAUSE` times.
+        """
         ...
 
     def ended_before(self, moment: datetime, campaign_ids: Sequence[int]) -> Sequence[int]:
         """Which of these campaigns were sent or cancelled before the moment, in order of their ids."""
         ...
 
-    def begin_attempt(self, campaign_id: int, attempt: int) -> bool:
-        """Count a new attempt of a silent campaign; False where somebody else has counted it already."""
+    def begin_attempt(self, campaign_id: int, attempt: int, mark: int) -> bool:
+        """Count a new attempt of a silent campaign; False where somebody else has counted it already.
+
+        Args:
+            campaign_id: which campaign.
+            attempt: the new attempt's number.
+            mark: how far the campaign is, as a number that grows with every progress; the same mark as at the
+                beginning of the last attempt makes that one fruitless. Queueing it again starts the count anew.
+        """
         ...

@@ -262,6 +262,14 @@ class AudienceSource(Protocol):
         """
         ...
 
+    def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
+        """How many leads meet the condition, or ``at_most_rows`` where that many do; None where the time ran out.
+
+        Raises:
+            InvalidConditionError: the condition breaks the grammar.
+        """
+        ...
+
     def stream(
         self, condition: Condition, sender_id: int, batch_rows: int
     ) -> AbstractContextManager[Iterator[pa.RecordBatch]]:

@@ -1,8 +1,10 @@
 """Waits for campaigns in ``queued`` whose time has come, and asks for one run each."""
 
+import json
+
 import dagster as dg
 
-from assets.jobs import CAMPAIGN_ID_TAG, campaign_job
+from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
 from assets.partitions import campaign_partitions, partition_key
 from email_platform.launching import Launch, due_launches
 from resources.parts import PartsResource
@@ -15,8 +17,9 @@ def run_request(launch: Launch) -> dg.RunRequest:
         partition_key=partition_key(launch.campaign_id),
         tags={
             CAMPAIGN_ID_TAG: str(launch.campaign_id),  # the run queue lets one run per value through
-            "email_platform/attempt": str(launch.attempt),
+            ATTEMPT_TAG: str(launch.attempt),
             "dagster/priority": str(launch.priority),
+            SIZE_TAG: launch.size,  # the run queue keeps a place free of large ones
         },
     )
 
@@ -28,12 +31,16 @@ def run_request(launch: Launch) -> dg.RunRequest:
     description="A campaign is queued and its scheduled time has come.",
 )
 def queued_campaigns(context: dg.SensorEvaluationContext, parts: PartsResource) -> dg.SensorResult:
-    """Add a partition and ask for a run per due campaign; a run key is launched once, however often asked for."""
+    """Add a partition and ask for a run per due campaign; a run key is launched once, however often asked for.
+
+    The cursor remembers how many recipients the due campaigns have, so that those that wait are not counted again.
+    """
     with parts.open() as opened:
-        launches = due_launches(opened)
+        launches = due_launches(opened, json.loads(context.cursor or "{}"))
     new_keys = [partition_key(launch.campaign_id) for launch in launches]
     return dg.SensorResult(
         run_requests=[run_request(launch) for launch in launches],
         dynamic_partitions_requests=[campaign_partitions.build_add_request(new_keys)] if new_keys else [],
+        cursor=json.dumps({launch.run_key: launch.rows for launch in launches}),
         skip_reason=None if launches else dg.SkipReason("no campaign is queued and due"),
     )

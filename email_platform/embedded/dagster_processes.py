@@ -17,6 +17,7 @@ from email_platform.embedded.python_parts import project_folder, python_environm
 from email_platform.settings import Settings, variable_of
 
 CAMPAIGN_TAG = "email_platform/campaign_id"
+SIZE_TAG = "email_platform/size"
 WORKSPACE_FILE = "workspace.yaml"
 _STORAGE_VARIABLE = variable_of("dagster_postgres_url")
 _DAEMON_HEALTH = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"
@@ -47,6 +48,10 @@ concurrency:
         value:
           applyLimitPerUniqueValue: true
         limit: 1
+      # A place is always left for small campaigns and everything else, however many large ones are queued.
+      - key: {size_tag}
+        value: large
+        limit: {large_runs}
   pools:
     # The old database's import is the only pool: one run at a time reads it, the others wait in the queue and take
     # no place of max_concurrent_runs there.
@@ -116,6 +121,8 @@ def write_dagster_yaml(settings: Settings) -> Path:
             storage_variable=_STORAGE_VARIABLE,
             max_concurrent_runs=settings.max_concurrent_runs,
             campaign_tag=CAMPAIGN_TAG,
+            size_tag=SIZE_TAG,
+            large_runs=max(1, settings.max_concurrent_runs - 1),
             # JSON is YAML, and quotes whatever the path holds.
             compute_logs_folder=json.dumps(str(home / "compute_logs")),
         ),

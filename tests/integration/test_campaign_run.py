@@ -27,6 +27,7 @@ from email_platform.errors import (
     InvalidConditionError,
     InvalidTemplateError,
 )
+from email_platform.ports import EmailProvider
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
 
@@ -290,6 +291,21 @@ def test_wrong_provider_credentials_pause_the_campaign_with_the_reason(small: Se
     assert row.status == "paused"
     assert row.status_reason
     assert "not the key" not in row.status_reason
+
+
+def test_a_provider_that_this_worker_cannot_build_pauses_the_campaign_instead_of_ending_run_after_run(
+    parts: Parts, engine: Engine
+) -> None:
+    campaign_id = queue_campaign(engine, in_city(seed_leads(engine, numbered(10))))
+    freeze_audience(parts, campaign_id)
+
+    def unbuildable(sender: object) -> EmailProvider:
+        raise ConfigurationError("EMAIL_PLATFORM_SIMULATOR_API_KEY is not set")
+
+    with pytest.raises(ConfigurationError):
+        send_chunk(replace(parts, provider=unbuildable), campaign_id, 0, holder="first")
+    row = row_of(engine, campaign_id)
+    assert (row.status, row.status_reason) == ("paused", "EMAIL_PLATFORM_SIMULATOR_API_KEY is not set")
 
 
 def test_an_unknown_provider_fails_the_campaign_and_names_the_known_ones(parts: Parts, engine: Engine) -> None:

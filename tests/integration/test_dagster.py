@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,20 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
-from sqlalchemy import Engine, insert, text, update
+import yaml
+from dagster._utils.tags import TagConcurrencyLimitsCounter
+from sqlalchemy import Engine, delete, insert, text, update
 
-from assets.jobs import CAMPAIGN_ID_TAG, campaign_job
+from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
 from assets.partitions import campaign_partitions
 from email_platform.adapters.assembly import open_parts
-from email_platform.adapters.postgres.tables import campaign, chunk, send_call
+from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call
 from email_platform.campaign_run import freeze_audience
 from email_platform.campaigns import CampaignStatus
 from email_platform.definitions import defs
-from email_platform.embedded.dagster_processes import CAMPAIGN_TAG
+from email_platform.embedded import dagster_processes
+from email_platform.embedded.dagster_processes import CAMPAIGN_TAG, write_dagster_yaml
+from email_platform.launching import FRUITLESS_ATTEMPTS, LARGE_ROWS
 from email_platform.settings import Settings, variable_of
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
@@ -94,6 +100,7 @@ def test_every_retry_of_a_campaign_s_run_runs_all_its_steps() -> None:
 
 def test_the_run_queue_limits_the_tag_that_the_sensor_sets() -> None:
     assert CAMPAIGN_TAG == CAMPAIGN_ID_TAG
+    assert dagster_processes.SIZE_TAG == SIZE_TAG
 
 
 def test_the_sensor_asks_for_one_run_per_due_campaign_and_again_for_the_same_key(
@@ -187,7 +194,11 @@ def test_a_partition_that_is_no_campaign_is_refused_with_a_reason(instance: dg.D
 
 
 def test_a_run_that_stays_started_for_ever_is_ended_on_record_and_its_campaign_resumed(
-    settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+    settings: Settings,
+    oltp_engine: Engine,
+    instance: dg.DagsterInstance,
+    resources: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(150))))
     with open_parts(settings) as parts:  # a run that froze its audience, sent nothing, and died with its code server
@@ -197,6 +208,12 @@ def test_a_run_that_stays_started_for_ever_is_ended_on_record_and_its_campaign_r
     assert str(campaign_id) not in {request.partition_key for request in alive.run_requests or []}
 
     make_silent(oltp_engine, campaign_id)
+    fresh = evaluate(silent_campaigns, instance, resources)
+    assert str(campaign_id) not in {request.partition_key for request in fresh.run_requests or []}, (
+        "a run that waited in the queue and began just now has not come to show a sign of life"
+    )
+    monkeypatch.setenv(variable_of("stall_seconds"), "1")
+    time.sleep(2.1)  # the run's own time has whole seconds
     result = evaluate(silent_campaigns, instance, resources)
     (request,) = [one for one in result.run_requests or [] if one.partition_key == str(campaign_id)]
     assert request.run_key == f"campaign-{campaign_id}-attempt-2"
@@ -205,6 +222,81 @@ def test_a_run_that_stays_started_for_ever_is_ended_on_record_and_its_campaign_r
     assert ended.status is dg.DagsterRunStatus.FAILURE
     assert run_campaign(campaign_id, instance).success
     assert row_of(oltp_engine, campaign_id).status == "sent"
+
+
+def test_a_queued_campaign_whose_run_died_before_it_could_say_so_gets_another_attempt(
+    oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    long_ago = text("clock_timestamp() - interval '1 hour'")
+    condition = in_city(seed_leads(oltp_engine, numbered(20)))
+    unlaunched = queue_campaign(oltp_engine, condition, created_at=long_ago, queued_at=long_ago)
+    stuck = queue_campaign(oltp_engine, condition, created_at=long_ago, queued_at=long_ago)
+    earlier = queue_campaign(oltp_engine, condition, created_at=long_ago, queued_at=long_ago, attempt=2)
+    record_run(instance, stuck, dg.DagsterRunStatus.FAILURE)
+    record_run(instance, earlier, dg.DagsterRunStatus.FAILURE)  # of attempt 1; attempt 2 was not launched yet
+    result = evaluate(silent_campaigns, instance, resources)
+    keys = {request.partition_key: request.run_key for request in result.run_requests or []}
+    assert keys[str(stuck)] == f"campaign-{stuck}-attempt-2"
+    assert not {str(unlaunched), str(earlier)} & keys.keys(), "the other sensor launches these"
+    assert run_campaign(stuck, instance).success
+
+
+def test_a_campaign_of_which_every_attempt_comes_to_nothing_is_paused_with_the_last_run(
+    settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(20))))
+    with open_parts(settings) as parts:
+        freeze_audience(parts, campaign_id)
+    attempts = []
+    for number in range(FRUITLESS_ATTEMPTS + 1):
+        make_silent(oltp_engine, campaign_id, hours=3)
+        record_run(instance, campaign_id, dg.DagsterRunStatus.FAILURE)
+        result = evaluate(silent_campaigns, instance, resources)
+        attempts += [one.run_key for one in result.run_requests or [] if one.partition_key == str(campaign_id)]
+        make_silent(oltp_engine, campaign_id, hours=0.02)  # longer than a first silence, shorter than a later one
+        again = evaluate(silent_campaigns, instance, resources)
+        pressed = [one for one in again.run_requests or [] if one.partition_key == str(campaign_id)]
+        assert bool(pressed) == (number == 0), "after fruitless attempts the pauses double"
+        attempts += [one.run_key for one in pressed]
+    assert len(attempts) == FRUITLESS_ATTEMPTS
+    row = row_of(oltp_engine, campaign_id)
+    assert row.status == "paused"
+    assert "attempts in a row came to nothing; the last one: run " in row.status_reason
+    with open_parts(settings) as parts:
+        parts.campaigns.change_status(campaign_id, CampaignStatus.QUEUED)
+    assert row_of(oltp_engine, campaign_id).fruitless_attempts == 0
+    assert run_campaign(campaign_id, instance).success
+
+
+def test_large_campaigns_leave_a_place_of_the_run_queue_to_small_ones(
+    settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any], tmp_path: Path
+) -> None:
+    seed_leads(oltp_engine, [{**row, "attributes": {"tier": "gold"}} for row in numbered(300)])
+    with oltp_engine.begin() as connection:  # more than `LARGE_ROWS`, which the planner is told nothing of
+        connection.execute(
+            text(
+                "insert into lead (email, city) select 'l' || n || '@example.com', 'metropolis' from"
+                f" generate_series(1, {LARGE_ROWS}) n"
+            )
+        )
+    large = queue_campaign(oltp_engine, in_city("metropolis"))
+    small = queue_campaign(oltp_engine, {"field": "attributes.tier", "op": "eq", "value": "gold"})
+    result = evaluate(queued_campaigns, instance, resources)
+    tags = {request.partition_key: request.tags for request in result.run_requests or []}
+    assert (tags[str(large)][SIZE_TAG], tags[str(small)][SIZE_TAG]) == ("large", "small")
+    assert result.cursor is not None
+    assert json.loads(result.cursor)[f"campaign-{small}-attempt-1"] == 300, "counted, whatever the planner guesses"
+
+    def run_of(size: str) -> dg.DagsterRun:
+        return dg.DagsterRun(job_name="campaign_job", tags={SIZE_TAG: size, CAMPAIGN_ID_TAG: uuid4().hex})
+
+    written = write_dagster_yaml(settings.model_copy(update={"state_folder": tmp_path, "max_concurrent_runs": 4}))
+    limits = yaml.safe_load(written.read_text(encoding="utf-8"))["concurrency"]["runs"]["tag_concurrency_limits"]
+    queue = TagConcurrencyLimitsCounter(limits, [run_of("large") for _ in range(3)])
+    assert queue.is_blocked(run_of("large"))
+    assert not queue.is_blocked(run_of("small"))
+    with oltp_engine.begin() as connection:
+        connection.execute(delete(lead).where(lead.c.city == "metropolis"))
 
 
 def test_a_campaign_that_waits_in_the_run_queue_is_not_taken_for_dead(
@@ -266,13 +358,13 @@ def test_the_job_that_the_sensors_launch_is_the_partitioned_one() -> None:
 
 def record_run(instance: dg.DagsterInstance, campaign_id: int, status: dg.DagsterRunStatus) -> dg.DagsterRun:
     """A run of the campaign as the instance remembers it, with no process behind it."""
-    tags = {CAMPAIGN_ID_TAG: str(campaign_id)}
+    tags = {CAMPAIGN_ID_TAG: str(campaign_id), ATTEMPT_TAG: "1"}
     return instance.create_run_for_job(defs.resolve_job_def("campaign_job"), status=status, tags=tags)
 
 
-def make_silent(engine: Engine, campaign_id: int) -> None:
-    """As if nothing had worked on the campaign for an hour."""
+def make_silent(engine: Engine, campaign_id: int, hours: float = 1) -> None:
+    """As if nothing had worked on the campaign for so long."""
     with engine.begin() as connection:
-        long_ago = text("clock_timestamp() - interval '1 hour'")
+        long_ago = text(f"clock_timestamp() - interval '{hours} hours'")
         connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(progress_at=long_ago))
         connection.execute(update(chunk).where(chunk.c.campaign_id == campaign_id).values(lease_expires_at=long_ago))

@@ -50,6 +50,9 @@ class ListedSource:
     def estimate_rows(self, condition: object) -> int:
         return len(self.rows)
 
+    def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
+        return min(len(self.rows), at_most_rows)
+
     @contextmanager
     def stream(self, condition: Condition, sender_id: int, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
         self.asked.append((condition, sender_id))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+from psycopg.errors import QueryCanceled
 from sqlalchemy import (
     ColumnElement,
     Engine,
@@ -29,6 +30,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.tables import lead, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
@@ -39,6 +41,7 @@ from email_platform.addresses import (
     MAX_LOCAL_CHARACTERS,
 )
 from email_platform.conditions import Condition, parse_condition, where_clause
+from email_platform.errors import PartUnavailableError
 from email_platform.manifest import CANDIDATE_SCHEMA, ExclusionReason
 
 # Sorting 200,000 (id, address) pairs takes 17 MB; the default of 4 MB would spill them to disk.
@@ -64,6 +67,19 @@ class PostgresAudienceSource:
                 f"explain (format json) {compiled}", compiled.params
             ).scalar_one()
         return int(plan[0]["Plan"]["Plan Rows"])
+
+    def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
+        """How many leads meet the condition, up to a bound in rows and in time; see the Protocol."""
+        where = where_clause(parse_condition(condition), lead.c)
+        found = select(literal(1)).select_from(lead).where(where).limit(at_most_rows).subquery()
+        try:
+            with oltp_transaction(self._engine) as connection:
+                connection.execute(text(f"set local statement_timeout = {round(timeout_seconds * 1000)}"))
+                return connection.execute(select(func.count()).select_from(found)).scalar_one()
+        except PartUnavailableError as error:
+            if isinstance(error.__cause__, DBAPIError) and isinstance(error.__cause__.orig, QueryCanceled):
+                return None
+            raise
 
     @contextmanager
     def stream(self, condition: Condition, sender_id: int, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:

@@ -9,11 +9,32 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Connection, Engine, Row, Select, any_, func, literal, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    any_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from email_platform.adapters.postgres.tables import campaign, chunk, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.campaigns import Campaign, CampaignContent, CampaignStatus, Sender, check_transition
+from email_platform.campaigns import (
+    LONGEST_PAUSE,
+    Campaign,
+    CampaignContent,
+    CampaignStatus,
+    Sender,
+    check_transition,
+)
 from email_platform.errors import CampaignNotFoundError
 
 _STARTED = {CampaignStatus.SENDING}
@@ -37,7 +58,7 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
         check_transition(campaign_id, CampaignStatus(current), wanted)
         values["status"] = wanted
         if wanted is CampaignStatus.QUEUED:
-            values |= {"queued_at": func.now(), "finished_at": None}
+            values |= {"queued_at": func.now(), "finished_at": None, "fruitless_attempts": 0}
             if current != CampaignStatus.DRAFT:
                 values["attempt"] = campaign.c.attempt + 1  # a new run key: the old one was used
         if wanted in _STARTED:
@@ -94,11 +115,17 @@ class PostgresCampaignStore:
             )
 
     def silent(self, silent_seconds: float) -> Sequence[Campaign]:
-        """Campaigns in ``sending`` without a sign of life from any run; see the Protocol.
+        """Campaigns that should be worked on, without a sign of life from any run; see the Protocol.
 
         A chunk's lease is such a sign: it is renewed while its calls are made.
         """
-        long_ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, silent_seconds)
+        pauses = func.least(func.power(2, campaign.c.fruitless_attempts), LONGEST_PAUSE)
+        long_ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, silent_seconds * pauses)
+        is_queued = campaign.c.status == CampaignStatus.QUEUED
+        last_sign_at = func.greatest(
+            func.coalesce(campaign.c.progress_at, campaign.c.created_at),
+            case((is_queued, func.greatest(campaign.c.queued_at, campaign.c.scheduled_at))),
+        )
         leased = select(chunk.c.campaign_id).where(
             chunk.c.campaign_id == campaign.c.id,
             chunk.c.lease_holder.is_not(None),
@@ -107,8 +134,8 @@ class PostgresCampaignStore:
         statement = (
             self._campaigns()
             .where(
-                campaign.c.status == CampaignStatus.SENDING,
-                func.coalesce(campaign.c.progress_at, campaign.c.created_at) < long_ago,
+                is_queued | (campaign.c.status == CampaignStatus.SENDING),
+                last_sign_at < long_ago,
                 ~leased.exists(),
             )
             .order_by(campaign.c.id)
@@ -130,7 +157,7 @@ class PostgresCampaignStore:
         with oltp_transaction(self._engine) as connection:
             return list(connection.execute(statement).scalars())
 
-    def begin_attempt(self, campaign_id: int, attempt: int) -> bool:
+    def begin_attempt(self, campaign_id: int, attempt: int, mark: int) -> bool:
         """Count a new attempt if the present one is still ``attempt - 1``; see the Protocol."""
         with oltp_transaction(self._engine) as connection:
             return bool(
@@ -139,9 +166,16 @@ class PostgresCampaignStore:
                     .where(
                         campaign.c.id == campaign_id,
                         campaign.c.attempt == attempt - 1,
-                        campaign.c.status == CampaignStatus.SENDING,
+                        campaign.c.status.in_((CampaignStatus.QUEUED, CampaignStatus.SENDING)),
                     )
-                    .values(attempt=attempt, progress_at=func.clock_timestamp())
+                    .values(
+                        attempt=attempt,
+                        progress_at=func.clock_timestamp(),
+                        fruitless_attempts=case(
+                            (campaign.c.attempt_mark == mark, campaign.c.fruitless_attempts + 1), else_=0
+                        ),
+                        attempt_mark=mark,
+                    )
                 ).rowcount
             )
 
@@ -187,4 +221,5 @@ class PostgresCampaignStore:
             on_unknown=row.on_unknown,
             created_at=row.created_at,
             finished_at=row.finished_at,
+            fruitless_attempts=row.fruitless_attempts,
         )

@@ -116,6 +116,8 @@ campaign = Table(
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
     Column("progress_at", DateTime(timezone=True)),  # the last sign of life of a run that works on it
+    Column("fruitless_attempts", Integer, nullable=False, server_default="0"),  # in a row, without any progress
+    Column("attempt_mark", BigInteger, nullable=False, server_default="0"),  # how far it was when the attempt began
     _created_at(),
     CheckConstraint(
         "status in ('draft', 'queued', 'sending', 'paused', 'sent', 'cancelled', 'failed')",
@@ -225,4 +227,14 @@ provider_rate = Table(
     Column("blocked_until", DateTime(timezone=True), nullable=False),
     Column("share", Float, nullable=False, server_default="1"),  # of the configured rate, after throttling
     Column("share_at", DateTime(timezone=True), nullable=False),
+)
+
+# One row per account and campaign that uses it: when the campaign has had its fair share of the account.
+provider_rate_flow = Table(
+    "provider_rate_flow",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("campaign_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("due_at", DateTime(timezone=True), nullable=False),
+    Column("seen_at", DateTime(timezone=True), nullable=False),  # when it last asked; an active campaign asks often
 )
