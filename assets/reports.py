@@ -43,6 +43,7 @@ class ReportsTranslator(DagsterDbtTranslator):
         "event": "warehouse_events",
         "campaign": "warehouse_dimensions",
         "app_user": "warehouse_dimensions",
+        "legacy_email": "legacy_emails",
     }
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:

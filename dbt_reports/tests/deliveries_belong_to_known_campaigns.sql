@@ -3,3 +3,4 @@
 select outcomes.campaign_id
 from {{ ref('int_campaign_outcomes') }} as outcomes
 where outcomes.campaign_id not in (select campaign_id from {{ ref('stg_campaigns') }} where frozen_at is not null)
+    and outcomes.campaign_id not in (select campaign_id from {{ ref('int_legacy_campaigns') }})

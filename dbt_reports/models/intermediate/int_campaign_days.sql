@@ -27,6 +27,7 @@ select
     toInt64(countIf(opened_at is not null)) as opened,
     toInt64(countIf(clicked_at is not null)) as clicked,
     toInt64(countIf(unsubscribed_at is not null)) as unsubscribed,
+    toInt64(sum(emails)) as emails,
     minOrNullIf(occurred_at, outcome = 'accepted') as first_sent_at,
     maxOrNullIf(occurred_at, outcome = 'accepted') as last_sent_at,
     max(built_at) as last_built_at

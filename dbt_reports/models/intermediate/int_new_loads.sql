@@ -9,7 +9,7 @@
 -- A load is looked for over the last day again and again, so one that took its loaded_at long before it became
 -- visible is found: a load is given up after 10 minutes.
 {% set done = loads_done() %}
-{% for raw_table in ['delivery', 'event'] %}
+{% for raw_table in ['delivery', 'event', 'legacy_email'] %}
 select '{{ raw_table }}' as raw_table, toString(source_object) as source_object, loaded_at
 from {{ source('warehouse', raw_table) }}
 {% if done %}

@@ -17,5 +17,6 @@ select
     clicked_at,
     bounced_at,
     complained_at,
-    unsubscribed_at
+    unsubscribed_at,
+    emails
 from {{ ref('int_deliveries_current') }}

@@ -2,6 +2,7 @@
 
 -- The manifest's counts come with the campaign's snapshot. Deliveries that were loaded before the snapshot that
 -- knows their manifest are counted from the next snapshot on, so that every row adds up at any time.
+-- A campaign of the old system has no manifest: its audience is the leads of its rows, those only queued included.
 with campaigns as (
     select
         campaign_id,
@@ -10,7 +11,7 @@ with campaigns as (
         status,
         status_reason,
         is_deleted,
-        frozen_at,
+        frozen_at is not null as has_audience,
         snapshot_at,
         finished_at,
         considered,
@@ -20,6 +21,27 @@ with campaigns as (
         excluded_invalid_address,
         excluded_duplicate_address
     from {{ ref('stg_campaigns') }}
+    where frozen_at is not null or campaign_id not in (select campaign_id from {{ ref('int_legacy_campaigns') }})
+    union all
+    select
+        old.campaign_id as campaign_id,
+        ifNull(known.name, old.subject) as name,
+        old.user_id as user_id,
+        toLowCardinality('imported') as status,
+        cast(null, 'Nullable(String)') as status_reason,
+        ifNull(known.is_deleted, 0) as is_deleted,
+        1 as has_audience,
+        toDateTime64(old.learnt_at, 6, 'UTC') as snapshot_at,
+        old.last_sent_at as finished_at,
+        old.leads as considered,
+        old.leads as eligible,
+        toInt64(0) as excluded_suppressed,
+        toInt64(0) as excluded_unsubscribed,
+        toInt64(0) as excluded_invalid_address,
+        toInt64(0) as excluded_duplicate_address
+    from {{ ref('int_legacy_campaigns') }} as old
+    left any join {{ ref('stg_campaigns') }} as known on known.campaign_id = old.campaign_id
+    where old.campaign_id not in (select campaign_id from {{ ref('stg_campaigns') }} where frozen_at is not null)
 ),
 
 users as (
@@ -36,7 +58,7 @@ outcomes as (
         first_sent_at,
         last_sent_at
     from {{ ref('int_campaign_outcomes') }}
-    where campaign_id in (select campaign_id from campaigns where frozen_at is not null)
+    where campaign_id in (select campaign_id from campaigns where has_audience)
 ),
 
 joined as (
@@ -97,6 +119,7 @@ select
     opened,
     clicked,
     unsubscribed,
+    emails,
     first_sent_at,
     last_sent_at,
     duration_seconds,

@@ -25,5 +25,23 @@ select
     if(deliveries.status in ('rejected', 'abandoned', 'unknown'), null, deliveries.occurred_at) as sent_at,
     toDateTime64(ifNull(campaigns.frozen_at, deliveries.occurred_at), 3, 'UTC') as created_at,
     deliveries.learnt_at as updated_at
-from {{ ref('int_deliveries_current') }} as deliveries
+from {{ ref('int_platform_deliveries') }} as deliveries
 left any join {{ ref('stg_campaigns') }} as campaigns on campaigns.campaign_id = deliveries.campaign_id
+
+union all
+
+-- The old system's emails as they were, also a second one to the same lead and those that were only queued.
+select
+    toString(id) as id,
+    campaign_id,
+    user_id,
+    lead_id,
+    email,
+    subject,
+    status,
+    provider_message_id,
+    error,
+    toDateTime64(sent_at, 3, 'UTC') as sent_at,
+    toDateTime64(created_at, 3, 'UTC') as created_at,
+    toDateTime64(updated_at, 3, 'UTC') as updated_at
+from {{ ref('stg_legacy_emails') }}
