@@ -83,7 +83,7 @@ class Parts:
         chunk_rows: eligible leads per chunk of the manifests frozen from now on.
         limits: what a sender's provider allows, said without connecting to it.
         provider: makes a client of a sender's provider; called inside the event loop that uses it.
-        limiter: the rate limiter of a sender's provider account.
+        limiter: the rate limiter of a sender's provider account, for the campaign with this id.
         suppressions: asked again before each call.
         renderer: compiles the content of a campaign or of its manifest (InvalidTemplateError).
     """
@@ -101,7 +101,7 @@ class Parts:
     chunk_rows: int
     limits: Callable[[Sender], ProviderLimits]
     provider: Callable[[Sender], EmailProvider]
-    limiter: Callable[[Sender], RateLimiter]
+    limiter: Callable[[Sender, int], RateLimiter]
     renderer: Callable[[Campaign | Manifest], Renderer]
 
 
@@ -304,7 +304,7 @@ def send_chunk(
                 build_call=build_call,
                 clock=parts.clock,
                 policy=parts.policy,
-                limiter=parts.limiter(manifest.sender),
+                limiter=parts.limiter(manifest.sender, campaign_id),
                 screen=screen,
                 stop=stop,
                 on_progress=on_progress,

@@ -60,7 +60,7 @@ from email_platform.ledger import (
 )
 from email_platform.manifest import Manifest
 from email_platform.ports import BulkCall, Clock, EmailProvider, EncodedCall, RecipientResult
-from email_platform.rate_limit import RateLimiter, Unlimited
+from email_platform.rate_limit import RateLimiter, Reservation, Unlimited
 from email_platform.retry import RetryPolicy
 
 BuildCall = Callable[[int, Sequence[int]], BulkCall]
@@ -414,14 +414,17 @@ class ChunkDelivery:
         if not due:
             return
         sizes = [len(self._offsets(attempt.call_index)) for attempt in due]
-        waits: Sequence[float] = (
+        reservation: Reservation = (
             self._limiter.reserve(sizes)
             if isinstance(self._limiter, Unlimited)
             else await self._blocking(self._limiter.reserve, sizes)
         )
         now_seconds = self._monotonic()
-        for attempt, wait_seconds in zip(due, waits, strict=True):
+        booked = len(reservation.waits)
+        for attempt, wait_seconds in zip(due[:booked], reservation.waits, strict=True):
             heapq.heappush(self._reserved, _Attempt(now_seconds + wait_seconds, attempt.call_index, attempt.number))
+        for attempt in due[booked:]:
+            self._enqueue(attempt.call_index, attempt.number, max(reservation.ask_again_seconds, 0.01))
 
     async def _starting(self) -> tuple[list[_Attempt], dict[int, EncodedCall], list[CallIntent]]:
         """The reserved calls whose time has come, rendered and encoded, and the refusals of suppressed recipients."""

@@ -1,7 +1,8 @@
 """How fast a provider account may be used, shared by every process that uses it.
 
-Invariant: what is booked is spent. A process books calls only as slots free up, so each process has at most
-`connections` bookings ahead of it, and a small campaign that comes late waits for that many, not for a million.
+Invariant: what is booked is spent. Calls are booked a second ahead at most, and the campaigns that use an account
+share its rate evenly, however many processes each of them has: a small campaign that comes late waits for a second
+of the others' calls and then has its share, whether the others have a thousand or a million recipients left.
 """
 
 from __future__ import annotations
@@ -36,11 +37,24 @@ class AccountRate:
         return self.recipients_per_second is not None or self.calls_per_second is not None
 
 
-class RateLimiter(Protocol):
-    """Hands out start times for calls of one provider account, shared by all processes that use it."""
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What was booked of the calls that were asked for, in their order.
 
-    def reserve(self, recipients_per_call: Sequence[int]) -> Sequence[float]:
-        """Book the calls; returns for each how many seconds from now it may start. Booked is spent."""
+    Attributes:
+        waits: for each of the first so many calls, how many seconds from now it may start.
+        ask_again_seconds: when to ask for the rest.
+    """
+
+    waits: tuple[float, ...]
+    ask_again_seconds: float = 0.0
+
+
+class RateLimiter(Protocol):
+    """Hands out start times for a campaign's calls to one provider account, shared by all processes that use it."""
+
+    def reserve(self, recipients_per_call: Sequence[int]) -> Reservation:
+        """Book the calls that may start soon. Booked is spent."""
         ...
 
     def throttled(self, retry_after_seconds: float | None) -> None:
@@ -51,9 +65,9 @@ class RateLimiter(Protocol):
 class Unlimited:
     """A limiter for accounts without a rate."""
 
-    def reserve(self, recipients_per_call: Sequence[int]) -> Sequence[float]:
+    def reserve(self, recipients_per_call: Sequence[int]) -> Reservation:
         """Every call may start now."""
-        return [0.0] * len(recipients_per_call)
+        return Reservation((0.0,) * len(recipients_per_call))
 
     def throttled(self, retry_after_seconds: float | None) -> None:
         """Nothing to slow down: the call's own backoff honours Retry-After."""

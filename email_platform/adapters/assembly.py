@@ -111,10 +111,10 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
 
     with open_oltp(settings) as engine:
 
-        def limiter(sender: Sender) -> RateLimiter:
+        def limiter(sender: Sender, campaign_id: int) -> RateLimiter:
             rate = account_rate(sender.provider, sender.provider_account, environment)
             account = f"{sender.provider}/{sender.provider_account}"
-            return PostgresRateLimiter(engine, account, rate) if rate.is_limited else Unlimited()
+            return PostgresRateLimiter(engine, account, rate, campaign_id) if rate.is_limited else Unlimited()
 
         yield Parts(
             campaigns=PostgresCampaignStore(engine),
