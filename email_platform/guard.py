@@ -27,11 +27,13 @@ class GuardLimits:
         bounce_rate: hard bounces per accepted message.
         complaint_rate: complaints per accepted message.
         minimum_accepted: below this sample nothing is concluded.
+        minimum_events: nor from fewer bounces, or complaints, than this: one complaint of 200 is above 0.3 %.
     """
 
     bounce_rate: float = 0.05
     complaint_rate: float = 0.003
     minimum_accepted: int = 200
+    minimum_events: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def breach(limits: GuardLimits, new: Feedback) -> str | None:
     passed = [
         f"{count:,} of {new.accepted:,} messages {what} ({count / new.accepted:.2%}; the limit is {limit:.2%})"
         for what, count, limit in measures
-        if count > limit * new.accepted
+        if count >= limits.minimum_events and count > limit * new.accepted
     ]
     return "; ".join(passed) or None
 

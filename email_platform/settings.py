@@ -83,7 +83,8 @@ class Settings(BaseModel):
         lease_seconds: how long a chunk's lease lives without renewal.
         stall_seconds: a campaign without progress for so long is resumed.
         guard_bounce_rate, guard_complaint_rate: shares of the accepted messages at which a campaign is paused.
-        guard_minimum_accepted: below this sample nothing is concluded.
+        guard_minimum_accepted, guard_minimum_events: below this sample, or from fewer bounces or complaints, nothing
+            is concluded.
         alert_webhook_url: where alerts are POSTed as JSON with a ``text``; a credential. None: the log alone.
         max_concurrent_runs: how many Dagster runs go side by side.
         partition_days: how long an ended campaign keeps its partition in Dagster, which takes 100,000 of them.
@@ -131,6 +132,7 @@ class Settings(BaseModel):
     guard_bounce_rate: Share = 0.05
     guard_complaint_rate: Share = 0.003
     guard_minimum_accepted: PositiveInt = 200
+    guard_minimum_events: PositiveInt = 3
     alert_webhook_url: SecretStr | None = None
     max_concurrent_runs: PositiveInt = 4
     partition_days: Annotated[float, Field(gt=0)] = 90.0

@@ -144,7 +144,10 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
             intake=PostgresEventIntake(engine),
             guard=PostgresGuardRegister(engine),
             limits=GuardLimits(
-                settings.guard_bounce_rate, settings.guard_complaint_rate, settings.guard_minimum_accepted
+                settings.guard_bounce_rate,
+                settings.guard_complaint_rate,
+                settings.guard_minimum_accepted,
+                settings.guard_minimum_events,
             ),
             alert=alert_webhook(settings.alert_webhook_url),
             clock=utc_now,

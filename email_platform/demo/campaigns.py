@@ -164,3 +164,13 @@ Help us to shape what comes next{% if country is defined %} for {{ country }}{% 
         ),
     ),
 )
+
+_LOYALTY = CAMPAIGN_PLANS[1]
+FOLLOW_UP_PLAN = CampaignPlan(
+    name="Treueaktion DACH, Erinnerung",
+    owner=_LOYALTY.owner,
+    size=0.04,
+    condition={"all": [_LOYALTY.condition, {"field": "plan", "op": "in", "value": ["pro", "enterprise"]}]},
+    content=_LOYALTY.content,
+)
+"""To leads of whom most have had the second campaign: whoever bounced, complained or unsubscribed is left out."""

@@ -41,7 +41,9 @@ _SUPPRESSED_BELOW = 0.005
 _UNSUBSCRIBED_BELOW = 0.02
 
 _SIMULATOR_MAILBOXES = (
-    *("bounce", "bounce", "bounce", "complaint", "ooto", "suppressionlist", "success"),  # by share
+    # By share. Few complain: the guard stops a campaign at 0.3 %.
+    *("bounce", "bounce", "bounce", "ooto", "suppressionlist", "success", "success"),
+    *("bounce", "bounce", "bounce", "ooto", "suppressionlist", "success", "complaint"),
 )
 
 

@@ -18,7 +18,7 @@ from email_platform.adapters.postgres.tables import app_user, campaign, lead, se
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.campaigns import CampaignStatus
 from email_platform.conditions import parse_condition
-from email_platform.demo.campaigns import CAMPAIGN_PLANS, CampaignPlan, DemoOwner
+from email_platform.demo.campaigns import CAMPAIGN_PLANS, FOLLOW_UP_PLAN, CampaignPlan, DemoOwner
 from email_platform.demo.lead_rows import COPY_COLUMNS, lead_blocks
 from email_platform.personalisation import check_content, compile_content
 
@@ -91,6 +91,17 @@ def seed_demo(
         if not campaigns:
             campaigns = tuple(_queue_campaign(connection, plan, *senders[plan.owner]) for plan in CAMPAIGN_PLANS)
     return DemoSeed(seed, max(leads, existing), max(leads - existing, 0), suppressed, campaigns)
+
+
+def queue_follow_up(engine: Engine, seed: int) -> DemoCampaign:
+    """Queue a fresh `FOLLOW_UP_PLAN` for leads that were seeded before.
+
+    Raises:
+        PartUnavailableError: PostgreSQL is away; nothing was changed.
+    """
+    with oltp_transaction(engine) as connection:
+        owner = _have_owner(connection, FOLLOW_UP_PLAN.owner, seed)
+        return _queue_campaign(connection, FOLLOW_UP_PLAN, *owner)
 
 
 def _count_leads(connection: Connection, seed: int) -> int:

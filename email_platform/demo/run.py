@@ -1,6 +1,9 @@
-"""The demo: three campaigns from the queue to the report tables, on the real parts, with the accounting at the end.
+"""The demo: campaigns from the queue to the report tables, on the real parts, with the accounting at the end.
 
-Invariant: nothing is called directly that an operator's system would not call; the sensor launches, the runs send,
+Three campaigns are sent; what the provider tells about their messages comes back signed, is loaded and reported; a
+fourth one to some of the same leads leaves out whoever bounced or complained.
+
+Invariant: nothing is called directly that an operator's system would not call; the sensors launch, the runs send,
 the reports refresh by themselves. The demo seeds, watches, prints, and fails if any two counts differ.
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -18,11 +21,18 @@ from rich.console import Console
 from email_platform.accounting import AccountingLine
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.clickhouse.address import reports_database
-from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.campaign_run import Parts, account
 from email_platform.campaigns import CampaignStatus
-from email_platform.demo.leads import DemoSeed, seed_demo
+from email_platform.demo.feedback import (
+    event_lines,
+    feedback_is_reported,
+    print_skipped,
+    skipped_lines,
+    stored_events,
+)
+from email_platform.demo.leads import queue_follow_up, seed_demo
 from email_platform.demo.terminal import CampaignProgress, ProgressDisplay, print_reconciliation, print_table
+from email_platform.demo.watch import DemoWatch
 from email_platform.embedded.provider_simulator import AcceptedLog
 from email_platform.errors import EmailPlatformError
 from email_platform.settings import Settings
@@ -34,17 +44,6 @@ PATIENCE_SECONDS = 300.0  # without any change in what is watched
 
 class DemoFailedError(EmailPlatformError):
     """The demo did not come to its end, or its accounting does not add up."""
-
-
-@dataclass(frozen=True, slots=True)
-class DemoWatch:
-    """What the demo looks at while it waits."""
-
-    parts: Parts
-    warehouse: ClickHouseWarehouse
-    reports: str
-    seed: DemoSeed
-    ids: tuple[int, ...]
 
 
 def run_demo(settings: Settings, leads: int, seed: int, console: Console) -> None:
@@ -71,17 +70,25 @@ def run_demo(settings: Settings, leads: int, seed: int, console: Console) -> Non
             parts=parts,
             warehouse=warehouse,
             reports=reports_database(settings.clickhouse_url.get_secret_value()),
-            seed=seeded,
-            ids=tuple(campaign.campaign_id for campaign in seeded.campaigns),
+            campaigns=seeded.campaigns,
+            log=AcceptedLog(settings.state_folder / "provider") if _is_simulated(settings) else None,
         )
         with ProgressDisplay(console) as display:
             _wait(lambda: _sent(watch, display), "the campaigns to be sent")
             display.say("sent; waiting for the warehouse")
             _wait(lambda: _loaded(watch), "the deliveries to be loaded")
-            display.say("loaded; waiting for the reports, which a sensor refreshes for all campaigns together")
-            _wait(lambda: _reported(watch), "the reports to show the campaigns")
+            display.say("loaded; waiting for the provider's events, and for the reports that show them")
+            _wait(lambda: _events_taken_in(watch), "the provider's events to be loaded")
+            _wait(lambda: _reported(watch), "the reports to show the campaigns and their events")
         _print_reports(watch, console)
-        lines = _accounting(watch, settings)
+        console.print("queueing a fourth campaign, to some of the same leads")
+        with open_oltp(settings) as engine:
+            follow_up = replace(watch, campaigns=(queue_follow_up(engine, seed),))
+        with ProgressDisplay(console) as display:
+            _wait(lambda: _sent(follow_up, display), "the fourth campaign to be sent")
+            _wait(lambda: _loaded(follow_up), "its deliveries to be loaded")
+        print_skipped(follow_up, console)
+        lines = [*_accounting(watch), *event_lines(watch), *_accounting(follow_up), *skipped_lines(watch, follow_up)]
         if not print_reconciliation(lines, console=console):
             raise DemoFailedError("the accounting does not add up")
 
@@ -108,7 +115,7 @@ _STOPPED = (CampaignStatus.FAILED, CampaignStatus.PAUSED, CampaignStatus.CANCELL
 
 
 def _sent(watch: DemoWatch, display: ProgressDisplay) -> tuple[bool, object]:
-    states = [_progress(watch, campaign.campaign_id, campaign.name) for campaign in watch.seed.campaigns]
+    states = [_progress(watch, campaign.campaign_id, campaign.name) for campaign in watch.campaigns]
     display.update(states)
     for state in states:
         if state.status in _STOPPED:
@@ -150,6 +157,16 @@ def _loaded(watch: DemoWatch) -> tuple[bool, object]:
     return not any(waiting), waiting
 
 
+def _events_taken_in(watch: DemoWatch) -> tuple[bool, object]:
+    """Whether everything that the simulator has to tell is acknowledged and in the warehouse; by campaign."""
+    if watch.log is None:
+        return True, "a real provider tells when it likes"
+    told = {campaign_id: sum(watch.log.events_by_type(str(campaign_id)).values()) for campaign_id in watch.ids}
+    stored = stored_events(watch)
+    done = stored == told and all(watch.log.acknowledged_events(str(one)) == told[one] for one in told)
+    return done, stored
+
+
 def _reported(watch: DemoWatch) -> tuple[bool, object]:
     exists = watch.warehouse.client.query(
         "select count() from system.tables where database = {database:String} and name = 'campaign_summary'",
@@ -158,13 +175,15 @@ def _reported(watch: DemoWatch) -> tuple[bool, object]:
     if not exists:
         return False, "no report yet"
     rows = watch.warehouse.client.query(
-        f"select campaign_id, accepted, status from {watch.reports}.campaign_summary "  # noqa: S608 (our own name)
-        "where campaign_id in {ids:Array(Int64)}",
-        parameters={"ids": list(watch.ids)},
+        f"""
+        select campaign_id, accepted, status
+        from {watch.reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}}
+        """,  # noqa: S608 (our own name)
+        parameters={"ids": watch.ids},
     ).result_rows
-    shown = {int(campaign_id): (int(accepted), str(status)) for campaign_id, accepted, status in rows}
+    shown = {int(row[0]): (int(row[1]), str(row[2])) for row in rows}
     wanted = {campaign_id: (watch.parts.ledger.totals(campaign_id).accepted, "sent") for campaign_id in watch.ids}
-    return shown == wanted, shown
+    return shown == wanted and feedback_is_reported(watch), shown
 
 
 def _print_reports(watch: DemoWatch, console: Console) -> None:
@@ -180,14 +199,20 @@ def _print_reports(watch: DemoWatch, console: Console) -> None:
                    excluded_invalid_address as invalid_address, excluded_duplicate_address as duplicate_address
             from {reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}} order by campaign_id
         """,
+        "campaign_summary: what became of the messages": """
+            select campaign_id as id, accepted, delivered, bounced_hard, bounced_soft, complained, opened, clicked,
+                   unsubscribed
+            from {reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}} order by campaign_id
+        """,
         "sender_activity (the last days)": """
-            select * from {reports}.sender_activity order by activity_date desc, accepted desc limit 6
+            select user_id, activity_date, campaigns, accepted, rejected, delivered, bounced_hard, complained
+            from {reports}.sender_activity order by activity_date desc, accepted desc limit 6
         """,
         "campaign_recipients (some of them)": """
             select user_id, campaign_id, lead_id, email, status, error,
                    formatDateTime(occurred_at, '%F %T') as occurred_at
             from {reports}.campaign_recipients
-            where campaign_id in {{ids:Array(Int64)}} order by status desc, campaign_id, lead_id limit 5 by status
+            where campaign_id in {{ids:Array(Int64)}} order by status desc, campaign_id, lead_id limit 2 by status
         """,
         "email, the old table's columns as a view (some of them)": """
             select id, campaign_id, user_id, lead_id, email, status, formatDateTime(sent_at, '%F %T') as sent_at
@@ -196,7 +221,7 @@ def _print_reports(watch: DemoWatch, console: Console) -> None:
         """,
     }
     for title, query in queries.items():
-        result = watch.warehouse.client.query(query.format(reports=watch.reports), parameters={"ids": list(watch.ids)})
+        result = watch.warehouse.client.query(query.format(reports=watch.reports), parameters={"ids": watch.ids})
         rows = [[_cell(value) for value in row] for row in result.result_rows]
         print_table(title, list(result.column_names), rows, console=console)
 
@@ -209,11 +234,10 @@ def _cell(value: Any) -> Any:
     return str(value)
 
 
-def _accounting(watch: DemoWatch, settings: Settings) -> list[AccountingLine]:
+def _accounting(watch: DemoWatch) -> list[AccountingLine]:
     """Every line of every campaign: manifest, ledger, Parquet, ClickHouse, and the provider's own log."""
     lines: list[AccountingLine] = []
-    log = AcceptedLog(settings.state_folder / "provider") if _is_simulated(settings) else None
-    for campaign in watch.seed.campaigns:
+    for campaign in watch.campaigns:
         campaign_id = campaign.campaign_id
         own = account(watch.parts, watch.warehouse, campaign_id)
         accepted = watch.parts.ledger.totals(campaign_id).accepted
@@ -224,8 +248,8 @@ def _accounting(watch: DemoWatch, settings: Settings) -> list[AccountingLine]:
                 ("objects", _accepted_in_objects(watch.parts, campaign_id)),
             )
         )
-        if log is not None:
-            summary = log.summary(str(campaign_id))
+        if watch.log is not None:
+            summary = watch.log.summary(str(campaign_id))
             own += [
                 AccountingLine(
                     "accepted by the provider's own log", ("ledger", accepted), ("provider", summary.accepted_rows)

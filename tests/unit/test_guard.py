@@ -30,6 +30,7 @@ LIMITS = GuardLimits()
         (Feedback(200, 10, 0), None),  # exactly at the limit
         (Feedback(200, 11, 0), "11 of 200 messages bounced hard (5.50%; the limit is 5.00%)"),
         (Feedback(1000, 50, 3), None),
+        (Feedback(200, 0, 2), None),  # 1 %, but of two complaints
         (Feedback(1000, 0, 4), "4 of 1,000 messages were complained about (0.40%; the limit is 0.30%)"),
         (Feedback(0, 5, 5), None),
     ],

@@ -239,6 +239,26 @@ class AcceptedLog:
                 counts[kind] = counts.get(kind, 0) + times
         return counts
 
+    def acknowledged_events(self, campaign: str | None = None) -> int:
+        """Return how many events are in posts that the receiver has answered with a 2xx."""
+        [row] = self._query(
+            "select count(*) from webhook_event as e"
+            " join webhook_post as p on p.post_sequence = e.post_sequence"
+            " join accepted as a on a.sequence = e.accepted_sequence"
+            " where p.delivered_at_ms is not null {and_campaign}",
+            campaign=campaign,
+        )
+        return int(row[0])
+
+    def lost_recipients(self, campaign: str | None = None) -> set[str]:
+        """Return the addresses, in lower case, that bounce hard or complain."""
+        found = self._query(
+            "select distinct lower(recipient) from accepted"
+            " where (planned_events like 'bounced:hard%' or planned_events like '%complained%') {and_campaign}",
+            campaign=campaign,
+        )
+        return {row[0] for row in found}
+
     def page(self, campaign: str | None = None, *, after_sequence: int = 0, limit: int = 1000) -> list[AcceptedRow]:
         """Return up to ``limit`` rows in order of sequence, starting behind ``after_sequence``."""
         # Not by the campaign's index: that would sort the whole campaign again for every page.
