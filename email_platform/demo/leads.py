@@ -46,6 +46,7 @@ class DemoSeed:
         added_leads: those of them that this call made.
         suppressed_addresses: entries of the suppression list that this call made.
         campaigns: made by this call, or the newest ones from before; in the order big, middle, small.
+        resumed: the campaigns are from before and not all of them at an end.
     """
 
     seed: int
@@ -53,6 +54,7 @@ class DemoSeed:
     added_leads: int
     suppressed_addresses: int
     campaigns: tuple[DemoCampaign, ...]
+    resumed: bool = False
 
 
 def seed_demo(
@@ -69,7 +71,8 @@ def seed_demo(
         engine: the migrated OLTP database, by psycopg.
         leads: how many; a database that has more keeps them.
         seed: names the leads; another seed's leads stay beside them.
-        queue_campaigns: queue three fresh campaigns even where the seed has some already.
+        queue_campaigns: queue three fresh campaigns even where the seed has some already, unless those are still
+            under way: a demo that was interrupted goes on.
         on_progress: called with the number of leads made by this call so far.
 
     Raises:
@@ -87,10 +90,11 @@ def seed_demo(
             sender_ids = [sender_id for _, sender_id in senders.values()]
             suppressed = _copy_leads(connection, seed, existing, leads, sender_ids, on_progress)
             connection.execute(text("analyze lead"))  # the planner's estimates decide the campaigns' priorities
-        campaigns = () if queue_campaigns else _newest_campaigns(connection, senders)
-        if not campaigns:
+        campaigns = _newest_campaigns(connection, senders)
+        resumed = _are_under_way(connection, campaigns)
+        if not campaigns or (queue_campaigns and not resumed):
             campaigns = tuple(_queue_campaign(connection, plan, *senders[plan.owner]) for plan in CAMPAIGN_PLANS)
-    return DemoSeed(seed, max(leads, existing), max(leads - existing, 0), suppressed, campaigns)
+    return DemoSeed(seed, max(leads, existing), max(leads - existing, 0), suppressed, campaigns, resumed)
 
 
 def queue_follow_up(engine: Engine, seed: int) -> DemoCampaign:
@@ -179,6 +183,13 @@ def _newest_campaigns(connection: Connection, senders: dict[DemoOwner, tuple[int
             return ()
         found.append(DemoCampaign(campaign_id, owner_id, sender_id, plan.name))
     return tuple(found)
+
+
+def _are_under_way(connection: Connection, campaigns: Sequence[DemoCampaign]) -> bool:
+    ids = [one.campaign_id for one in campaigns]
+    under_way = (CampaignStatus.QUEUED, CampaignStatus.SENDING)
+    found = select(func.count()).where(campaign.c.id.in_(ids), campaign.c.status.in_(under_way))
+    return connection.execute(found).scalar_one() > 0
 
 
 def _queue_campaign(connection: Connection, plan: CampaignPlan, owner_id: int, sender_id: int) -> DemoCampaign:

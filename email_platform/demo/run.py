@@ -63,7 +63,8 @@ def run_demo(settings: Settings, leads: int, seed: int, console: Console) -> Non
         seeded = seed_demo(engine, leads, seed, queue_campaigns=True)
     console.print(
         f"{seeded.leads:,} leads ({seeded.added_leads:,} new, {time.monotonic() - began_seconds:.1f} s); "
-        f"{len(seeded.campaigns)} campaigns queued for the sensor"
+        f"{len(seeded.campaigns)} campaigns "
+        + ("of an interrupted demo go on by themselves" if seeded.resumed else "queued for the sensor")
     )
     with open_parts(settings) as parts, open_warehouse(settings) as warehouse:
         watch = DemoWatch(

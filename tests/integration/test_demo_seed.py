@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
-from sqlalchemy import Connection, Engine, distinct, func, make_url, or_, select, text
+from sqlalchemy import Connection, Engine, distinct, func, make_url, or_, select, text, update
 
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.migrate import upgrade_to_head
@@ -75,15 +75,22 @@ def test_seeding_again_adds_nothing_and_returns_what_is_there(seeded: tuple[Engi
 
 def test_fresh_campaigns_are_queued_only_when_asked_for(seeded: tuple[Engine, DemoSeed]) -> None:
     engine, first = seeded
+    interrupted = seed_demo(engine, LEADS, SEED, queue_campaigns=True)
+    assert (interrupted.campaigns, interrupted.resumed) == (first.campaigns, True), "those under way go on"
+    with engine.begin() as connection:
+        connection.execute(update(campaign).values(status="sent"))
     fresh = seed_demo(engine, LEADS, SEED, queue_campaigns=True)
+    assert not fresh.resumed
     assert {one.campaign_id for one in fresh.campaigns}.isdisjoint(one.campaign_id for one in first.campaigns)
     assert seed_demo(engine, LEADS, SEED).campaigns == fresh.campaigns
     assert [(one.owner_id, one.sender_id) for one in fresh.campaigns] == [
         (one.owner_id, one.sender_id) for one in first.campaigns
     ]
     with engine.connect() as connection:
-        statuses = connection.execute(select(campaign.c.status, campaign.c.queued_at.is_not(None))).all()
-    assert [tuple(row) for row in statuses] == [("queued", True)] * 6
+        statuses = connection.execute(
+            select(campaign.c.status, campaign.c.queued_at.is_not(None)).order_by(campaign.c.id)
+        ).all()
+    assert [tuple(row) for row in statuses] == [("sent", True)] * 3 + [("queued", True)] * 3
 
 
 def test_a_larger_demo_continues_a_smaller_one_with_the_leads_it_would_have_made_at_once(

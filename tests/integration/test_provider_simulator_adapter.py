@@ -28,7 +28,7 @@ from email_platform.errors import (
     CallThrottledError,
 )
 from email_platform.identity import call_id, message_id
-from email_platform.ports import BulkCall, EmailProvider, Recipient
+from email_platform.ports import BulkCall, EmailProvider, Recipient, RecipientResult
 
 pytestmark = pytest.mark.integration
 
@@ -245,3 +245,16 @@ def test_a_call_that_breaks_the_shape_is_rejected_as_a_whole(simulator: _Simulat
 
     _with_provider(simulator, work)
     assert simulator.log.summary("8").accepted_rows == 0
+
+
+def test_an_answer_that_comes_twice_is_not_taken_for_the_next_call_s(simulator: _Simulator) -> None:
+    simulator.admin.put("/admin/faults", json={"probabilities": {"duplicate_response": 1.0}}).raise_for_status()
+
+    async def work(provider: EmailProvider) -> list[tuple[RecipientResult, ...]]:
+        # One after the other, so that each would find the last one's connection in the pool.
+        return [await provider.send(provider.encode(_call(900 + number))) for number in range(8)]
+
+    for number, results in enumerate(_with_provider(simulator, work)):
+        logged = [row.provider_message_id for row in simulator.log.rows(str(900 + number))]
+        assert [result.provider_message_id for result in results] == logged
+    simulator.admin.delete("/admin/faults").raise_for_status()

@@ -27,7 +27,8 @@ def test_a_burst_starts_at_once_and_the_rest_in_step_with_the_rate(oltp_engine: 
     assert booked.waits[3:] == pytest.approx([0.5, 1.0], abs=0.01)
     assert booked.ask_again_seconds == pytest.approx(0.5, abs=0.01), "the sixth is beyond the horizon: not booked yet"
     time.sleep(booked.ask_again_seconds)
-    assert one.reserve([50]).waits == pytest.approx([1.0], abs=0.05)
+    (wait,) = one.reserve([50]).waits
+    assert 0.5 < wait <= 1.0
 
 
 def test_recipients_and_calls_are_both_held_to(oltp_engine: Engine) -> None:

@@ -215,6 +215,8 @@ class Simulator:
         """Apply a fault that comes after the acceptance."""
         self.faults.injected[fault] += 1
         plan = self.faults.plan
+        if fault is Fault.DUPLICATE_RESPONSE:
+            return _AnsweredTwice(outcome)
         if fault is Fault.ERROR_5XX_AFTER:
             # The same words as before the acceptance: a client cannot tell, as with a real provider.
             return _error(500, "InternalFailure", "the call failed (injected)")
@@ -429,6 +431,23 @@ class Simulator:
     async def recent_messages(self, request: Request) -> Response:
         """Answer ``GET /admin/recent_messages``: the last accepted messages as they were handed in."""
         return _json(200, {"as_of": datetime.fromtimestamp(self._now_ms() / 1000, UTC), "messages": list(self.recent)})
+
+
+class _AnsweredTwice(Response):
+    """The same answer twice on one connection, as a broken proxy sends it.
+
+    A client that keeps the connection would take the second for the answer to its next request.
+    """
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(answer.body, answer.status_code, media_type="application/json")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, send)
+        transport = scope.get("extensions", {}).get(TRANSPORT_EXTENSION, {}).get("transport")
+        if transport is not None and not transport.is_closing():
+            head = f"HTTP/1.1 {self.status_code} OK\r\ncontent-type: application/json\r\n"
+            transport.write(f"{head}content-length: {len(self.body)}\r\n\r\n".encode() + self.body)
 
 
 class _BulkEndpoint:

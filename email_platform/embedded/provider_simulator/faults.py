@@ -30,6 +30,7 @@ class Fault(StrEnum):
     RESET_AFTER = "reset_after"
     SLOW_RESPONSE = "slow_response"
     DROP_RESPONSE = "drop_response"
+    DUPLICATE_RESPONSE = "duplicate_response"
 
 
 NOTHING_ACCEPTED: frozenset[Fault] = frozenset(
