@@ -6,6 +6,7 @@ process before or after the n-th call of a method.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections import Counter
@@ -17,11 +18,13 @@ from email_platform.campaign_run import Parts
 from email_platform.campaigns import Sender
 from email_platform.ports import EmailProvider, EncodedCall, RecipientResult
 
-# Where a process may die, by part and operation. Each is a place before and a place after.
+# Where a process may die, by part and operation. Each is a place before and a place after. A turn of the ledger is
+# an `intent`, a `receipt`, or both; `provider.send` has a place during it too: the call is accepted, and the answer
+# is under way.
 CRASH_POINTS: dict[str, tuple[str, ...]] = {
     "campaigns": ("change_status", "note_progress"),
     "manifests": ("freeze",),
-    "ledger": ("take_lease", "turn", "finish_chunk", "release_lease"),
+    "ledger": ("take_lease", "intent", "receipt", "finish_chunk", "release_lease"),
     "provider": ("send",),
     "store": ("put", "writer"),
     "register": ("record", "mark_loaded"),
@@ -29,9 +32,12 @@ CRASH_POINTS: dict[str, tuple[str, ...]] = {
 }
 
 
+ON_THE_WIRE_SECONDS = 0.1  # after this a call whose answer is slow is accepted, and not answered yet
+
+
 @dataclass(frozen=True)
 class CrashPlan:
-    """Die ``when`` (before or after) the ``nth`` call of ``part.operation``.
+    """Die ``when`` (before, after or during) the ``nth`` call of ``part.operation``.
 
     Attributes:
         stop: stop the process like by SIGSTOP instead, so that it can go on as an orphan.
@@ -81,13 +87,19 @@ class Crashing:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
-        if name not in CRASH_POINTS[self._part]:
+        if name not in (*CRASH_POINTS[self._part], "turn"):
             return value
 
         def operation(*arguments: Any, **options: Any) -> Any:
-            self._killer.reach("before", self._part, name)
+            names = [name]
+            if name == "turn":
+                _, outcomes, intents = arguments
+                names = [point for point, present in (("receipt", outcomes), ("intent", intents)) if present]
+            for point in names:
+                self._killer.reach("before", self._part, point)
             result = value(*arguments, **options)
-            self._killer.reach("after", self._part, name)
+            for point in names:
+                self._killer.reach("after", self._part, point)
             return result
 
         return operation
@@ -104,6 +116,7 @@ class CrashingProvider:
 
     async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
         self._killer.reach("before", "provider", "send")
+        asyncio.get_running_loop().call_later(ON_THE_WIRE_SECONDS, self._killer.reach, "during", "provider", "send")
         results = await self._target.send(call)
         self._killer.reach("after", "provider", "send")
         return results

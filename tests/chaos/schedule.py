@@ -11,7 +11,18 @@ from tests.chaos.crashing import CRASH_POINTS, CrashPlan
 Part = Literal["postgres", "s3", "clickhouse", "provider"]
 PARTS: tuple[Part, ...] = ("postgres", "s3", "clickhouse", "provider")
 FAULTS = ("error_5xx_before", "error_5xx_after", "reset_before", "reset_after", "slow", "slow_response")
-FAULTS += ("drop_response", "throttle", "outage")
+FAULTS += ("drop_response", "throttle", "outage", "duplicate_response")
+# Every named point in turn, so that a run of many schedules dies at each of them several times.
+POINTS: tuple[tuple[str, str, str], ...] = (
+    *(
+        (when, part, operation)
+        for part, operations in CRASH_POINTS.items()
+        for operation in operations
+        for when in ("before", "after")
+    ),
+    ("during", "provider", "send"),
+)
+OFTEN = {("ledger", "intent"), ("ledger", "receipt"), ("provider", "send")}
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,10 @@ class Schedule:
         on_unknown: Literal["hold", "resend"] = "resend" if not honours_keys and random.random() < 0.33 else "hold"
         kinds = random.sample(FAULTS, random.randint(0, 4))
         faults = {kind: random.choice((0.02, 0.05, 0.1)) for kind in kinds}
-        disturbances = tuple(_disturbance(random) for _ in range(random.randint(1, 4)))
+        disturbances = (
+            Disturbance("crash", crash=_crash(random, *POINTS[seed % len(POINTS)])),
+            *(_disturbance(random) for _ in range(random.randint(0, 3))),
+        )
         return cls(seed, honours_keys, on_unknown, random.randint(150, 600), faults, disturbances)
 
     def __str__(self) -> str:
@@ -84,18 +98,17 @@ class Schedule:
 def _disturbance(random: Random) -> Disturbance:
     kind = random.choices(("crash", "kill", "part", "orphan"), weights=(6, 2, 2, 2))[0]
     if kind == "crash":
-        return Disturbance("crash", crash=_crash(random))
+        return Disturbance("crash", crash=_crash(random, *random.choice(POINTS)))
     if kind == "kill":
         return Disturbance("kill", delay_seconds=random.uniform(0.05, 1.5))
     if kind == "part":
         return Disturbance("part", part=random.choice(PARTS), delay_seconds=random.uniform(0.05, 1.0))
-    operation = random.choice((("ledger", "turn"), ("provider", "send")))
+    operation = random.choice(sorted(OFTEN))
     stop = CrashPlan(*operation, random.choice(("before", "after")), random.randint(1, 12), stop=True)
-    return Disturbance("orphan", crash=stop, successor=_crash(random) if random.random() < 0.5 else None)
+    return Disturbance(
+        "orphan", crash=stop, successor=_crash(random, *random.choice(POINTS)) if random.random() < 0.5 else None
+    )
 
 
-def _crash(random: Random) -> CrashPlan:
-    part = random.choice(tuple(CRASH_POINTS))
-    operation = random.choice(CRASH_POINTS[part])
-    often = (part, operation) in {("ledger", "turn"), ("provider", "send")}
-    return CrashPlan(part, operation, random.choice(("before", "after")), random.randint(1, 20 if often else 2))
+def _crash(random: Random, when: str, part: str, operation: str) -> CrashPlan:
+    return CrashPlan(part, operation, when, random.randint(1, 12 if (part, operation) in OFTEN else 2))

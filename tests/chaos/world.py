@@ -40,6 +40,7 @@ PATIENCE_SECONDS = 120.0
 LIVES_TO_RECOVER = 12
 BLOCKED = 3  # recipients whom the provider refuses one by one
 KEYS, NO_KEYS = "keys", "nokeys"
+NOTHING_LOST = ("throttle", "slow", "slow_response", "outage", "duplicate_response")
 _NO_KEYS_API_KEY = "the-key-of-the-provider-without-keys"
 
 
@@ -68,10 +69,11 @@ class ChaosWorld:
         """Let the schedule happen, recover by ordinary lives, and hold the invariant; returns the counts."""
         campaign_id = self._campaign(schedule)
         account = KEYS if schedule.honours_keys else NO_KEYS
+        self._before = self._counted(account)
         self._faults(account, schedule)
         deaths = 0
         for disturbance in schedule.disturbances:
-            deaths += self._disturb(campaign_id, disturbance)
+            deaths += self._disturb(campaign_id, disturbance, account, schedule)
         injected = self._injected(account)
         self._no_faults(account)
         self._recover(schedule, campaign_id)
@@ -115,14 +117,18 @@ class ChaosWorld:
 
     # --- disturbances -------------------------------------------------------------------------------------
 
-    def _disturb(self, campaign_id: int, disturbance: Disturbance) -> int:
+    def _disturb(self, campaign_id: int, disturbance: Disturbance, account: str, schedule: Schedule) -> int:
         """Let one life be disturbed; returns how many processes died (each may leave its open calls unknown)."""
         match disturbance.kind:
             case "crash":
+                assert disturbance.crash is not None
+                if disturbance.crash.when == "during":
+                    self._slow_answers(account, schedule)
                 process = self._start(campaign_id, str(disturbance.crash))
                 self._wait(process)
+                if disturbance.crash.when == "during":
+                    self._faults(account, schedule)
                 if process.exitcode == -signal.SIGKILL:
-                    assert disturbance.crash is not None
                     self.did[
                         f"died {disturbance.crash.when} {disturbance.crash.part}.{disturbance.crash.operation}"
                     ] += 1
@@ -226,7 +232,15 @@ class ChaosWorld:
                 "throttle_retry_after_seconds": 0.2,
             },
         )
-        self._before = self._counted(account)
+
+    def _slow_answers(self, account: str, schedule: Schedule) -> None:
+        """Every call is accepted at once and answered late, so that a death finds answers under way."""
+        self._admin(
+            account,
+            "PUT",
+            "faults",
+            {"seed": schedule.seed, "probabilities": {"slow_response": 1.0}, "slow_response_seconds": 0.3},
+        )
 
     def _no_faults(self, account: str) -> None:
         self._admin(account, "DELETE", "faults")
@@ -265,15 +279,33 @@ class ChaosWorld:
             except Exception as error:
                 raise InvariantBrokenError(f"{schedule}\n{error}") from error
             told: dict[str, str] = {}
+            ids: dict[str, str] = {}
             for found in parts.store.list(deliveries_prefix(campaign_id)):
                 with parts.store.reader(found.key) as reader:
-                    table = pq.read_table(reader, columns=["message_id", "status"])
+                    table = pq.read_table(reader, columns=["message_id", "status", "provider_message_id"])
+                ids |= dict(zip(table["message_id"].to_pylist(), table["provider_message_id"].to_pylist(), strict=True))
                 told |= dict(zip(table["message_id"].to_pylist(), table["status"].to_pylist(), strict=True))
-        counted = Counter(row.message_id for row in log.rows(str(campaign_id)))
+            in_warehouse = dict(
+                warehouse.client.query(
+                    "select toString(message_id), status from delivery final where campaign_id = {id:Int64}",
+                    parameters={"id": campaign_id},
+                ).result_rows
+            )
+        logged: dict[str, set[str]] = {}
+        counted: Counter[str] = Counter()
+        for row in log.rows(str(campaign_id)):
+            counted[row.message_id] += 1
+            logged.setdefault(row.message_id, set()).add(row.provider_message_id)
         accepted = {one for one, status in told.items() if status == "accepted"}
         unknown = {one for one, status in told.items() if status == "unknown"}
         eligible = schedule.leads + BLOCKED
         problems = []
+        if in_warehouse != told:
+            problems.append("the warehouse does not hold what the objects say")
+        if any(ids[one] not in logged.get(one, ()) for one in accepted):
+            problems.append("a receipt has a provider's message id that the provider gave to somebody else")
+        if schedule.on_unknown == "resend" and max(counted.values(), default=0) > 1 and not (deaths or injected):
+            problems.append("somebody was mailed twice without any unknown call")
         if len(told) != eligible:
             problems.append(f"{eligible} eligible, {len(told)} staged")
         if (schedule.honours_keys or schedule.on_unknown == "hold") and max(counted.values(), default=0) > 1:
@@ -284,7 +316,7 @@ class ChaosWorld:
             problems.append("an acceptance of the provider's is neither accepted nor unknown here")
         if schedule.honours_keys and unknown:
             problems.append(f"{len(unknown)} unknown although keys are honoured")
-        losing = sum(injected[kind] for kind in injected if kind not in ("throttle", "slow", "slow_response", "outage"))
+        losing = sum(injected[kind] for kind in injected if kind not in NOTHING_LOST)
         if len(unknown) > (deaths * CONNECTIONS + losing) * CALL_ROWS:
             problems.append(f"{len(unknown)} unknown after {deaths} deaths and {losing} lost answers")
         if problems:

@@ -447,7 +447,7 @@ class _AnsweredTwice(Response):
         transport = scope.get("extensions", {}).get(TRANSPORT_EXTENSION, {}).get("transport")
         if transport is not None and not transport.is_closing():
             head = f"HTTP/1.1 {self.status_code} OK\r\ncontent-type: application/json\r\n"
-            transport.write(f"{head}content-length: {len(self.body)}\r\n\r\n".encode() + self.body)
+            transport.write(f"{head}content-length: {len(self.body)}\r\n\r\n".encode() + bytes(self.body))
 
 
 class _BulkEndpoint:
