@@ -238,7 +238,6 @@ def test_a_fault_before_the_acceptance_leaves_nothing_in_the_log(
         ("reset_after", httpx.ReadError),
         ("slow_response", 200),
         ("drop_response", httpx.ReadTimeout),
-        ("duplicate_response", 200),
     ],
 )
 def test_a_fault_after_the_acceptance_spoils_the_answer_but_not_the_log(
