@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest demo up test test-unit chaos check fix clean
+.PHONY: help setup dbt-manifest demo up test test-unit chaos flood check fix clean
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -42,6 +42,10 @@ SEED ?= 1
 N ?= 25
 chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1 N=200)
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --schedules $(N)
+
+EVENTS ?= 200000
+flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=200000 SEED=1)
+	$(BIN)/python -m tests.flood.run --events $(EVENTS) --seed $(SEED)
 
 check: setup  ## lint, types, layers; changes nothing
 	$(BIN)/ruff format --check .

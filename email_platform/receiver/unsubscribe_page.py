@@ -60,7 +60,7 @@ class UnsubscribePage:
         except InvalidUnsubscribeTokenError:
             return _invalid()
         return _page(
-            "Unsubscribe", f"<p>You will not get any more mail from this sender.</p>{_BUTTON}", status_code=200
+            "Unsubscribe", f"<p>Press the button to get no more mail from this sender.</p>{_BUTTON}", status_code=200
         )
 
     async def act(self, request: Request) -> Response:

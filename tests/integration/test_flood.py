@@ -1,0 +1,18 @@
+"""The short form of `make flood`: every fault at least once, and every count equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.flood.flood import FloodPlan, run_flood
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_flood_with_faults_is_acknowledged_and_stored_to_the_last_event_and_nothing_else(tmp_path: Path) -> None:
+    said: list[str] = []
+    lines = run_flood(tmp_path, FloodPlan(events=60_000, seconds=60.0, seed=7), report=said.append)
+    assert [line for line in lines if not line.holds] == [], said
+    assert any("is killed" in line for line in said)
