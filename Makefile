@@ -26,7 +26,7 @@ $(MANIFEST): $(READY) $(DBT_SOURCES)
 setup: $(READY) $(MANIFEST)  ## install everything into .venv
 dbt-manifest: $(MANIFEST)  ## parse the dbt project, which Dagster reads at start
 
-demo: setup  ## three campaigns from the queue to the report tables, on real engines (LEADS=1000000 for more)
+demo: setup  ## four campaigns from the queue to the report tables, on real engines (LEADS=1000000 for more)
 	$(BIN)/email-platform demo --leads $(LEADS) $(if $(KEEP),--keep-running)
 
 up: setup  ## start every part and the Dagster UI; Ctrl-C stops them
