@@ -25,6 +25,7 @@ from email_platform.adapters.postgres.guard import PostgresGuardRegister
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
+from email_platform.adapters.postgres.session_lock import session_lock
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
 from email_platform.adapters.providers.registry import variable_name
@@ -40,6 +41,8 @@ from email_platform.ports import EmailProvider, ProviderLimits
 from email_platform.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
 from email_platform.unsubscribe import UnsubscribeSigner
+
+_LEGACY_SOURCE_LOCK = 0x6C656761  # "lega"
 
 
 def utc_now() -> datetime:
@@ -181,6 +184,9 @@ def import_legacy_month(
         closing(PostgresLegacySource.from_settings(settings)) as source,
         closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy,
         open_oltp(settings) as engine,
+        # Dagster's pool keeps others in the queue, but knows its limit only after the pool's first run (seen: three
+        # months at once at the start of a backfill). The limit of rows a second is for all of them together.
+        session_lock(engine, _LEGACY_SOURCE_LOCK),
         open_warehouse(settings) as warehouse,
     ):
         return import_month(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -347,6 +348,24 @@ def test_the_source_is_read_by_a_read_only_session_without_a_transaction_between
     import_legacy_month(filled.settings, JANUARY, on_range)
     assert set(seen) == {("idle", None, None)}
     assert len(seen) >= 3
+
+
+def test_one_import_at_a_time_reads_the_source_whatever_launched_it(filled: Old) -> None:
+    spans: list[tuple[float, float]] = []
+
+    def run(month: Month) -> None:
+        began: list[float] = []
+
+        def on_range(_done: int, _of: int, _rows: int) -> None:
+            began.append(time.monotonic())
+
+        import_legacy_month(filled.settings, month, on_range)
+        spans.append((began[0], began[-1]))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, MONTHS))
+    spans.sort()
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
 
 
 def test_a_user_who_may_only_select_can_import(filled: Old) -> None:
