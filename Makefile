@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest demo up test test-unit chaos flood check fix clean
+.PHONY: help setup dbt-manifest demo up test test-unit chaos flood check fix clean bench
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -46,6 +46,9 @@ chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1
 EVENTS ?= 200000
 flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=200000 SEED=1)
 	$(BIN)/python -m tests.flood.run --events $(EVENTS) --seed $(SEED)
+SCALE ?= full
+bench: setup  ## the old table in PostgreSQL against this platform, side by side (SCALE=small for 2 minutes)
+	$(BIN)/python bench/old_table_or_platform.py --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 
 check: setup  ## lint, types, layers; changes nothing
 	$(BIN)/ruff format --check .
