@@ -14,10 +14,11 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -201,7 +202,7 @@ class Generator:
 
     async def _post(self, session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> int | None:
         try:
-            async with session.post(url, data=body, headers=headers) as answer:
+            async with session.post(url, data=BytesIO(body), headers=headers) as answer:
                 await answer.read()
                 return answer.status
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
@@ -237,20 +238,28 @@ class Generator:
         head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
         for _ in range(200):
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                writer.write(head.encode() + body[: len(body) // 2])
-                await writer.drain()
-                if kind == "broken off":
-                    writer.close()
-                    return None
-                answer = await asyncio.wait_for(reader.readline(), 60)
-                writer.close()
-                if answer:
-                    return int(answer.split()[1])
+                async with _connection(self._port) as (reader, writer):
+                    writer.write(head.encode() + body[: len(body) // 2])
+                    await writer.drain()
+                    if kind == "broken off":
+                        return None
+                    if answer := await asyncio.wait_for(reader.readline(), 60):
+                        return int(answer.split()[1])
             except OSError:
                 pass
             await asyncio.sleep(0.1)  # the receiver was away, or was killed
         return None
+
+
+@asynccontextmanager
+async def _connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 def b64(secret: str) -> str:
