@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest demo up test test-unit chaos flood check fix clean bench
+.PHONY: help setup dbt-manifest demo up test test-unit chaos chaos-demo flood check fix clean bench
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -40,8 +40,8 @@ test-unit: setup  ## the tests that need no engine
 
 SEED ?= 1
 N ?= 25
-chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1 N=200)
-	$(BIN)/python -m tests.chaos.run --seed $(SEED) --schedules $(N)
+chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1 N=200 REPORT=file.md)
+	$(BIN)/python -m tests.chaos.run --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
 
 EVENTS ?= 200000
 flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=200000 SEED=1)
@@ -49,6 +49,8 @@ flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=20
 SCALE ?= full
 bench: setup  ## the old table in PostgreSQL against this platform, side by side (SCALE=small for 2 minutes)
 	$(BIN)/python bench/old_table_or_platform.py --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
+	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
 
 check: setup  ## lint, types, layers; changes nothing
 	$(BIN)/ruff format --check .

@@ -240,13 +240,15 @@ class ChunkDelivery:
         """
         lease = await self._take_lease()
         try:
-            self._plan(await self._blocking(self._ledger.calls, lease.campaign_id, lease.chunk_index))
-            try:
-                await self._pump(lease)
-            except BaseException:
-                await self._record_calls_in_flight(lease)
-                raise
-            await self._blocking(self._ledger.finish_chunk, lease)
+            finished = False
+            while not finished:  # a second time where a fenced process said late that it had never made a call
+                self._plan(await self._blocking(self._ledger.calls, lease.campaign_id, lease.chunk_index))
+                try:
+                    await self._pump(lease)
+                except BaseException:
+                    await self._record_calls_in_flight(lease)
+                    raise
+                finished = await self._blocking(self._ledger.finish_chunk, lease)
         except BaseException:
             await self._blocking(self._ledger.release_lease, lease)
             raise
@@ -274,6 +276,7 @@ class ChunkDelivery:
             await self._sleep(min(1.0, self._policy.lease_seconds / 4))
 
     def _plan(self, records: Sequence[CallRecord]) -> None:
+        self.progress = replace(self.progress, accepted=0, rejected=0, unknown=0, abandoned=0, skipped_calls=0)
         self._records = {record.call_index: record for record in records}
         self._chosen = {record.call_index: record.offsets for record in records if record.offsets is not None}
         self._follows = {record.call_index: record.follows for record in records if record.follows is not None}

@@ -157,6 +157,11 @@ class CallOutcome:
     receipt: CallReceipt | None = None
     error: str | None = None
 
+    @property
+    def leaves_work(self) -> bool:
+        """Whether somebody is to be called after it."""
+        return self.state == "planned" or (self.receipt is not None and self.receipt.count("deferred") > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
@@ -306,14 +311,18 @@ class CallLedger(Protocol):
         it); a refusal or failure counts only while no later epoch has tried. A final state is never
         overwritten. Intents need the lease and a campaign in ``sending``.
 
+        A fenced process may say that a call was never made, or who was deferred, after its successor has held the
+        call as unknown and finished the chunk: the chunk is unfinished again, so that somebody makes the call. Of a
+        campaign that is not in ``sending`` any more such a call stays unknown.
+
         Raises:
             LeaseLostError: outcomes are recorded, intents are not.
             CampaignStoppedError: likewise, because the campaign is not in ``sending``.
         """
         ...
 
-    def finish_chunk(self, lease: Lease) -> None:
-        """Mark the chunk finished and let the lease go.
+    def finish_chunk(self, lease: Lease) -> bool:
+        """Mark the chunk finished and let the lease go; False where calls are planned again and nothing is marked.
 
         Raises:
             LeaseLostError: another process has taken the chunk over.

@@ -82,8 +82,11 @@ class InMemoryCallLedger:
         """See the Protocol."""
         with self._lock:
             chunk = self._chunks[lease.campaign_id, lease.chunk_index]
+            if any(one.leaves_work for one in outcomes) and chunk.finished:
+                chunk.finished = self._campaign_status(lease.campaign_id) != "sending"
             for outcome in outcomes:
-                self._record(chunk, lease, outcome)
+                if not (chunk.finished and outcome.state == "planned"):
+                    self._record(chunk, lease, outcome)
             if chunk.epoch != lease.epoch:
                 raise LeaseLostError(f"epoch {lease.epoch} is past")
             status = self._campaign_status(lease.campaign_id)
@@ -131,13 +134,16 @@ class InMemoryCallLedger:
         )
         return True
 
-    def finish_chunk(self, lease: Lease) -> None:
+    def finish_chunk(self, lease: Lease) -> bool:
         """See the Protocol."""
         with self._lock:
             chunk = self._chunks[lease.campaign_id, lease.chunk_index]
             if chunk.epoch != lease.epoch:
                 raise LeaseLostError(f"epoch {lease.epoch} is past")
+            if any(record.state == "planned" for record in chunk.calls.values()):
+                return False
             chunk.finished, chunk.holder = True, None
+            return True
 
     def release_lease(self, lease: Lease) -> None:
         """See the Protocol."""

@@ -218,6 +218,32 @@ def test_a_finished_chunk_is_known_and_its_lease_is_free(bench: Bench) -> None:
     assert (totals.chunks, totals.chunks_finished) == (3, 1)
 
 
+@pytest.mark.parametrize(("status", "reopened"), [("sending", True), ("sent", False)])
+def test_a_call_that_a_fenced_process_never_made_reopens_a_chunk_of_a_campaign_that_goes_on(
+    bench: Bench, status: str, reopened: bool
+) -> None:
+    first = bench.lease(holder="a")
+    bench.ledger.turn(first, [], [intent(bench, 0)])
+    bench.let_leases_expire()
+    second = bench.lease(holder="b")
+    bench.ledger.turn(second, [CallOutcome(0, "unknown", error="held")], [])
+    assert bench.ledger.finish_chunk(second)
+    bench.set_status(status)
+    with pytest.raises(LeaseLostError):
+        bench.ledger.turn(first, [CallOutcome(0, "planned", error="never made")], [])
+    (record,) = bench.ledger.calls(bench.campaign_id, 0)
+    assert record.state == ("planned" if reopened else "unknown")
+    assert bench.ledger.chunk_is_finished(bench.campaign_id, 0) is not reopened
+
+
+def test_a_chunk_with_a_call_to_be_made_does_not_finish(bench: Bench) -> None:
+    lease = bench.lease()
+    bench.ledger.turn(lease, [], [intent(bench, 0)])
+    bench.ledger.turn(lease, [CallOutcome(0, "planned", error="503")], [])
+    assert not bench.ledger.finish_chunk(lease)
+    assert not bench.ledger.chunk_is_finished(bench.campaign_id, 0)
+
+
 def test_totals_count_every_recipient_once_by_state(bench: Bench) -> None:
     lease = bench.lease()
     bench.ledger.turn(lease, [], [intent(bench, index) for index in range(5)])

@@ -129,12 +129,16 @@ class Process:
 
     async def blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
         self.step()
+        await self.be_stopped()
+        result = function(*arguments)
+        self.step()
+        await self.be_stopped()
+        return result
+
+    async def be_stopped(self) -> None:
         if self.operations == self.stop_at:
             self.stopped.set()
             await self.resume.wait()
-        result = function(*arguments)
-        self.step()
-        return result
 
 
 class FaultyProvider:
@@ -457,6 +461,28 @@ TestDeliverySchedules = DeliverySchedules.TestCase
 TestDeliverySchedules.settings = settings(
     max_examples=1000, stateful_step_count=8, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_calls_that_an_orphan_never_made_are_made_though_its_successor_finished_the_chunk() -> None:
+    # `make chaos SEED=185`: stopped between the commit of its intents and the calls; the successor held them.
+    world = World(False, "hold")
+    orphan = Process(stop_at=8)  # after the first turn's commit
+
+    async def both() -> None:
+        task = asyncio.create_task(world.run(0, orphan, []))
+        await orphan.stopped.wait()
+        world.time.now += timedelta(seconds=LEASE_SECONDS + 1)
+        assert await world.run(0, Process(), []) == "finished"
+        assert world.ledger.totals(CAMPAIGN).unknown == CONNECTIONS * CALL_ROWS
+        orphan.resume.set()
+        assert await task == "LeaseLostError"
+
+    asyncio.run(both())
+    totals = world.ledger.totals(CAMPAIGN)
+    assert (totals.unknown, totals.planned, totals.chunks_finished) == (0, CONNECTIONS * CALL_ROWS, 0)
+    world.recover()
+    world.check()
+    assert world.ledger.totals(CAMPAIGN).unknown == 0
 
 
 @pytest.mark.parametrize("honours_keys", [True, False])

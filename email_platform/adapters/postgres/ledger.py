@@ -243,6 +243,8 @@ class PostgresCallLedger:
         refusal: Exception | None = None
         standing: frozenset[int] = frozenset()
         with oltp_transaction(self._engine) as connection:
+            if any(one.leaves_work for one in outcomes) and not self._is_open(connection, lease):
+                outcomes = [one for one in outcomes if one.state != "planned"]
             if outcomes:
                 connection.execute(_RECORD_OUTCOME, [self._outcome_row(lease, one) for one in outcomes])
             refusal = self._why_not(connection, lease)
@@ -251,6 +253,22 @@ class PostgresCallLedger:
         if refusal is not None:  # raised after the commit: the outcomes stay recorded
             raise refusal
         return standing
+
+    def _is_open(self, connection: Connection, lease: Lease) -> bool:
+        """Lock the chunk's row and see to it that somebody will do what is left of the chunk, where that can be."""
+        own = (chunk.c.campaign_id == lease.campaign_id) & (chunk.c.chunk_index == lease.chunk_index)
+        state = connection.execute(
+            select(chunk.c.finished_at, campaign.c.status)
+            .select_from(chunk.outerjoin(campaign, campaign.c.id == chunk.c.campaign_id))
+            .where(own)
+            .with_for_update(of=chunk, key_share=True)
+        ).one_or_none()
+        if state is None:
+            return False
+        if state.finished_at is not None and state.status == "sending":
+            connection.execute(update(chunk).where(own).values(finished_at=None))
+            return True
+        return state.finished_at is None
 
     def _why_not(self, connection: Connection, lease: Lease) -> Exception | None:
         """Lock the chunk's row and say why the caller may not start a call now, or renew its lease."""
@@ -343,16 +361,26 @@ class PostgresCallLedger:
             "b_error": outcome.error,
         }
 
-    def finish_chunk(self, lease: Lease) -> None:
+    def finish_chunk(self, lease: Lease) -> bool:
         """Mark the chunk finished and let the lease go; see the Protocol."""
+        planned = select(send_call.c.call_index).where(
+            send_call.c.campaign_id == lease.campaign_id,
+            send_call.c.chunk_index == lease.chunk_index,
+            send_call.c.state == "planned",
+        )
         with oltp_transaction(self._engine) as connection:
-            found = connection.execute(
+            # Locks the row, on which a fenced process waits that brings its last outcomes; what it brought is read
+            # by the next statement.
+            if not connection.execute(self._own(lease).values(lease_holder=chunk.c.lease_holder)).rowcount:
+                raise LeaseLostError(f"chunk {lease.chunk_index} of campaign {lease.campaign_id} was taken over")
+            if connection.execute(planned.limit(1)).first() is not None:
+                return False
+            connection.execute(
                 self._own(lease).values(
                     finished_at=func.coalesce(chunk.c.finished_at, func.clock_timestamp()), lease_holder=None
                 )
-            ).rowcount
-        if not found:
-            raise LeaseLostError(f"chunk {lease.chunk_index} of campaign {lease.campaign_id} was taken over")
+            )
+        return True
 
     def release_lease(self, lease: Lease) -> None:
         """Let the lease go without finishing; see the Protocol."""
