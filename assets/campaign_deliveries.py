@@ -114,6 +114,7 @@ def _progress_metadata(progress: ChunkProgress) -> dict[str, int]:
         "calls made now": progress.sent_calls,
         "calls found done": progress.skipped_calls,
         "calls retried": progress.retried_calls,
+        "recipients put off": progress.deferred_recipients,
     }
 
 
@@ -143,6 +144,9 @@ def _summary_metadata(
         "accepted": totals.accepted,
         "rejected": totals.rejected,
         "unknown": totals.unknown,
+        "unknown by chunk": dg.MetadataValue.json(
+            {str(index): many for index, many in summary.unknown_by_chunk.items()}
+        ),
         "abandoned": totals.abandoned,
         "calls": sum(totals.calls_by_state.values()),
         "chunks": totals.chunks,

@@ -8,6 +8,7 @@ an orchestrator remembers of its steps.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -369,12 +370,17 @@ def find_manifest(parts: Parts, campaign_id: int) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class SendingSummary:
-    """The campaign after its chunks: what the ledger knows and what became of the status."""
+    """The campaign after its chunks: what the ledger knows and what became of the status.
+
+    Attributes:
+        unknown_by_chunk: recipients of whom nobody knows, by chunk index; chunks without any are left out.
+    """
 
     campaign: Campaign
     manifest: Manifest
     totals: CampaignTotals
     lines: tuple[AccountingLine, ...]
+    unknown_by_chunk: Mapping[int, int]
 
 
 def finish_sending(parts: Parts, campaign_id: int) -> SendingSummary:
@@ -394,7 +400,10 @@ def finish_sending(parts: Parts, campaign_id: int) -> SendingSummary:
     require_all(lines)
     if campaign.status is CampaignStatus.SENDING:
         campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.SENT, _sent_reason(manifest, totals))
-    return SendingSummary(campaign, manifest, totals, tuple(lines))
+    unknown: Counter[int] = Counter()
+    for chunk_index, record in parts.ledger.unknown_calls(campaign_id) if totals.unknown else ():
+        unknown[chunk_index] += record.unknown_count
+    return SendingSummary(campaign, manifest, totals, tuple(lines), unknown)
 
 
 def _sent_reason(manifest: Manifest, totals: CampaignTotals) -> str | None:

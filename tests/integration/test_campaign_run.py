@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from uuid import UUID
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, delete, insert, update
@@ -15,7 +17,16 @@ from email_platform.accounting import require_all
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.postgres.tables import campaign, lead, suppression
-from email_platform.campaign_run import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
+from email_platform.campaign_run import (
+    Parts,
+    account,
+    finish_sending,
+    freeze_audience,
+    load_staged,
+    resolve_unknown_by_evidence,
+    send_chunk,
+    unknown_messages,
+)
 from email_platform.campaigns import CampaignStatus
 from email_platform.embedded.provider_simulator import AcceptedLog
 from email_platform.errors import (
@@ -306,6 +317,42 @@ def test_a_provider_that_this_worker_cannot_build_pauses_the_campaign_instead_of
         send_chunk(replace(parts, provider=unbuildable), campaign_id, 0, holder="first")
     row = row_of(engine, campaign_id)
     assert (row.status, row.status_reason) == ("paused", "EMAIL_PLATFORM_SIMULATOR_API_KEY is not set")
+
+
+def test_events_settle_what_a_lost_answer_left_unknown_and_the_warehouse_follows(
+    small: Settings, engine: Engine, warehouse: ClickHouseWarehouse, accepted: AcceptedLog
+) -> None:
+    campaign_id = queue_campaign(engine, in_city(seed_leads(engine, numbered(120))))
+    assert small.provider_api_key is not None
+    simulator = httpx.Client(
+        base_url=small.provider_url or "",
+        headers={"authorization": f"Bearer {small.provider_api_key.get_secret_value()}"},
+        trust_env=False,
+    )
+    with simulator, open_parts(small, {"EMAIL_PLATFORM_SIMULATOR_IDEMPOTENCY": "off"}) as parts:
+        simulator.put("/admin/faults", json={"script": ["reset_after", None, None]}).raise_for_status()
+        send_all(parts, campaign_id)
+        summary = finish_sending(parts, campaign_id)
+        assert (summary.totals.unknown, dict(summary.unknown_by_chunk)) == (50, {0: 50})
+        assert "50 recipients in 1 calls have no answer" in row_of(engine, campaign_id).status_reason
+        assert campaign_id in parts.ledger.campaigns_with_unknown()
+        load_staged(parts.register, warehouse, campaign_id)
+        assert warehouse.delivery_counts(campaign_id)["unknown"] == 50
+
+        wanted = unknown_messages(parts, campaign_id)
+        told = {UUID(row.message_id): row.provider_message_id for row in accepted.rows(str(campaign_id))}
+        assert len(wanted) == 50
+        assert wanted <= told.keys()
+        some = dict([(message, told[message]) for message in sorted(wanted)][:20])
+        applied = resolve_unknown_by_evidence(parts, campaign_id, some)
+        assert (applied.calls_resolved, applied.recipients_proved, applied.recipients_unknown) == (0, 20, 30)
+        assert resolve_unknown_by_evidence(parts, campaign_id, some).recipients_proved == 0, "twice changes nothing"
+        applied = resolve_unknown_by_evidence(parts, campaign_id, told)
+        assert (applied.calls_resolved, applied.recipients_proved, applied.recipients_unknown) == (1, 30, 0)
+        assert row_of(engine, campaign_id).status_reason is None
+        load_staged(parts.register, warehouse, campaign_id)
+        assert warehouse.delivery_counts(campaign_id)["accepted"] == 120
+        require_all(account(parts, warehouse, campaign_id))
 
 
 def test_an_unknown_provider_fails_the_campaign_and_names_the_known_ones(parts: Parts, engine: Engine) -> None:
