@@ -34,7 +34,6 @@ from email_platform.errors import (
     InvalidConditionError,
     InvalidTemplateError,
     LeaseLostError,
-    ObjectQuarantinedError,
     ProviderDownError,
     SendingInterruptedError,
 )
@@ -446,16 +445,15 @@ def load_staged(
     objects = rows = 0
     quarantined: dict[str, str] = {}
     while batch := register.unloaded(campaign_id):
-        for staged in batch:
-            try:
-                loaded_rows = warehouse.load(staged)
-            except ObjectQuarantinedError as error:
-                register.quarantine(staged, str(error))
-                quarantined[staged.key] = str(error)
-                continue
-            register.mark_loaded(staged, loaded_rows)
-            objects += 1
-            rows += loaded_rows
+        for outcomes in warehouse.load_many(batch):
+            loaded = [(outcome.staged, outcome.rows) for outcome in outcomes if outcome.problem is None]
+            register.mark_all_loaded(loaded)
+            objects += len(loaded)
+            rows += sum(count for _, count in loaded)
+            for outcome in outcomes:
+                if outcome.problem is not None:
+                    register.quarantine(outcome.staged, str(outcome.problem))
+                    quarantined[outcome.staged.key] = str(outcome.problem)
             on_progress(objects, rows)
     return LoadReport(objects, rows, time.monotonic() - began_seconds, quarantined)
 

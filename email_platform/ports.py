@@ -12,6 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from email_platform.conditions import Condition
+from email_platform.errors import EmailPlatformError
 
 Clock = Callable[[], datetime]
 """Returns the present time, UTC-aware."""
@@ -215,6 +216,20 @@ class StagedObject:
         return f"{self.key}:{self.content_sha256}"
 
 
+@dataclass(frozen=True, slots=True)
+class LoadOutcome:
+    """What became of one object that was to be loaded.
+
+    Attributes:
+        rows: found loaded for it.
+        problem: why it was set aside; None where it is loaded.
+    """
+
+    staged: StagedObject
+    rows: int
+    problem: EmailPlatformError | None = None
+
+
 class Warehouse(Protocol):
     """Bulk loads and counts in ClickHouse."""
 
@@ -223,6 +238,16 @@ class Warehouse(Protocol):
 
         Raises:
             ObjectQuarantinedError: the object is corrupt or foreign.
+        """
+        ...
+
+    def load_many(self, objects: Sequence[StagedObject]) -> Iterator[Sequence[LoadOutcome]]:
+        """Load many objects in groups; yields the outcomes of a group as soon as they are known.
+
+        What an object keeps out is its own rows alone.
+
+        Raises:
+            ConfigurationError, PartUnavailableError: the part is away; loading everything again is safe.
         """
         ...
 

@@ -38,6 +38,10 @@ class StagingRegister(Protocol):
         """Remember that the warehouse holds this content."""
         ...
 
+    def mark_all_loaded(self, loaded: Sequence[tuple[StagedObject, int]]) -> None:
+        """Remember the same of many objects and their rows, in one transaction."""
+        ...
+
     def quarantine(self, staged: StagedObject, reason: str) -> None:
         """Set the object aside: it is not offered for loading again until its content changes."""
         ...

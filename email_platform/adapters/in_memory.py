@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import IO, Any
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from email_platform.deliveries import DELIVERY_STATUSES
 from email_platform.errors import AccountingError, ObjectQuarantinedError
 from email_platform.manifest import EXCLUSION_REASONS, Manifest
-from email_platform.ports import ObjectInfo, ObjectStore, StagedObject
+from email_platform.ports import LoadOutcome, ObjectInfo, ObjectStore, StagedObject
 
 
 class InMemoryObjectStore:
@@ -130,6 +130,14 @@ class InMemoryWarehouse:
         if found != staged.rows:
             raise AccountingError(f"{staged.key}: {staged.rows:,} rows registered, but {found:,} of them loaded")
         return found
+
+    def load_many(self, objects: Sequence[StagedObject]) -> Iterator[Sequence[LoadOutcome]]:
+        """Load them one by one; see the Protocol."""
+        for staged in objects:
+            try:
+                yield [LoadOutcome(staged, self.load(staged))]
+            except (ObjectQuarantinedError, AccountingError) as problem:
+                yield [LoadOutcome(staged, 0, problem)]
 
     def _insert(self, staged: StagedObject, rows: list[dict[str, Any]]) -> int:
         if staged.kind == "delivery":

@@ -27,8 +27,8 @@ CRASH_POINTS: dict[str, tuple[str, ...]] = {
     "ledger": ("take_lease", "intent", "receipt", "finish_chunk", "release_lease"),
     "provider": ("send",),
     "store": ("put", "writer"),
-    "register": ("record", "mark_loaded"),
-    "warehouse": ("load",),
+    "register": ("record", "mark_all_loaded"),
+    "warehouse": ("load_many",),
 }
 
 

@@ -18,7 +18,8 @@ import pytest
 from pydantic import SecretStr
 
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
-from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse, StagingLocation
+from email_platform.adapters.clickhouse.staging_location import StagingLocation
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.deliveries import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.errors import (
@@ -300,11 +301,80 @@ def test_a_wrong_row_count_or_a_lead_twice_is_an_accounting_error(
     warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int
 ) -> None:
     once = delivery_rows(campaign_id, 10)
-    with pytest.raises(AccountingError, match="11 rows registered, but 10"):
+    with pytest.raises(AccountingError, match="11 rows registered, 10 in its footer, but 10"):
         warehouse.load(stage(store, deliveries_key(campaign_id, 0), parquet(once), 11))
     twice = pa.concat_tables([once, once.slice(0, 1)])
-    with pytest.raises(AccountingError, match="11 rows registered, but 10"):
+    with pytest.raises(AccountingError, match="11 rows registered, 11 in its footer, but 10"):
         warehouse.load(stage(store, deliveries_key(campaign_id, 1), parquet(twice), 11))
+
+
+def outcomes(warehouse: ClickHouseWarehouse, objects: list[StagedObject]) -> dict[str, int | None]:
+    """By key, the rows that were loaded; None where the object was set aside."""
+    found = [outcome for group in warehouse.load_many(objects) for outcome in group]
+    assert sorted(outcome.staged.key for outcome in found) == sorted(staged.key for staged in objects)
+    return {outcome.staged.key: None if outcome.problem else outcome.rows for outcome in found}
+
+
+def chunks(store: S3ObjectStore, campaign_id: int, count: int, rows: int = 200) -> list[StagedObject]:
+    return [
+        stage(
+            store,
+            deliveries_key(campaign_id, chunk),
+            parquet(delivery_rows(campaign_id, rows, first_lead=chunk * rows)),
+            rows,
+        )
+        for chunk in range(count)
+    ]
+
+
+def test_many_objects_load_together_once_in_whatever_groups(
+    warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int
+) -> None:
+    objects = chunks(store, campaign_id, 70)
+    assert outcomes(warehouse, objects[:30]) == {staged.key: 200 for staged in objects[:30]}
+    loaded = raw(warehouse, campaign_id)
+    assert loaded[0] == 6_000
+    shuffled = objects[:30]
+    random.Random(2).shuffle(shuffled)
+    assert outcomes(warehouse, shuffled) == {staged.key: 200 for staged in objects[:30]}
+    assert raw(warehouse, campaign_id) == loaded, "a crash before the mark: loaded again in another order, no change"
+    assert outcomes(warehouse, objects[::-1]) == {staged.key: 200 for staged in objects}
+    assert raw(warehouse, campaign_id)[0] == 14_000
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda seed: outcomes(warehouse, random.Random(seed).sample(objects, 40)), range(6)):
+            assert set(found.values()) == {200}
+    assert raw(warehouse, campaign_id)[0] == 14_000
+
+
+def test_a_group_cut_short_by_a_crash_is_completed(
+    warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int
+) -> None:
+    objects = chunks(store, campaign_id, 3)
+    outcomes(warehouse, objects)
+    warehouse.client.command(
+        f"alter table delivery delete where campaign_id = {campaign_id} and lead_id % 7 = 0",
+        settings={"mutations_sync": 2},
+    )
+    assert outcomes(warehouse, objects) == {staged.key: 200 for staged in objects}
+    assert warehouse.delivery_counts(campaign_id)["accepted"] == 600
+
+
+def test_a_bad_object_is_set_aside_and_blocks_no_other_of_its_group(
+    warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int
+) -> None:
+    good = chunks(store, campaign_id, 4)
+    bad = [
+        stage(store, deliveries_key(campaign_id, 100 + number), body, 5_000)
+        for number, body in enumerate(bad_objects(campaign_id).values())
+    ]
+    wrong_count = stage(store, deliveries_key(campaign_id, 200), parquet(delivery_rows(campaign_id, 2)), 3)
+    missing = StagedObject(deliveries_key(campaign_id, 201), "delivery", 1, "0" * 64)
+    foreign = StagedObject("deliveries/campaign=1/chunk-{0..9}.parquet", "delivery", 1, "0" * 64)
+    mixed = [*bad[:6], *good, *bad[6:], wrong_count, missing, foreign]
+    expected = {staged.key: 200 if staged in good else None for staged in mixed}
+    assert outcomes(warehouse, mixed) == expected
+    good_rows, of_the_wrong_count = 800, 0  # its two leads are among the good ones
+    assert warehouse.delivery_counts(campaign_id)["accepted"] == good_rows + of_the_wrong_count
 
 
 def test_a_message_id_under_two_leads_is_counted_as_a_duplicate(
@@ -381,5 +451,7 @@ def test_errors_of_clickhouse_never_show_the_secret_key(
     """A statement that does not parse is quoted back by ClickHouse as it came."""
     staged = stage(store, deliveries_key(campaign_id, 0), parquet(delivery_rows(campaign_id, 1)), 1)
     with pytest.raises(EmailPlatformError) as failure:
-        warehouse._read(staged, f"selec t from {StagingLocation.from_settings(stack).table_function('k', 'x', 'y')}")
+        warehouse._loader._read(
+            staged.key, f"selec t from {StagingLocation.from_settings(stack).table_function('k', 'x', 'y')}"
+        )
     assert_no_secret(failure.value, stack)

@@ -13,7 +13,7 @@ import pytest
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
 from email_platform.adapters.clickhouse.migrate import apply_migrations, read_migrations, upgrade_to_head
-from email_platform.adapters.clickhouse.warehouse import clickhouse_type
+from email_platform.adapters.clickhouse.targets import clickhouse_type
 from email_platform.deliveries import DELIVERY_SCHEMA
 from email_platform.dimensions import DIMENSION_SCHEMAS
 from email_platform.errors import ConfigurationError, PartUnavailableError
@@ -70,7 +70,11 @@ def test_the_tables_have_the_columns_of_the_objects_that_fill_them(client: Any) 
         wanted = {column.name: clickhouse_type(column) for column in schema}
         if table == "delivery":
             wanted |= {"message_id": "UUID", "call_id": "UUID"}
-        assert found == wanted | {"source_object": "String", "loaded_at": "DateTime64(3, 'UTC')"}
+        assert found == wanted | {
+            "source_object": "String",
+            "source_sha256": "String",
+            "loaded_at": "DateTime64(3, 'UTC')",
+        }
 
 
 def test_every_loaded_table_remembers_enough_tokens(client: Any) -> None:

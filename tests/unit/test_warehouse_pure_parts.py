@@ -13,7 +13,8 @@ from email_platform.adapters.clickhouse import dbt_environment, reports_database
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import translated
 from email_platform.adapters.clickhouse.migrate import Migration, pending, read_migrations
-from email_platform.adapters.clickhouse.warehouse import StagingLocation, unix_microseconds
+from email_platform.adapters.clickhouse.staging_location import StagingLocation
+from email_platform.adapters.clickhouse.warehouse import unix_microseconds
 from email_platform.adapters.postgres.dimensions import table_of_csv
 from email_platform.errors import ConfigurationError, PartUnavailableError
 

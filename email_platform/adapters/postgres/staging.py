@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Engine, case, func, select, update
+from sqlalchemy import Engine, bindparam, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.tables import campaign, staged_object
@@ -68,12 +68,28 @@ class PostgresStagingRegister:
 
     def mark_loaded(self, staged: StagedObject, loaded_rows: int) -> None:
         """Remember that the warehouse holds this content."""
-        self._update(
-            staged,
-            loaded_sha256=staged.content_sha256,
-            loaded_rows=loaded_rows,
-            loaded_at=func.clock_timestamp(),
+        self.mark_all_loaded([(staged, loaded_rows)])
+
+    def mark_all_loaded(self, loaded: Sequence[tuple[StagedObject, int]]) -> None:
+        """Remember the same of many objects; sorted by key, so that two loaders never wait for each other."""
+        if not loaded:
+            return
+        columns = staged_object.c
+        statement = (
+            update(staged_object)
+            .where(columns.key == bindparam("its_key"), columns.content_sha256 == bindparam("its_content"))
+            .values(
+                loaded_sha256=bindparam("its_content"),
+                loaded_rows=bindparam("its_rows"),
+                loaded_at=func.clock_timestamp(),
+            )
         )
+        rows = sorted((staged.key, staged.content_sha256, count) for staged, count in loaded)
+        with oltp_transaction(self._engine) as connection:
+            connection.execute(
+                statement,
+                [{"its_key": key, "its_content": content, "its_rows": count} for key, content, count in rows],
+            )
 
     def quarantine(self, staged: StagedObject, reason: str) -> None:
         """Set the object aside until its content changes."""
