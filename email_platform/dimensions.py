@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from email_platform.manifest import EXCLUSION_REASONS
-from email_platform.ports import Clock, ObjectStore, StagedObject
+from email_platform.ports import Clock, ObjectStore, StagedKind, StagedObject
 from email_platform.storage_layout import dimension_key
 
-DimensionName = Literal["campaign", "app_user"]
+DimensionName = Literal["campaign", "app_user", "suppression"]
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -59,10 +59,30 @@ APP_USER_SCHEMA = pa.schema(
     ]
 )
 
-DIMENSION_SCHEMAS: Mapping[DimensionName, pa.Schema] = {"campaign": CAMPAIGN_SCHEMA, "app_user": APP_USER_SCHEMA}
-_KINDS: Mapping[DimensionName, Literal["dimension_campaign", "dimension_app_user"]] = {
+# How many suppressions are in force, by the UTC day they began on, reason, source and sender (null: every sender).
+# Counted by PostgreSQL: no address leaves it, and a list of millions is a snapshot of a few thousand rows, which is
+# taken at every refresh. `id` is the rest of the key as one text.
+SUPPRESSION_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("created_on", pa.date32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("sender_id", pa.int64()),
+        pa.field("suppressions", pa.int64(), nullable=False),
+        pa.field("snapshot_at", _TIME, nullable=False),
+    ]
+)
+
+DIMENSION_SCHEMAS: Mapping[DimensionName, pa.Schema] = {
+    "campaign": CAMPAIGN_SCHEMA,
+    "app_user": APP_USER_SCHEMA,
+    "suppression": SUPPRESSION_SCHEMA,
+}
+_KINDS: Mapping[DimensionName, StagedKind] = {
     "campaign": "dimension_campaign",
     "app_user": "dimension_app_user",
+    "suppression": "dimension_suppression",
 }
 
 

@@ -191,7 +191,14 @@ class EmailProvider(Protocol):
 
 
 StagedKind = Literal[
-    "delivery", "exclusion", "dimension_campaign", "dimension_app_user", "event", "event_quarantine", "legacy_email"
+    "delivery",
+    "exclusion",
+    "dimension_campaign",
+    "dimension_app_user",
+    "dimension_suppression",
+    "event",
+    "event_quarantine",
+    "legacy_email",
 ]
 
 

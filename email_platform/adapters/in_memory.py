@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from email_platform.deliveries import DELIVERY_STATUSES
+from email_platform.dimensions import DIMENSION_SCHEMAS
 from email_platform.errors import AccountingError, ObjectQuarantinedError
 from email_platform.manifest import EXCLUSION_REASONS, Manifest
 from email_platform.ports import LoadOutcome, ObjectInfo, ObjectStore, StagedObject
@@ -107,7 +108,7 @@ class InMemoryWarehouse:
         self._store = store
         self.deliveries: dict[tuple[int, int], dict[str, Any]] = {}
         self.exclusions: dict[tuple[int, int], dict[str, Any]] = {}
-        self.dimensions: dict[str, dict[int, dict[str, Any]]] = {"campaign": {}, "app_user": {}}
+        self.dimensions: dict[str, dict[Any, dict[str, Any]]] = {name: {} for name in DIMENSION_SCHEMAS}
         self.snapshots: dict[str, tuple[datetime, int]] = {}
 
     def load(self, staged: StagedObject) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
+import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, delete, insert, update
@@ -16,12 +18,12 @@ from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
-from email_platform.adapters.postgres.tables import app_user, campaign, sender
+from email_platform.adapters.postgres.tables import app_user, campaign, sender, suppression
 from email_platform.campaigns import CampaignContent, Sender
-from email_platform.dimensions import DIMENSION_SCHEMAS, refresh_dimensions
+from email_platform.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
 from email_platform.manifest import Manifest
 from email_platform.settings import Settings
-from email_platform.storage_layout import manifest_prefix
+from email_platform.storage_layout import dimension_key, manifest_prefix
 
 pytestmark = pytest.mark.integration
 
@@ -179,8 +181,8 @@ def test_an_older_snapshot_that_comes_late_changes_nothing(
     refresh(oltp_engine, store, warehouse, start + timedelta(seconds=1))
 
     class Late:
-        def snapshot(self, name: str, snapshot_at: datetime) -> Any:
-            return old if name == "app_user" else DIMENSION_SCHEMAS["campaign"].empty_table()
+        def snapshot(self, name: DimensionName, snapshot_at: datetime) -> Any:
+            return old if name == "app_user" else DIMENSION_SCHEMAS[name].empty_table()
 
     refresh_dimensions(Late(), store, warehouse, lambda: start)
     seen = row_of(warehouse, "app_user", owner_id)
@@ -199,6 +201,58 @@ def test_a_snapshot_of_an_empty_table_marks_every_row_as_deleted(
             return DIMENSION_SCHEMAS[name].empty_table()
 
     assert refresh_dimensions(Empty(), store, warehouse, lambda: start + timedelta(seconds=1)) == {
-        "campaign": 0, "app_user": 0,
+        "campaign": 0, "app_user": 0, "suppression": 0,
     }  # fmt: skip
     assert row_of(warehouse, "app_user", owner_id)["is_deleted"] == 1
+
+
+def test_suppressions_come_as_counts_without_any_address(
+    oltp_engine: Engine, store: S3ObjectStore, warehouse: ClickHouseWarehouse
+) -> None:
+    _, sender_id = add_campaign(oltp_engine, add_user(oltp_engine, "n"))
+    marker = uuid4().hex
+    last_moment = datetime(2026, 3, 28, 23, 59, 59, 999999, tzinfo=UTC)
+    rows = [
+        {"reason": "hard_bounce", "source": HOSTILE + marker, "sender_id": None, "created_at": last_moment},
+        {
+            "reason": "hard_bounce",
+            "source": HOSTILE + marker,
+            "sender_id": None,
+            "created_at": NOON - timedelta(days=1),
+        },
+        {"reason": "unsubscribe", "source": HOSTILE + marker, "sender_id": sender_id, "created_at": NOON},
+    ]
+    with oltp_engine.begin() as connection:
+        addresses = [f"{number}-{marker}@example.org" for number in range(len(rows))]
+        connection.execute(
+            insert(suppression), [row | {"address": address} for row, address in zip(rows, addresses, strict=True)]
+        )
+    start = NOON + timedelta(days=400)
+    refresh(oltp_engine, store, warehouse, start)
+
+    def found() -> list[Any]:
+        return list(
+            warehouse.client.query(
+                """
+                select created_on, reason, sender_id, suppressions
+                from suppression final
+                where endsWith(source, {marker:String})
+                    and snapshot_at = (select max(snapshot_at) from dimension_snapshot where name = 'suppression')
+                order by created_on
+                """,
+                parameters={"marker": marker},
+            ).result_rows
+        )
+
+    assert found() == [
+        (last_moment.date(), "hard_bounce", None, 2),
+        (NOON.date(), "unsubscribe", sender_id, 1),
+    ]
+    key = dimension_key("suppression", start.strftime("%Y%m%dT%H%M%S.%fZ"))
+    staged = pq.read_table(BytesIO(store.get(key)))
+    assert not [address for address in addresses if address in str(staged.to_pydict())]
+
+    with oltp_engine.begin() as connection:
+        connection.execute(delete(suppression).where(suppression.c.address.in_(addresses[1:])))
+    refresh(oltp_engine, store, warehouse, start + timedelta(seconds=1))
+    assert found() == [(last_moment.date(), "hard_bounce", None, 1)], "what was removed counts no more"

@@ -115,7 +115,7 @@ class Users:
         self.names = names
 
     def snapshot(self, name: DimensionName, snapshot_at: datetime) -> pa.Table:
-        if name == "campaign":
+        if name != "app_user":
             return DIMENSION_SCHEMAS[name].empty_table()
         rows = [
             {"id": user, "email": "", "name": text, "created_at": NOON, "snapshot_at": snapshot_at}
@@ -127,13 +127,14 @@ class Users:
 def test_a_refresh_counts_its_rows_and_keeps_what_was_deleted(
     warehouse: InMemoryWarehouse, store: InMemoryObjectStore
 ) -> None:
-    assert refresh_dimensions(Users({1: "a", 2: "b"}), store, warehouse, lambda: NOON) == {"campaign": 0, "app_user": 2}
+    counts = refresh_dimensions(Users({1: "a", 2: "b"}), store, warehouse, lambda: NOON)
+    assert counts == {"campaign": 0, "app_user": 2, "suppression": 0}
     later = NOON + timedelta(seconds=1)
-    assert refresh_dimensions(Users({2: "c"}), store, warehouse, lambda: later) == {"campaign": 0, "app_user": 1}
+    assert refresh_dimensions(Users({2: "c"}), store, warehouse, lambda: later)["app_user"] == 1
     users = warehouse.dimensions["app_user"]
     assert (users[1]["name"], users[1]["snapshot_at"]) == ("a", NOON)
     assert (users[2]["name"], users[2]["snapshot_at"]) == ("c", later)
-    assert warehouse.snapshots == {"campaign": (later, 0), "app_user": (later, 1)}
+    assert warehouse.snapshots == {"campaign": (later, 0), "app_user": (later, 1), "suppression": (later, 0)}
 
 
 def test_a_snapshot_that_is_not_loaded_whole_does_not_count(store: InMemoryObjectStore) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from email_platform.deliveries import DELIVERY_SCHEMA, DELIVERY_STATUSES
-from email_platform.dimensions import APP_USER_SCHEMA, CAMPAIGN_SCHEMA
+from email_platform.dimensions import APP_USER_SCHEMA, CAMPAIGN_SCHEMA, SUPPRESSION_SCHEMA
 from email_platform.events.event import EVENT_SCHEMA, EVENT_TYPES
 from email_platform.legacy_import import LEGACY_EMAIL_SCHEMA
 from email_platform.manifest import EXCLUDED_SCHEMA, EXCLUSION_REASONS
@@ -24,6 +24,7 @@ _CLICKHOUSE_TYPES: Mapping[pa.DataType, str] = {
     pa.uint64(): "UInt64",
     pa.uint16(): "UInt16",
     pa.uint8(): "UInt8",
+    pa.date32(): "Date32",
     pa.string(): "String",
 }
 
@@ -74,6 +75,7 @@ TARGETS: Mapping[StagedKind, Target] = {
     ),
     "dimension_campaign": Target("campaign", CAMPAIGN_SCHEMA, "id", "snapshot_at"),
     "dimension_app_user": Target("app_user", APP_USER_SCHEMA, "id", "snapshot_at"),
+    "dimension_suppression": Target("suppression", SUPPRESSION_SCHEMA, "id", "snapshot_at"),
     "legacy_email": Target("legacy_email", LEGACY_EMAIL_SCHEMA, "id", "version"),
     "event": Target(
         "event",

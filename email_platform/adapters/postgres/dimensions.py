@@ -1,4 +1,4 @@
-"""Whole snapshots of `campaign` and `app_user`, in bulk.
+"""Whole snapshots of `campaign` and `app_user`, and of how many suppressions there are, in bulk.
 
 Invariant: one statement makes one snapshot, so it is consistent; rows travel as PostgreSQL's own CSV copy and
 become Arrow columns without a Python object per row.
@@ -78,7 +78,28 @@ from app_user
 order by id
 """  # noqa: S608 - the parts are constants of this module
 
-_STATEMENTS: Mapping[DimensionName, str] = {"campaign": _CAMPAIGNS, "app_user": _APP_USERS}
+_SUPPRESSIONS = f"""
+select
+    concat_ws('/', created_on, reason, coalesce(sender_id::text, 'every'), source) as id,
+    created_on,
+    reason,
+    source,
+    sender_id,
+    count(*) as suppressions,
+    {_time("%(snapshot_at)s::timestamptz")} as snapshot_at
+from (
+    select to_char(created_at at time zone 'UTC', 'YYYY-MM-DD') as created_on, reason, source, sender_id
+    from suppression
+) as suppressions
+group by created_on, reason, source, sender_id
+order by 1
+"""  # noqa: S608 - the parts are constants of this module
+
+_STATEMENTS: Mapping[DimensionName, str] = {
+    "campaign": _CAMPAIGNS,
+    "app_user": _APP_USERS,
+    "suppression": _SUPPRESSIONS,
+}
 
 
 class PostgresDimensionSource:
