@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from email_platform import campaign_commands, legacy_commands, suppression_commands
+from email_platform import campaign_commands, legacy_commands, suppression_commands, warehouse_commands
 from email_platform.adapters.part_checks import check_parts
 from email_platform.adapters.preparation import prepare
 from email_platform.demo.run import run_demo, summary_lines
@@ -50,6 +50,7 @@ app = typer.Typer(
 app.add_typer(campaign_commands.app, name="campaign")
 app.add_typer(suppression_commands.app, name="suppression")
 app.add_typer(legacy_commands.app, name="legacy")
+app.add_typer(warehouse_commands.app, name="warehouse")
 console = demo_console()
 error_console = Console(stderr=True)
 

@@ -69,6 +69,10 @@ class Settings(BaseModel):
         s3_bucket: the staging bucket.
         s3_access_key_id, s3_secret_access_key: both or neither; None for boto3's usual chain.
         clickhouse_url: ``http(s)://user:password@host:port/database``.
+        clickhouse_cluster: the tables are made on this cluster, replicated; None for one server. With
+            clickhouse_sharded it has several shards.
+        clickhouse_storage_policy, clickhouse_cold_after_months: rows that old go to the policy's volume ``cold``.
+        clickhouse_keep_events_months: events older than that are deleted; None: never.
         provider_url, provider_api_key: the simulator's; None where campaigns use real providers, whose
             accounts have their own variables (see `email_platform.adapters.providers.registry`).
         provider_webhook_url: where the simulator delivers its events, by default the receiver; without one they wait
@@ -111,6 +115,11 @@ class Settings(BaseModel):
     s3_access_key_id: str | None = None
     s3_secret_access_key: SecretStr | None = None
     clickhouse_url: SecretStr
+    clickhouse_cluster: str | None = None
+    clickhouse_sharded: bool = False
+    clickhouse_storage_policy: str | None = None
+    clickhouse_cold_after_months: PositiveInt | None = None
+    clickhouse_keep_events_months: PositiveInt | None = None
     provider_url: str | None = None
     provider_api_key: SecretStr | None = None
     provider_webhook_secret: SecretStr | None = None

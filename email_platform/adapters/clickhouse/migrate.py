@@ -12,22 +12,24 @@ rest of the platform has, so a dependency would cost more lines than it saves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
+from email_platform.adapters.clickhouse.production_form import ProductionForm
 from email_platform.errors import ConfigurationError
 
 MIGRATIONS_FOLDER = Path(__file__).parent / "migrations"
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _DATABASE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-_CREATE_VERSIONS = """
+_CREATE_VERSIONS = """\
 create table if not exists schema_version
 (
     version UInt32,
@@ -102,11 +104,12 @@ def pending(migrations: Iterable[Migration], applied_checksums: dict[int, str]) 
     return waiting
 
 
-def upgrade_to_head(url: str) -> list[str]:
+def upgrade_to_head(url: str, form: ProductionForm | None = None) -> list[str]:
     """Create the database where it is missing and apply what it lacks; returns the applied names.
 
     Args:
         url: ``http(s)://user:password@host:port/database``.
+        form: of a cluster; None for one server.
 
     Raises:
         ConfigurationError: wrong URL, credentials or rights, or an applied file was changed.
@@ -115,11 +118,11 @@ def upgrade_to_head(url: str) -> list[str]:
     address = ClickHouseAddress.parse(url)
     if not _DATABASE_NAME.fullmatch(address.database):
         raise ConfigurationError("EMAIL_PLATFORM_CLICKHOUSE_URL: the database's name must be letters, digits and _")
-    _create_database(address)
+    _create_database(address, form)
     client = connect(address)
     try:
         with clickhouse_errors(str(address), [address.password]):
-            return apply_migrations(client, read_migrations())
+            return apply_migrations(client, read_migrations(), form)
     finally:
         client.close()
 
@@ -137,13 +140,21 @@ def _applied_checksums(client: Any) -> dict[int, str]:
     return {int(version): str(checksum) for version, checksum in rows}
 
 
-def apply_migrations(client: Any, migrations: Iterable[Migration]) -> list[str]:
+def ddl(migrations: Iterable[Migration], form: ProductionForm | None = None) -> Iterator[str]:
+    """Every statement that a new database needs, in order, in the form of one server or of a cluster."""
+    for statement in (_CREATE_VERSIONS, *chain.from_iterable(migration.statements for migration in migrations)):
+        yield from form.statements(statement) if form else [statement.strip()]
+
+
+def apply_migrations(client: Any, migrations: Iterable[Migration], form: ProductionForm | None = None) -> list[str]:
     """Apply what the client's database lacks; returns the applied names, in order."""
-    client.command(_CREATE_VERSIONS)
+    for statement in ddl([], form):
+        client.command(statement)
     applied = []
     for migration in pending(migrations, _applied_checksums(client)):
-        for statement in migration.statements:
-            client.command(statement)
+        for written in migration.statements:
+            for statement in form.statements(written) if form else [written]:
+                client.command(statement)
         client.insert(
             "schema_version",
             [[migration.version, migration.name, migration.checksum, datetime.now(UTC)]],
@@ -154,7 +165,7 @@ def apply_migrations(client: Any, migrations: Iterable[Migration]) -> list[str]:
     return applied
 
 
-def _create_database(address: ClickHouseAddress) -> None:
+def _create_database(address: ClickHouseAddress, form: ProductionForm | None) -> None:
     """Make the database if it is missing; a user without that right only needs the database to be there."""
     client = connect(address, database="")
     try:
@@ -164,6 +175,7 @@ def _create_database(address: ClickHouseAddress) -> None:
                 parameters={"name": address.database},
             ).result_rows[0][0]
             if not found:
-                client.command(f"create database if not exists {address.database}")
+                name = address.database
+                client.command(form.database(name) if form else f"create database if not exists {name}")
     finally:
         client.close()
