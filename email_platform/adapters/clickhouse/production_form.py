@@ -3,8 +3,8 @@
 Invariant: there is one source of the schema, the migrations' files; a form adds where the tables are and for how long,
 never what is in them. A statement that this module does not understand is refused, not passed on half-changed.
 
-    one server                     a cluster of replicas               several shards as well
-    engine = MergeTree             Replicated…MergeTree(path, replica)  <table>_local, and <table> as Distributed over it
+    one server          a cluster of replicas                several shards as well
+    engine = MergeTree  Replicated…MergeTree(path, replica)  <table>_local, and <table> as Distributed over it
 """
 
 from __future__ import annotations
