@@ -13,6 +13,7 @@ from assets.campaign_deliveries import campaign_deliveries
 from assets.events import load_events_job, replay_events_job, warehouse_events
 from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
 from assets.legacy_emails import legacy_emails, legacy_import_job
+from assets.rebuild import rebuild_warehouse_job
 from assets.reports import dbt_executable, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
 from resources.events import EventsResource
@@ -46,6 +47,7 @@ defs = dg.Definitions(
         load_staged_job,
         load_events_job,
         replay_events_job,
+        rebuild_warehouse_job,
         resolve_unknown_calls_job,
         legacy_import_job,
     ],

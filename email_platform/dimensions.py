@@ -21,6 +21,9 @@ from email_platform.storage_layout import dimension_key
 
 DimensionName = Literal["campaign", "app_user", "suppression"]
 
+SNAPSHOT_FORMAT = "%Y%m%dT%H%M%S.%fZ"
+"""How an object's key names the moment of its snapshot."""
+
 _TIME = pa.timestamp("us", tz="UTC")
 
 # One row per campaign. The counts are those of its frozen manifest, null where there is none. A campaign that
@@ -79,7 +82,7 @@ DIMENSION_SCHEMAS: Mapping[DimensionName, pa.Schema] = {
     "app_user": APP_USER_SCHEMA,
     "suppression": SUPPRESSION_SCHEMA,
 }
-_KINDS: Mapping[DimensionName, StagedKind] = {
+DIMENSION_KINDS: Mapping[DimensionName, StagedKind] = {
     "campaign": "dimension_campaign",
     "app_user": "dimension_app_user",
     "suppression": "dimension_suppression",
@@ -131,6 +134,6 @@ def _stage(store: ObjectStore, name: DimensionName, snapshot_at: datetime, table
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     body = buffer.getvalue()
-    key = dimension_key(name, snapshot_at.strftime("%Y%m%dT%H%M%S.%fZ"))
+    key = dimension_key(name, snapshot_at.strftime(SNAPSHOT_FORMAT))
     store.put(key, body)
-    return StagedObject(key, _KINDS[name], table.num_rows, sha256(body).hexdigest())
+    return StagedObject(key, DIMENSION_KINDS[name], table.num_rows, sha256(body).hexdigest())

@@ -6,7 +6,7 @@ gives the same bytes, so a crash between upload and registration costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
@@ -48,6 +48,10 @@ class StagingRegister(Protocol):
 
     def staged_rows(self, campaign_id: int) -> dict[str, tuple[int, int]]:
         """By kind: rows staged, and rows of them that are loaded."""
+        ...
+
+    def known(self) -> Mapping[str, StagedObject]:
+        """Every registered object by its key, loaded or not."""
         ...
 
     def waiting_objects(self, waiting_seconds: float) -> int:

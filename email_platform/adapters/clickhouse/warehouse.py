@@ -7,6 +7,7 @@ order; every count here reads it so, with final. Loads: `email_platform.adapters
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
 from email_platform.adapters.clickhouse.loading import ObjectLoader
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
+from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.deliveries import DELIVERY_STATUSES
 from email_platform.dimensions import DimensionName
 from email_platform.manifest import EXCLUSION_REASONS
@@ -23,6 +25,17 @@ from email_platform.ports import LoadOutcome, StagedObject
 from email_platform.settings import Settings
 
 _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
+
+
+_OF_ONE_COPY = {"received_at", "details", "recipient", "account"}  # an event's copies may differ in these
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """How many rows a table has, and the sum of their hashes."""
+
+    rows: int
+    checksum: int
 
 
 class ClickHouseWarehouse:
@@ -144,6 +157,26 @@ class ClickHouseWarehouse:
                 {"campaign_id": campaign_id, "message_ids": group},
             )
             found |= {UUID(message_id): str(provider_message_id) for message_id, provider_message_id in rows}
+        return found
+
+    def fingerprints(self) -> Mapping[str, Fingerprint]:
+        """Rows and an order-independent checksum of every raw table's content, by table.
+
+        Where a row comes from and when it was loaded is left out, so two warehouses that were filled from the same
+        objects in any order have the same fingerprints. Of an event that came twice, what both copies share counts.
+        """
+        found: dict[str, Fingerprint] = {}
+        for target in TARGETS.values():
+            if target.append_only:
+                names = ", ".join(name for name in target.schema.names if name not in _OF_ONE_COPY)
+                rows = f"(select {names} from {target.table} order by normaliser_version desc limit 1 by {target.key})"  # noqa: S608
+            else:
+                names = target.columns
+                rows = f"{target.table} final"
+            # As text: cityHash64 of a null is null, and a null must count.
+            statement = f"select count(), sum(cityHash64(toString(tuple({names})))) from {rows}"  # noqa: S608
+            count, checksum = self._query(statement, {})[0]
+            found[target.table] = Fingerprint(int(count), int(checksum or 0))
         return found
 
     def duplicate_deliveries(self, campaign_id: int) -> int:

@@ -82,6 +82,7 @@ class PostgresStagingRegister:
                 loaded_sha256=bindparam("its_content"),
                 loaded_rows=bindparam("its_rows"),
                 loaded_at=func.clock_timestamp(),
+                quarantined_reason=None,
             )
         )
         rows = sorted((staged.key, staged.content_sha256, count) for staged, count in loaded)
@@ -122,6 +123,16 @@ class PostgresStagingRegister:
         with oltp_transaction(self._engine) as connection:
             rows = connection.execute(statement).all()
         return {row[0]: (int(row[1]), int(row[2])) for row in rows}
+
+    def known(self) -> dict[str, StagedObject]:
+        """Every registered object by its key, loaded or not."""
+        columns = staged_object.c
+        statement = select(columns.key, columns.kind, columns.rows, columns.content_sha256)
+        with oltp_transaction(self._engine) as connection:
+            return {
+                row.key: StagedObject(row.key, row.kind, row.rows, row.content_sha256)
+                for row in connection.execute(statement)
+            }
 
     def waiting_objects(self, waiting_seconds: float) -> int:
         """How many objects have waited for so long to be loaded."""
