@@ -15,8 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.chaos.invariant import InvariantBrokenError
 from tests.chaos.schedule import Schedule
-from tests.chaos.world import ChaosWorld, InvariantBrokenError, chaos_world
+from tests.chaos.world import ChaosWorld, chaos_world
 
 console = Console(highlight=False, soft_wrap=True)
 

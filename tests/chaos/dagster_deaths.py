@@ -1,0 +1,438 @@
+"""`make chaos-dagster`: deaths of Dagster's processes on a running stack, as seeded schedules.
+
+python -m tests.chaos.dagster_deaths --seed 1 --schedules 8 [--report FILE]
+
+Everything runs as `email-platform up` starts it: the sensors launch, the run queue, run workers and step processes
+work, the supervisor brings parts back. A schedule kills with SIGKILL and then only waits; nothing else is done to the
+system. Held at the end: the invariant of the delivery, and that the system is whole again, which means that the
+provider's events are loaded, the reports show the campaign, and no run is left that Dagster calls at work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, get_args
+
+import dagster as dg
+import psutil
+from rich.console import Console
+
+from assets.events import load_events_job
+from assets.jobs import CAMPAIGN_ID_TAG, campaign_job, reports_job
+from email_platform.adapters.assembly import open_parts, open_warehouse
+from email_platform.adapters.clickhouse.address import reports_database
+from email_platform.campaigns import CampaignStatus
+from email_platform.embedded.dagster_processes import dagster_home
+from email_platform.embedded.stack import Stack, started_stack, surroundings
+from email_platform.events.staging import inbox_is_waiting
+from email_platform.settings import Settings, variable_of
+from tests.chaos.invariant import InvariantBrokenError, OnUnknown, Promise, hold, queue_chaos_campaign
+from tests.chaos.providers import Simulator, provider_without_keys
+
+Victim = Literal[
+    "run worker", "step process", "fork server", "code server", "daemon", "run worker and code server, at one moment"
+]
+VICTIMS: tuple[Victim, ...] = get_args(Victim)
+JOBS = (campaign_job.name, load_events_job.name, reports_job.name)
+WITH_STEP_PROCESSES: tuple[Victim, ...] = ("step process", "fork server")
+CONNECTIONS, CALL_ROWS, CHUNK_ROWS, LEASE_SECONDS, STALL_SECONDS = 4, 20, 500, 5, 20
+STEPS_AT_ONCE = os.cpu_count() or 1  # Dagster's multiprocess executor
+SLOW_SECONDS = 0.8
+PATIENCE_SECONDS = 600.0
+POLL_SECONDS = 0.1
+AT_WORK = [
+    *(dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING),
+    *(dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING),
+]
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True)
+class Death:
+    """One SIGKILL.
+
+    Attributes:
+        job: the process works for a run of this job.
+        share: strikes when so much of the campaign is accepted; with another job, when its run is at work.
+        delay_seconds: after that moment.
+    """
+
+    victim: Victim
+    job: str
+    share: float
+    delay_seconds: float
+
+    def __str__(self) -> str:
+        when = f"at {self.share:.0%}" if self.job == campaign_job.name else f"in {self.job}"
+        return f"{self.victim} {when} and {self.delay_seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What happens to one campaign; the same seed always gives the same schedule."""
+
+    seed: int
+    honours_keys: bool
+    on_unknown: OnUnknown
+    leads: int
+    deaths: tuple[Death, ...]
+
+    @classmethod
+    def of(cls, seed: int) -> Schedule:
+        """The schedule of a seed: every victim in turn, then perhaps more."""
+        random = Random(seed)
+        honours_keys = random.random() < 0.5
+        on_unknown: OnUnknown = "resend" if not honours_keys and random.random() < 0.3 else "hold"
+        first = _death(random, VICTIMS[seed % len(VICTIMS)], 0.0)
+        deaths = [first]
+        if random.random() < 0.4:  # what recovers from the first death dies as well
+            deaths.append(_death(random, random.choice(VICTIMS), first.share))
+        if random.random() < 0.6:
+            victims = [victim for victim in VICTIMS if victim not in WITH_STEP_PROCESSES]
+            job = random.choice(JOBS[1:]) if honours_keys else reports_job.name  # the other provider tells no events
+            deaths.append(Death(random.choice(victims), job, 0.0, random.uniform(0.0, 2.0)))
+        return cls(seed, honours_keys, on_unknown, random.randrange(2000, 4000), tuple(deaths))
+
+    def __str__(self) -> str:
+        keys = "keys" if self.honours_keys else f"no keys, {self.on_unknown}"
+        return f"seed {self.seed}: {self.leads} leads, {keys}; " + " | ".join(map(str, self.deaths))
+
+
+def _death(random: Random, victim: Victim, after_share: float) -> Death:
+    share = random.uniform(after_share, 0.95)
+    return Death(victim, campaign_job.name, share, random.uniform(0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """How the system came back.
+
+    Attributes:
+        struck: the deaths that found their victim.
+        unknown: recipients, in the end.
+        runs: of the campaign, by their last status.
+        resumed: how often a sensor began a new attempt; other runs were Dagster's own retries.
+        sent_seconds, whole_seconds: from the last death until the campaign was sent, and until nothing was left to do.
+    """
+
+    schedule: Schedule
+    struck: tuple[Death, ...]
+    accepted: int
+    unknown: int
+    runs: Counter[str]
+    resumed: int
+    sent_seconds: float
+    whole_seconds: float
+
+    def row(self) -> str:
+        """A line of the table."""
+        runs = ", ".join(f"{count} {status.lower()}" for status, count in sorted(self.runs.items()))
+        keys = "keys" if self.schedule.honours_keys else f"no keys, {self.schedule.on_unknown}"
+        return (
+            f"| {self.schedule.seed} | {'; '.join(map(str, self.struck))} | {keys} | {self.accepted:,} "
+            f"| {self.unknown} | {runs} | {self.resumed} | {self.sent_seconds:.0f} | {self.whole_seconds:.0f} |"
+        )
+
+
+@dataclass
+class DagsterWorld:
+    """A running stack with Dagster, and what was done to it."""
+
+    settings: Settings
+    stack: Stack
+    instance: dg.DagsterInstance
+    simulators: dict[bool, Simulator]  # by whether it honours keys
+    variables: dict[str, str]
+    did: Counter[str] = field(default_factory=Counter)
+
+    def run(self, schedule: Schedule) -> Recovered:
+        """Let the schedule happen, wait for the system to recover by itself, and hold the invariant."""
+        simulator = self.simulators[schedule.honours_keys]
+        simulator.set_faults(
+            seed=schedule.seed,
+            probabilities={"slow": 0.3, "slow_response": 0.6},
+            slow_seconds=SLOW_SECONDS,
+            slow_response_seconds=SLOW_SECONDS,
+        )
+        campaign_id = queue_chaos_campaign(
+            self.settings, simulator.account, f"dagster-{schedule.seed}", schedule.leads, schedule.on_unknown
+        )
+        with open_parts(self.settings, self.variables) as parts:
+
+            def share() -> float:
+                return parts.ledger.totals(campaign_id).accepted / schedule.leads
+
+            struck = []
+            for death in schedule.deaths:
+                if self._strike(death, campaign_id, share):
+                    struck.append(death)
+            last_death = time.monotonic()
+            if not struck:
+                raise InvariantBrokenError(f"{schedule}\nno death found its victim")
+            self._wait_for(
+                schedule, "the campaign to be sent", lambda: _is_sent(parts.campaigns.get(campaign_id).status)
+            )
+            sent_seconds = time.monotonic() - last_death
+            simulator.no_faults()
+            self._wait_for(
+                schedule,
+                "the objects to be loaded",
+                lambda: not parts.register.unloaded(campaign_id) and not inbox_is_waiting(parts.store),
+            )
+            self._wait_for(schedule, "the provider's events", lambda: self._events_are_in(simulator, campaign_id))
+            self._wait_for(
+                schedule,
+                "the reports",
+                lambda: self._reported(campaign_id) == (parts.ledger.totals(campaign_id).accepted, "sent"),
+            )
+            self._wait_for(schedule, "the end of every run", lambda: not self._runs_at_work())
+            whole_seconds = time.monotonic() - last_death
+            attempt = parts.campaigns.get(campaign_id).attempt
+        promise = Promise(
+            leads=schedule.leads,
+            honours_keys=schedule.honours_keys,
+            on_unknown=schedule.on_unknown,
+            answers_lost=True,
+            most_unknown=len(struck) * STEPS_AT_ONCE * CONNECTIONS * CALL_ROWS,
+        )
+        try:
+            totals = hold(promise, self.settings, self.variables, simulator.log, campaign_id)
+        except InvariantBrokenError as error:
+            raise InvariantBrokenError(f"{schedule}\n{error}") from error
+        return Recovered(
+            schedule=schedule,
+            struck=tuple(struck),
+            accepted=totals.accepted,
+            unknown=totals.unknown,
+            runs=Counter(run.status.value for run in self._runs_of(campaign_id)),
+            resumed=attempt - 1,
+            sent_seconds=sent_seconds,
+            whole_seconds=whole_seconds,
+        )
+
+    # --- deaths ---------------------------------------------------------------------------------------------
+
+    def _strike(self, death: Death, campaign_id: int, share: Callable[[], float]) -> bool:
+        """Wait for the moment and kill; False where the campaign, or the other job's run, was faster."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            if death.job != campaign_job.name:
+                due = True
+            else:
+                reached = share()
+                if reached >= 1.0:
+                    return False
+                due = reached >= death.share
+            run = self._run_at_work(death.job, campaign_id) if due else None
+            if run is not None:
+                if death.delay_seconds:
+                    time.sleep(death.delay_seconds)
+                victims = self._victims(death.victim, run)
+                if victims:
+                    for process in victims:
+                        with suppress(psutil.NoSuchProcess):
+                            process.kill()
+                    self.did[f"{death.victim}, of a run of {death.job}"] += 1
+                    console.print(f"  killed: {death} ({', '.join(str(one.pid) for one in victims)})")
+                    return True
+            time.sleep(POLL_SECONDS)
+        raise InvariantBrokenError(f"the moment of {death} did not come")
+
+    def _run_at_work(self, job: str, campaign_id: int) -> dg.DagsterRun | None:
+        tags = {CAMPAIGN_ID_TAG: str(campaign_id)} if job == campaign_job.name else {}
+        runs = self.instance.get_runs(
+            dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.STARTED], tags=tags), limit=1
+        )
+        return runs[0] if runs else None
+
+    def _victims(self, victim: Victim, run: dg.DagsterRun) -> list[psutil.Process]:
+        """The processes to kill; none where the run's worker, or the wanted child of it, is not alive now."""
+        worker = self._worker_of(run)
+        if worker is None:
+            return []
+        with suppress(psutil.NoSuchProcess):
+            servers = [
+                child
+                for child in worker.children()
+                if any("multiprocessing.forkserver" in part for part in child.cmdline())
+            ]
+            match victim:
+                case "run worker":
+                    return [worker]
+                case "fork server":
+                    return servers
+                case "step process":
+                    return [step for server in servers for step in server.children()][:1]
+                case "code server":
+                    return [worker.parent()] if worker.ppid() > 1 else []
+                case "run worker and code server, at one moment":
+                    return [worker, worker.parent()] if worker.ppid() > 1 else []
+                case "daemon":
+                    return [
+                        psutil.Process(started.process_id)
+                        for started in self.stack.supervisor.started_parts()
+                        if started.part.name == "dagster-daemon" and started.process_id is not None
+                    ]
+        return []
+
+    def _worker_of(self, run: dg.DagsterRun) -> psutil.Process | None:
+        for entry in self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+            event = entry.dagster_event
+            metadata = event.engine_event_data.metadata if event is not None else {}
+            if "pid" in metadata and event is not None and event.step_key is None:
+                with suppress(psutil.NoSuchProcess):
+                    return psutil.Process(int(str(metadata["pid"].value)))
+        return None
+
+    # --- recovery -------------------------------------------------------------------------------------------
+
+    def _wait_for(self, schedule: Schedule, what: str, is_there: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            if is_there():
+                return
+            time.sleep(POLL_SECONDS * 5)
+        runs = [f"{run.job_name} {run.run_id} {run.status.value}" for run in self._runs_at_work()]
+        raise InvariantBrokenError(f"{schedule}\nwaited {PATIENCE_SECONDS:.0f} s for {what}; runs at work: {runs}")
+
+    def _runs_at_work(self) -> list[dg.DagsterRun]:
+        return list(self.instance.get_runs(dg.RunsFilter(statuses=AT_WORK)))
+
+    def _runs_of(self, campaign_id: int) -> list[dg.DagsterRun]:
+        return list(self.instance.get_runs(dg.RunsFilter(tags={CAMPAIGN_ID_TAG: str(campaign_id)})))
+
+    def _events_are_in(self, simulator: Simulator, campaign_id: int) -> bool:
+        """Whether everything that the provider had to tell is acknowledged and in the warehouse."""
+        if not simulator.honours_keys:
+            return True  # it was given no address to tell
+        told = sum(simulator.log.events_by_type(str(campaign_id)).values())
+        stored = self._ask("select uniqExact(event_key) from event where campaign_id = {id:Int64}", campaign_id)
+        return simulator.log.acknowledged_events(str(campaign_id)) == told and stored == [(told,)]
+
+    def _reported(self, campaign_id: int) -> tuple[int, str] | None:
+        reports = reports_database(self.settings.clickhouse_url.get_secret_value())
+        if not self._ask(f"select 1 from system.tables where database = '{reports}' and name = 'campaign_summary'"):
+            return None
+        rows = self._ask(
+            f"select accepted, status from {reports}.campaign_summary where campaign_id = {{id:Int64}}",
+            campaign_id,
+        )
+        return (int(rows[0][0]), str(rows[0][1])) if rows else None
+
+    def _ask(self, query: str, campaign_id: int = 0) -> list[tuple[Any, ...]]:
+        with open_warehouse(self.settings) as warehouse:
+            return [tuple(row) for row in warehouse.client.query(query, parameters={"id": campaign_id}).result_rows]
+
+
+def _is_sent(status: CampaignStatus) -> bool:
+    if status in (CampaignStatus.PAUSED, CampaignStatus.FAILED):
+        raise InvariantBrokenError(f"the campaign is {status}: it needs an operator")
+    return status is CampaignStatus.SENT
+
+
+@contextmanager
+def dagster_world(folder: Path) -> Iterator[DagsterWorld]:
+    """Start everything that `email-platform up` starts, and a second provider; stop all on leaving."""
+    with provider_without_keys(folder) as without_keys:
+        environment = surroundings() | {
+            variable_of(name): str(value)
+            for name, value in {
+                "chunk_rows": CHUNK_ROWS,
+                "lease_seconds": LEASE_SECONDS,
+                "stall_seconds": STALL_SECONDS,
+                "provider_connections": CONNECTIONS,
+                "start_timeout_seconds": 300,
+                # Some leads bounce; whether a campaign is paused for it is not what is tried here.
+                "guard_bounce_rate": 1,
+                "guard_complaint_rate": 1,
+            }.items()
+        }
+        environment |= without_keys.variables(CALL_ROWS)
+        environment["EMAIL_PLATFORM_SIMULATOR_RECIPIENTS_PER_CALL"] = str(CALL_ROWS)
+        with started_stack(folder / "state", environ=environment, ports="free", say=console.print) as stack:
+            watching = threading.Thread(target=stack.supervisor.watch, name="part-watch", daemon=True)
+            watching.start()
+            settings = stack.settings
+            assert settings.provider_url is not None
+            assert settings.provider_api_key is not None
+            default = Simulator(
+                "default",
+                settings.provider_url,
+                settings.provider_api_key.get_secret_value(),
+                settings.state_folder / "provider",
+                honours_keys=True,
+            )
+            os.environ[variable_of("dagster_postgres_url")] = settings.dagster_postgres_url.get_secret_value()
+            try:
+                with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
+                    yield DagsterWorld(
+                        settings, stack, instance, {True: default, False: without_keys}, {**os.environ, **environment}
+                    )
+            finally:
+                del os.environ[variable_of("dagster_postgres_url")]
+                stack.supervisor.request_stop()
+                watching.join()
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--schedules", type=int, default=8)
+    options.add_argument("--report", type=Path, help="write the table as Markdown")
+    options.add_argument("--folder", type=Path, help="keep the stack's folder here")
+    chosen = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the parts end with us
+    recovered: list[Recovered] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-dagster-") as temporary,
+        dagster_world(chosen.folder or Path(temporary)) as world,
+    ):
+        for number, seed in enumerate(range(chosen.seed, chosen.seed + chosen.schedules), start=1):
+            schedule = Schedule.of(seed)
+            console.print(f"{number}/{chosen.schedules} {schedule}")
+            try:
+                recovered.append(world.run(schedule))
+            except InvariantBrokenError as error:
+                console.print(f"BROKEN {error}\nreplay: make chaos-dagster SEED={seed} N=1")
+                return 1
+            console.print(f"  {recovered[-1].row()}")
+        _report(world, recovered, chosen.report)
+    return 0
+
+
+def _report(world: DagsterWorld, recovered: list[Recovered], path: Path | None) -> None:
+    seeds = [one.schedule.seed for one in recovered]
+    lines = [
+        f"`make chaos-dagster SEED={seeds[0]} N={len(seeds)}`: the invariant held in all {len(seeds)} schedules, "
+        "and the system was whole again each time.",
+        "",
+        "| seed | killed with SIGKILL | provider | accepted | unknown | the campaign's runs | resumed | s until sent "
+        "| s until whole |",
+        "| ---: | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
+        *(one.row() for one in recovered),
+        "",
+        "| killed | times |",
+        "| --- | ---: |",
+        *(f"| {name} | {times} |" for name, times in sorted(world.did.items())),
+        "",
+    ]
+    console.print("\n".join(lines))
+    if path is not None:
+        path.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

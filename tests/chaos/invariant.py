@@ -1,0 +1,146 @@
+"""A campaign for the chaos suites, and the invariant that must hold when it has come to its end.
+
+The provider's own log, the ledger's receipts, the Parquet objects and ClickHouse are compared message by message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow.parquet as pq
+from sqlalchemy import insert
+
+from email_platform.accounting import require_all
+from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.postgres.tables import app_user, campaign, lead, sender
+from email_platform.campaign_run import account
+from email_platform.embedded.provider_simulator import AcceptedLog
+from email_platform.errors import AccountingError
+from email_platform.ledger import CampaignTotals
+from email_platform.settings import Settings
+from email_platform.storage_layout import deliveries_prefix
+from tests.chaos.providers import BLOCKED_DOMAIN
+
+OnUnknown = Literal["hold", "resend"]
+BLOCKED = 3  # recipients whom the provider refuses one by one
+
+
+class InvariantBrokenError(AssertionError):
+    """The invariant does not hold; the message has the schedule, whose seed replays it."""
+
+
+def queue_chaos_campaign(
+    settings: Settings, provider_account: str, name: str, leads: int, on_unknown: OnUnknown
+) -> int:
+    """A queued campaign to leads of its own, to some whom the provider refuses and to one without an address."""
+    name = f"{name}-{time.monotonic_ns()}"
+    rows = [{"email": f"{name}-{number}@example.com", "first_name": "Ada", "city": name} for number in range(leads)]
+    rows += [
+        {"email": f"{name}-{number}@{BLOCKED_DOMAIN}", "first_name": "Bo", "city": name} for number in range(BLOCKED)
+    ]
+    rows += [{"email": "nobody", "first_name": "No", "city": name}]
+    with open_oltp(settings) as engine, engine.begin() as connection:
+        connection.execute(insert(lead), rows)
+        owner = connection.execute(
+            insert(app_user).values(email=f"{name}@example.com", name=name).returning(app_user.c.id)
+        ).scalar_one()
+        sender_id = connection.execute(
+            insert(sender)
+            .values(owner_id=owner, from_address="a@example.com", from_name="A", provider_account=provider_account)
+            .returning(sender.c.id)
+        ).scalar_one()
+        return connection.execute(
+            insert(campaign)
+            .values(
+                owner_id=owner,
+                sender_id=sender_id,
+                name=name,
+                subject_template="Hello {{ first_name }}",
+                html_template="<p>{{ first_name }} {{ unsubscribe_url }}</p>",
+                condition={"all": [{"field": "city", "op": "eq", "value": name}]},
+                on_unknown=on_unknown,
+                status="queued",
+            )
+            .returning(campaign.c.id)
+        ).scalar_one()
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is promised of one campaign, by what was done to it.
+
+    Attributes:
+        honours_keys: whether its provider honours idempotency keys.
+        answers_lost: whether any attempt can have ended without an answer.
+        most_unknown: how many recipients may be unknown where no keys are honoured.
+    """
+
+    leads: int
+    honours_keys: bool
+    on_unknown: OnUnknown
+    answers_lost: bool
+    most_unknown: int
+
+
+def hold(
+    promise: Promise, settings: Settings, variables: Mapping[str, str], log: AcceptedLog, campaign_id: int
+) -> CampaignTotals:
+    """Compare every trace of a campaign that is sent, staged and loaded.
+
+    Raises:
+        InvariantBrokenError: says everything that does not hold.
+    """
+    problems = []
+    with open_parts(settings, variables) as parts, open_warehouse(settings) as warehouse:
+        totals = parts.ledger.totals(campaign_id)
+        try:
+            require_all(account(parts, warehouse, campaign_id))
+        except AccountingError as error:
+            problems.append(str(error))
+        told: dict[str, str] = {}
+        ids: dict[str, str] = {}
+        for found in parts.store.list(deliveries_prefix(campaign_id)):
+            with parts.store.reader(found.key) as reader:
+                table = pq.read_table(reader, columns=["message_id", "status", "provider_message_id"])
+            ids |= dict(zip(table["message_id"].to_pylist(), table["provider_message_id"].to_pylist(), strict=True))
+            told |= dict(zip(table["message_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+        in_warehouse = dict(
+            warehouse.client.query(
+                "select toString(message_id), status from delivery final where campaign_id = {id:Int64}",
+                parameters={"id": campaign_id},
+            ).result_rows
+        )
+    logged: dict[str, set[str]] = {}
+    counted: Counter[str] = Counter()
+    for row in log.rows(str(campaign_id)):
+        counted[row.message_id] += 1
+        logged.setdefault(row.message_id, set()).add(row.provider_message_id)
+    accepted = {one for one, status in told.items() if status == "accepted"}
+    unknown = {one for one, status in told.items() if status == "unknown"}
+    twice = sum(times > 1 for times in counted.values())
+    eligible = promise.leads + BLOCKED
+    if in_warehouse != told:
+        problems.append("the warehouse does not hold what the objects say")
+    if any(ids[one] not in logged.get(one, ()) for one in accepted):
+        problems.append("a receipt has a provider's message id that the provider gave to somebody else")
+    if twice and not promise.answers_lost:
+        problems.append("somebody was mailed twice without any unknown call")
+    if len(told) != eligible:
+        problems.append(f"{eligible} eligible, {len(told)} staged")
+    if twice and (promise.honours_keys or promise.on_unknown == "hold"):
+        problems.append(f"{twice} leads were mailed twice")
+    if not accepted <= set(counted):
+        problems.append(f"{len(accepted - set(counted))} accepted in the ledger but not by the provider")
+    if not set(counted) - accepted <= unknown:
+        problems.append("an acceptance of the provider's is neither accepted nor unknown here")
+    if promise.honours_keys and unknown:
+        problems.append(f"{len(unknown)} unknown although keys are honoured")
+    if len(unknown) > promise.most_unknown:
+        problems.append(f"{len(unknown)} unknown, more than {promise.most_unknown}")
+    if problems:
+        raise InvariantBrokenError("; ".join(problems))
+    return totals
