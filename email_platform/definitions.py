@@ -22,6 +22,7 @@ from resources.parts import PartsResource
 from resources.settings import SettingsResource
 from resources.step_outputs import StepOutputs
 from resources.warehouse import WarehouseResource
+from sensors.dead_runs import dead_runs
 from sensors.events_are_waiting import events_are_waiting
 from sensors.old_campaign_partitions import old_campaign_partitions
 from sensors.queued_campaigns import queued_campaigns
@@ -54,6 +55,7 @@ defs = dg.Definitions(
     sensors=[
         queued_campaigns,
         silent_campaigns,
+        dead_runs,
         staged_objects_waiting,
         events_are_waiting,
         reports_are_stale,

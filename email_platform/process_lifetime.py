@@ -1,4 +1,4 @@
-"""Ends a process's work with the processes that asked for it.
+"""Ends a process's work with the processes that asked for it, and tells whether a process is still there.
 
 Invariant: a step whose run worker died starts no further call. Measured trap: Dagster's step processes
 outlive a killed run worker, and with multiprocessing's fork server even the step's parent (the server)
@@ -17,11 +17,24 @@ from uuid import uuid4
 import psutil
 
 CHECK_SECONDS = 0.5
+CLOCK_SECONDS = 2.0  # a process's beginning is known as exactly as the machine's own
 
 
 def process_name(run_id: str) -> str:
     """A name for this process as holder of leases: unique, and telling an operator where to look."""
     return f"{run_id}@{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+
+
+def is_alive_since(process_id: int, moment: float) -> bool:
+    """Whether the process that had this id at the moment (seconds since 1970) is still there.
+
+    A process that began later has only been given the same id, as happens soon where a container starts again.
+    """
+    try:
+        process = psutil.Process(process_id)
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= moment + CLOCK_SECONDS)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def ancestors() -> tuple[int, ...]:

@@ -277,16 +277,25 @@ class DagsterWorld:
                 case "step process":
                     return [step for server in servers for step in server.children()][:1]
                 case "code server":
-                    return [worker.parent()] if worker.ppid() > 1 else []
+                    return self._code_servers()
                 case "run worker and code server, at one moment":
-                    return [worker, worker.parent()] if worker.ppid() > 1 else []
+                    return [worker, *self._code_servers()]
                 case "daemon":
-                    return [
-                        psutil.Process(started.process_id)
-                        for started in self.stack.supervisor.started_parts()
-                        if started.part.name == "dagster-daemon" and started.process_id is not None
-                    ]
+                    return self._daemon()
         return []
+
+    def _daemon(self) -> list[psutil.Process]:
+        return [
+            psutil.Process(started.process_id)
+            for started in self.stack.supervisor.started_parts()
+            if started.part.name == "dagster-daemon" and started.process_id is not None
+        ]
+
+    def _code_servers(self) -> list[psutil.Process]:
+        """The daemon's, which starts the run workers; the webserver has one of its own."""
+        return [
+            child for daemon in self._daemon() for child in daemon.children() if {"api", "grpc"} <= set(child.cmdline())
+        ]
 
     def _worker_of(self, run: dg.DagsterRun) -> psutil.Process | None:
         for entry in self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):

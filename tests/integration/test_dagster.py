@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,8 +13,11 @@ from typing import Any
 from uuid import uuid4
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
+from dagster._core.events import EngineEventData
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 from sqlalchemy import Engine, delete, insert, text, update
 
@@ -27,12 +31,15 @@ from email_platform.definitions import defs
 from email_platform.embedded import dagster_processes
 from email_platform.embedded.dagster_processes import CAMPAIGN_TAG, write_dagster_yaml
 from email_platform.launching import FRUITLESS_ATTEMPTS, LARGE_ROWS
+from email_platform.process_lifetime import is_alive_since
 from email_platform.settings import Settings, variable_of
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
+from sensors.dead_runs import dead_runs, worker_is_gone
 from sensors.old_campaign_partitions import old_campaign_partitions
 from sensors.queued_campaigns import queued_campaigns
 from sensors.silent_campaigns import silent_campaigns
+from sensors.staged_objects_waiting import is_running
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
 
 pytestmark = pytest.mark.integration
@@ -356,6 +363,44 @@ def test_partitions_of_campaigns_that_ended_long_ago_are_archived_and_come_back_
 def test_the_job_that_the_sensors_launch_is_the_partitioned_one() -> None:
     assert campaign_job.name == "campaign_job"
     assert defs.resolve_job_def("campaign_job").partitions_def == campaign_partitions
+
+
+def test_a_run_at_work_whose_worker_is_gone_is_ended_on_record_when_it_was_found_so_twice(tmp_path: Path) -> None:
+    started_at = time.time()
+    with (
+        subprocess.Popen(["sleep", "600"]) as worker,
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,  # with Dagster's own run launcher
+    ):
+        time.sleep(0.1)
+        tags = {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": "gone"})}
+        mine, cli, other = (
+            instance.create_run_for_job(
+                defs.resolve_job_def("reports_job"), status=dg.DagsterRunStatus.STARTED, tags=one
+            )
+            for one in (tags, {}, tags)
+        )
+        for run in (mine, cli):
+            instance.report_engine_event("Started process for run", run, EngineEventData.in_process(worker.pid))
+        assert not worker_is_gone(instance, mine)
+        assert is_running(instance, "reports_job"), "no other refresh is asked for"
+        worker.kill()
+        worker.wait()
+        assert [worker_is_gone(instance, run) for run in (mine, cli, other)] == [True, False, False]
+
+        def tick(cursor: str | None) -> str:
+            with dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs) as context:
+                result = dead_runs(context)
+            assert isinstance(result, dg.SensorResult)
+            return result.cursor or ""
+
+        cursor = tick(None)
+        assert instance.get_run_by_id(mine.run_id).status is dg.DagsterRunStatus.STARTED
+        assert json.loads(tick(cursor)) == []
+        statuses = [instance.get_run_by_id(run.run_id).status.value for run in (mine, cli, other)]
+        assert statuses == ["FAILURE", "STARTED", "STARTED"]
+    assert not is_alive_since(worker.pid, started_at)
+    assert is_alive_since(os.getpid(), started_at)
+    assert not is_alive_since(os.getpid(), psutil.Process().create_time() - 60), "this process got the id of another"
 
 
 def record_run(instance: dg.DagsterInstance, campaign_id: int, status: dg.DagsterRunStatus) -> dg.DagsterRun:

@@ -1,0 +1,57 @@
+"""Waits for runs that Dagster calls at work while their worker is gone, and ends them on record.
+
+The worker of a run is watched by the code server that started it, and by nobody else: where both die (a container is
+killed, a machine restarts), the run stays STARTED for ever. It keeps its place in the run queue, and a sensor that asks
+for one run at a time asks for no other: no event would be loaded any more, no report refreshed. Ended on record, it is
+retried as Dagster retries any run whose worker died.
+
+A tick runs in the code server, beside the workers that it started, and looks for their processes. Launchers that watch
+their workers themselves (Kubernetes, ECS, Docker) are left alone: Dagster's run monitoring asks them.
+"""
+
+import json
+
+import dagster as dg
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from email_platform.process_lifetime import is_alive_since
+
+
+def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the process that announced itself as the run's worker is not there any more.
+
+    A run that no code server started (an operator's `dagster job execute`) may work on another machine.
+    """
+    if GRPC_INFO_TAG not in run.tags:
+        return False
+    events = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=20).records
+    for entry in (record.event_log_entry for record in events):
+        metadata = entry.dagster_event.engine_event_data.metadata if entry.dagster_event else {}
+        if "pid" in metadata:
+            return not is_alive_since(int(str(metadata["pid"].value)), entry.timestamp)
+    return False
+
+
+@dg.sensor(
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="A run is at work by Dagster's account, but the process that worked on it is gone.",
+)
+def dead_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """End on record what was found without a worker twice in a row: at first its code server may be about to say so.
+
+    The cursor holds the ids of the runs that were found so the last time.
+    """
+    if not isinstance(context.instance.run_launcher, dg.DefaultRunLauncher):
+        return dg.SensorResult(skip_reason=dg.SkipReason("the run launcher watches its workers itself"))
+    found_before = set(json.loads(context.cursor or "[]"))
+    runs = context.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    gone = [run for run in runs if worker_is_gone(context.instance, run)]
+    for run in gone:
+        if run.run_id in found_before:
+            context.log.warning(f"run {run.run_id} of {run.job_name}: its worker is gone; ending it")
+            context.instance.report_run_failed(run, "its worker is gone, and so is the code server that watched it")
+    return dg.SensorResult(
+        cursor=json.dumps([run.run_id for run in gone if run.run_id not in found_before]),
+        skip_reason=dg.SkipReason(f"{len(gone)} of {len(runs)} runs at work have no worker"),
+    )
