@@ -154,6 +154,7 @@ class CampaignStore(Protocol):
         Raises:
             CampaignNotFoundError: there is no such row.
             IllegalTransitionError: the state machine forbids it.
+            AccountingError: it cannot be sent, since a chunk of it is not finished.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,10 +14,12 @@ import pytest
 from sqlalchemy import Engine, delete, insert, select, text, update
 
 from email_platform.adapters.in_memory_ledger import InMemoryCallLedger
+from email_platform.adapters.postgres.campaigns import change_status
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.tables import app_user, campaign, chunk, send_call, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.campaigns import CampaignStatus
 from email_platform.errors import CampaignStoppedError, LeaseLostError, PartUnavailableError
 from email_platform.identity import call_id
 from email_platform.ledger import CallIntent, CallLedger, CallOutcome, CallReceipt, Lease, Proof, UnknownDecision
@@ -436,6 +439,35 @@ def test_a_process_that_is_stopped_inside_a_transaction_does_not_stop_its_succes
         be_stopped_in_a_turn()
     assert lease[0] is not None
     orphans.dispose()
+
+
+def test_an_orphan_s_call_waits_for_the_campaign_s_change_to_sent_and_then_reopens_nothing(oltp_engine: Engine) -> None:
+    campaign_id = make_campaign(oltp_engine, "sending")
+    with oltp_engine.begin() as connection:
+        connection.execute(insert(chunk).values(campaign_id=campaign_id, chunk_index=0))
+    ledger = PostgresCallLedger(oltp_engine, lease_seconds=0.01)
+    orphan = ledger.take_lease(campaign_id, 0, "orphan")
+    assert orphan is not None
+    ledger.turn(orphan, [], [CallIntent(0, call_id(campaign_id, 0, 0), 0, 2, b"x" * 32)])
+    time.sleep(0.1)
+    successor = ledger.take_lease(campaign_id, 0, "successor")
+    assert successor is not None
+    ledger.turn(successor, [CallOutcome(0, "unknown", error="held")], [])
+    assert ledger.finish_chunk(successor)
+
+    def speak() -> None:
+        with pytest.raises(LeaseLostError):
+            ledger.turn(orphan, [CallOutcome(0, "planned", error="never made")], [])
+
+    speaking = threading.Thread(target=speak)
+    with oltp_engine.begin() as connection:
+        change_status(connection, campaign_id, CampaignStatus.SENT, None)
+        speaking.start()
+        speaking.join(timeout=1)
+        assert speaking.is_alive(), "the orphan reads the status while it changes"
+    speaking.join()
+    assert ledger.chunk_is_finished(campaign_id, 0)
+    assert [record.state for record in ledger.calls(campaign_id, 0)] == ["unknown"]
 
 
 def test_the_ledger_writes_two_rows_per_call_and_renews_its_lease_rarely(oltp_engine: Engine) -> None:

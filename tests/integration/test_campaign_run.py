@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -16,7 +17,7 @@ from sqlalchemy import Engine, delete, insert, update
 from email_platform.accounting import require_all
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-from email_platform.adapters.postgres.tables import campaign, lead, suppression
+from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call, suppression
 from email_platform.campaign_run import (
     Parts,
     account,
@@ -37,7 +38,9 @@ from email_platform.errors import (
     ConfigurationError,
     InvalidConditionError,
     InvalidTemplateError,
+    LeaseLostError,
 )
+from email_platform.ledger import CallOutcome, CampaignTotals, Lease
 from email_platform.ports import EmailProvider
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
@@ -286,6 +289,37 @@ def test_a_campaign_with_unsent_chunks_does_not_become_sent(parts: Parts, engine
     with pytest.raises(AccountingError, match="every eligible lead came to an end"):
         finish_sending(parts, campaign_id)
     assert row_of(engine, campaign_id).status == "sending"
+
+
+def test_a_call_that_an_orphan_never_made_keeps_the_campaign_from_becoming_sent_at_the_last_moment(
+    parts: Parts, engine: Engine
+) -> None:
+    campaign_id = queue_campaign(engine, in_city(seed_leads(engine, numbered(120))))
+    orphan = Lease(campaign_id, 0, 1, "orphan")
+
+    class LateOrphan:
+        """The ledger of which an orphan's last words come right after the look at the totals."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(parts.ledger, name)
+
+        def totals(self, campaign_id: int) -> CampaignTotals:
+            totals = parts.ledger.totals(campaign_id)
+            with pytest.raises(LeaseLostError):
+                parts.ledger.turn(orphan, [CallOutcome(0, "planned", error="never made")], [])
+            return totals
+
+    send_all(parts, campaign_id)
+    with engine.begin() as connection:  # as the successor of the orphan left it: held, and the chunk finished
+        own = send_call.c.campaign_id == campaign_id, send_call.c.chunk_index == 0, send_call.c.call_index == 0
+        connection.execute(update(send_call).where(*own).values(state="unknown", receipt=None, receipt_at=None))
+        chunks = update(chunk).where(chunk.c.campaign_id == campaign_id, chunk.c.chunk_index == 0)
+        connection.execute(chunks.values(lease_epoch=2))
+    with pytest.raises(AccountingError, match="1 of its chunks"):
+        finish_sending(replace(parts, ledger=LateOrphan()), campaign_id)
+    assert row_of(engine, campaign_id).status == "sending"
+    send_all(parts, campaign_id)
+    assert finish_sending(parts, campaign_id).totals.accepted == 120
 
 
 def test_wrong_provider_credentials_pause_the_campaign_with_the_reason(small: Settings, engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """Campaigns in PostgreSQL.
 
-Invariant: a status changes under the row's lock, after `check_transition` on the status read under it.
+Invariant: a status changes under the row's lock, after `check_transition` on the status read under it; a campaign
+becomes sent only where, under that lock, every chunk of it is finished.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from email_platform.campaigns import (
     Sender,
     check_transition,
 )
-from email_platform.errors import CampaignNotFoundError
+from email_platform.errors import AccountingError, CampaignNotFoundError
 
 _STARTED = {CampaignStatus.SENDING}
 _ENDED = (CampaignStatus.SENT, CampaignStatus.CANCELLED)  # nothing more will be sent by itself
@@ -46,7 +47,7 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     """Make one legal change of status in the caller's transaction, under the row's lock.
 
     Raises:
-        CampaignNotFoundError, IllegalTransitionError: nothing was changed.
+        CampaignNotFoundError, IllegalTransitionError, AccountingError: nothing was changed.
     """
     current: str | None = connection.execute(
         select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
@@ -56,6 +57,8 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     values: dict[str, Any] = {"status_reason": reason}
     if current != wanted:
         check_transition(campaign_id, CampaignStatus(current), wanted)
+        if wanted is CampaignStatus.SENT:
+            _require_finished_chunks(connection, campaign_id)
         values["status"] = wanted
         if wanted is CampaignStatus.QUEUED:
             values |= {"queued_at": func.now(), "finished_at": None, "fruitless_attempts": 0}
@@ -68,6 +71,13 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     if wanted in _STARTED:
         values["progress_at"] = func.clock_timestamp()
     connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(**values))
+
+
+def _require_finished_chunks(connection: Connection, campaign_id: int) -> None:
+    """A fenced process may unfinish a chunk at any moment, but then it holds a lock on the campaign's row as well."""
+    unfinished = select(func.count()).where(chunk.c.campaign_id == campaign_id, chunk.c.finished_at.is_(None))
+    if chunks := connection.execute(unfinished).scalar_one():
+        raise AccountingError(f"campaign {campaign_id} is not sent: {chunks} of its chunks are not finished")
 
 
 class PostgresCampaignStore:

@@ -257,18 +257,17 @@ class PostgresCallLedger:
     def _is_open(self, connection: Connection, lease: Lease) -> bool:
         """Lock the chunk's row and see to it that somebody will do what is left of the chunk, where that can be."""
         own = (chunk.c.campaign_id == lease.campaign_id) & (chunk.c.chunk_index == lease.chunk_index)
-        state = connection.execute(
-            select(chunk.c.finished_at, campaign.c.status)
-            .select_from(chunk.outerjoin(campaign, campaign.c.id == chunk.c.campaign_id))
-            .where(own)
-            .with_for_update(of=chunk, key_share=True)
-        ).one_or_none()
-        if state is None:
-            return False
-        if state.finished_at is not None and state.status == "sending":
+        found = connection.execute(select(chunk.c.finished_at).where(own).with_for_update(key_share=True)).one_or_none()
+        if found is None or found.finished_at is None:
+            return found is not None
+        # Whoever sets the campaign to sent locks its row and then looks for unfinished chunks: before this
+        # transaction, whose look at the status waits for the other's end, or after it.
+        status = connection.execute(
+            select(campaign.c.status).where(campaign.c.id == lease.campaign_id).with_for_update(read=True)
+        ).scalar_one_or_none()
+        if status == "sending":
             connection.execute(update(chunk).where(own).values(finished_at=None))
-            return True
-        return state.finished_at is None
+        return status == "sending"
 
     def _why_not(self, connection: Connection, lease: Lease) -> Exception | None:
         """Lock the chunk's row and say why the caller may not start a call now, or renew its lease."""
