@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest demo up test test-unit chaos chaos-demo flood check fix clean bench
+.PHONY: help setup dbt-manifest demo up test test-unit chaos chaos-dagster chaos-demo flood check fix clean bench
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -42,6 +42,10 @@ SEED ?= 1
 N ?= 25
 chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1 N=200 REPORT=file.md)
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
+
+chaos-dagster: N = 8
+chaos-dagster: setup  ## deaths of Dagster's processes on a running stack, seeded (SEED=1 N=8 REPORT=file.md)
+	$(BIN)/python -m tests.chaos.dagster_deaths --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
 
 EVENTS ?= 200000
 flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=200000 SEED=1)

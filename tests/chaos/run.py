@@ -63,7 +63,7 @@ def _report(world: ChaosWorld, totals: Counter[str], seeds: range, seconds: floa
         "",
         "| what happened | times |",
         "| --- | ---: |",
-        *(f"| {name} | {times:,} |" for name, times in sorted(world.did.items())),
+        *(f"| {name} | {times:,} |" for name, times in sorted(world.did.items()) if times),
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
