@@ -44,6 +44,7 @@ class ReportsTranslator(DagsterDbtTranslator):
         "campaign": "warehouse_dimensions",
         "app_user": "warehouse_dimensions",
         "legacy_email": "legacy_emails",
+        "suppression": "warehouse_dimensions",
     }
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:

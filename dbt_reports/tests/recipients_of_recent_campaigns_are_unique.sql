@@ -3,9 +3,9 @@ select campaign_id, lead_id, count() as copies
 from {{ ref('campaign_recipients') }}
 where campaign_id in (
     select campaign_id
-    from {{ ref('int_campaign_days') }}
+    from {{ ref('int_campaign_hours') }}
     group by campaign_id
-    order by max(last_built_at) desc
+    order by max(counted_up_to) desc
     limit 3
 )
 group by campaign_id, lead_id

@@ -35,9 +35,20 @@ from email_platform.storage_layout import deliveries_key, event_normalised_key
 pytestmark = pytest.mark.integration
 
 PROJECT = Path(__file__).parents[2] / "dbt_reports"
-MARTS = ("campaign_summary", "sender_activity", "campaign_recipients", "email")
+MARTS = (
+    "campaign_summary",
+    "sender_activity",
+    "campaign_recipients",
+    "email",
+    "lead_history",
+    "domain_deliverability",
+    "bounce_reasons",
+    "hourly_throughput",
+    "suppression_growth",
+)
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
 HOSTILE = 'it\'s "q" `b` \\N \t\n;-- {{ x }} {% raw %} \u202eشلم 😀 %s '
+HOSTILE_DOMAIN = "ДОМЕН\"'\u202e😀.example"
 LONGEST_ADDRESS = f"{'l' * 64}@{'d' * 251}.org"
 
 
@@ -97,7 +108,7 @@ class Reports:
     def load_dimensions(self, tables: Mapping[DimensionName, list[Mapping[str, Any]]], at: datetime) -> None:
         class Source:
             def snapshot(self, name: DimensionName, snapshot_at: datetime) -> pa.Table:
-                rows = [{**row, "snapshot_at": snapshot_at} for row in tables[name]]
+                rows = [{**row, "snapshot_at": snapshot_at} for row in tables.get(name, [])]
                 return pa.Table.from_pylist(rows, schema=DIMENSION_SCHEMAS[name])
 
         refresh_dimensions(Source(), self.store, self.warehouse, lambda: at)
@@ -130,6 +141,15 @@ def campaign(campaign_id: int, *, eligible: int, excluded: int = 0, **values: An
         "considered": eligible + excluded, "eligible": eligible, "excluded_suppressed": excluded,
         "excluded_unsubscribed": 0, "excluded_invalid_address": 0, "excluded_duplicate_address": 0,
         "chunk_count": 1, "frozen_at": NOON, **values,
+    }  # fmt: skip
+
+
+def suppressions(count: int, *, source: str, days: int = 0, sender_id: int | None = None) -> Mapping[str, Any]:
+    """So many hard bounces that began so many days after noon's day."""
+    day = NOON.date() + timedelta(days=days)
+    return {
+        "id": f"{day}/{sender_id}/{source}", "created_on": day, "reason": "hard_bounce", "source": source,
+        "sender_id": sender_id, "suppressions": count,
     }  # fmt: skip
 
 
@@ -171,7 +191,9 @@ def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) ->
         [
             delivery(1, 1, "accepted", NOON, email=LONGEST_ADDRESS),
             delivery(1, 2, "accepted", NOON + timedelta(minutes=2), email=HOSTILE),
-            delivery(1, 3, "rejected", NOON, error_code="550", error_message=HOSTILE),
+            delivery(
+                1, 3, "rejected", NOON, error_code="550", error_message=HOSTILE, email=f"{HOSTILE}@{HOSTILE_DOMAIN}"
+            ),
             delivery(1, 4, "unknown", NOON),
             delivery(1, 5, "abandoned", NOON + timedelta(days=1)),
         ],
@@ -192,6 +214,7 @@ def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) ->
                     finished_at=None,
                 ),
             ],
+            "suppression": [suppressions(1, source=HOSTILE), suppressions(2, source=HOSTILE, days=3, sender_id=4)],
         },
         NOON + timedelta(days=2),
     )
@@ -217,6 +240,26 @@ def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) ->
     assert [row["email"] for row in recipients[:2]] == [LONGEST_ADDRESS, HOSTILE]
     assert len(LONGEST_ADDRESS) == 320
     assert recipients[2]["error"] == f"550: {HOSTILE}"
+
+    history = reports.rows("lead_history", "lead_id")
+    for name in ("email", "status", "error", "occurred_at"):
+        assert [row[name] for row in history] == [row[name] for row in recipients]
+    domains = {row["recipient_domain"]: row for row in reports.rows("domain_deliverability", "activity_date desc")}
+    assert set(domains) == {LONGEST_ADDRESS.split("@")[1], HOSTILE_DOMAIN.lower(), "", "example.org"}
+    assert [domains[name]["accepted"] for name in (LONGEST_ADDRESS.split("@")[1], "", "example.org")] == [1, 1, 0]
+    [reason] = reports.rows("bounce_reasons", "1")
+    assert (reason["problem"], reason["reason_code"], reason["reason_class"]) == ("rejected", "550", "address")
+    assert (reason["example_reason"], reason["recipients"]) == (f"550: {HOSTILE}"[:200], 1)
+    hours = reports.rows("hourly_throughput", "activity_hour")
+    assert [(hour["activity_hour"], hour["accepted"], hour["abandoned"]) for hour in hours] == [
+        (NOON, 2, 0),
+        (NOON + timedelta(days=1), 0, 1),
+    ]
+    growth = reports.rows("suppression_growth", "activity_date")
+    assert [(row["source"], row["scope"], row["sender_id"], row["cumulative_suppressions"]) for row in growth] == [
+        (HOSTILE, "every_sender", 0, 1),
+        (HOSTILE, "one_sender", 4, 2),
+    ]
 
     emails = reports.rows("email", "lead_id")
     assert [row["status"] for row in emails] == ["sent", "sent", "failed", "unknown", "failed"]
@@ -270,7 +313,7 @@ def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_deliver
         bounce,
         event("complained", key="complaint", provider_message_id="p-1-2"),
         event("delivered", key="d2", **about(1, 2)),
-        event("bounced", "soft", key="soft", **about(1, 3)),
+        event("bounced", "soft", key="soft", details='{"diagnostic": "smtp; 550 5.1.1 <x>"}', **about(1, 3)),
         event("bounced", "soft", key="out of office", **about(1, 4)),
         event("delivered", key="d4", **about(1, 4)),
         event("bounced", "hard", key="no id", at=later, recipient="LEAD5@example.org"),
@@ -296,10 +339,20 @@ def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_deliver
     emails = [row["status"] for row in reports.rows("email", "lead_id")]
     assert emails == ["bounced", "sent", "bounced", "sent", "bounced", "sent", "sent"]
 
-    with_increments = reports.rows("int_deliveries_current", "campaign_id, lead_id")
+    assert {row["reason_code"]: row["recipients"] for row in reports.rows("bounce_reasons", "1")} == {"": 2, "5.1.1": 1}
+    [domain] = reports.rows("domain_deliverability", "1")
+    assert (domain["bounced_hard"], domain["delivered"], domain["complained"]) == (2, 4, 1)
+    assert [row["status"] for row in reports.rows("lead_history", "lead_id")] == reports.statuses(1)
+
+    tables = ("int_deliveries_current", "int_campaign_hours", "int_campaign_domains", "lead_history")
+
+    def present() -> list[list[dict[str, Any]]]:
+        when = {"built_at": None, "counted_up_to": None}
+        return [[row | when for row in reports.rows(table, "all")] for table in tables]
+
+    with_increments = present()
     reports.build("--full-refresh")
-    anew = reports.rows("int_deliveries_current", "campaign_id, lead_id")
-    assert [row | {"built_at": None} for row in anew] == [row | {"built_at": None} for row in with_increments]
+    assert present() == with_increments
 
 
 def test_an_event_that_was_read_again_takes_back_what_the_old_reading_said(reports: Reports) -> None:

@@ -113,3 +113,16 @@ def test_what_an_import_corrects_later_is_corrected_in_the_reports(reports: Repo
     assert (second["accepted"], second["emails"]) == (1, 1)
     assert [row["lead_id"] for row in reports.rows("campaign_recipients", "campaign_id, lead_id")] == [1, 2, 3, 1]
     assert sorted(row["id"] for row in reports.rows("email", "id")) == ["1", "2", "3", "50", "6"]
+    history = reports.rows("lead_history", "campaign_id, lead_id")
+    assert [(row["campaign_id"], row["lead_id"]) for row in history] == [(900_001, one) for one in (1, 2, 3)] + [
+        (900_002, 1)
+    ]
+
+    load_old(reports, "other-removed", [old_row(50, 900_002, 1, "", version=2, is_deleted=1)])
+    reports.build()
+    assert {row["campaign_id"] for row in reports.rows("lead_history", "1")} == {900_001}
+    assert {row["campaign_id"] for row in reports.rows("hourly_throughput", "1")} == {900_001}, "nothing of it is left"
+    [domain] = reports.rows("domain_deliverability", "1")
+    assert (domain["accepted"], domain["emails"], domain["bounced_hard"]) == (3, 4, 1)
+    [reason] = reports.rows("bounce_reasons", "1")
+    assert (reason["provider"], reason["reason_code"], reason["recipients"]) == ("old_system", "550", 1)

@@ -6,5 +6,5 @@ select
     {% endfor %}
     min(first_sent_at) as first_sent_at,
     max(last_sent_at) as last_sent_at
-from {{ ref('int_campaign_days') }}
+from {{ ref('int_campaign_hours') }}
 group by campaign_id

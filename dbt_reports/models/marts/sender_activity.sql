@@ -2,10 +2,10 @@
 
 select
     user_id,
-    activity_date,
+    toDate(activity_hour, 'UTC') as activity_date,
     toInt64(uniqExact(campaign_id)) as campaigns,
     {% for name in outcome_counts() %}
     sum({{ name }}) as {{ name }}{{ ',' if not loop.last }}
     {% endfor %}
-from {{ ref('int_campaign_days') }}
+from {{ ref('int_campaign_hours') }}
 group by user_id, activity_date

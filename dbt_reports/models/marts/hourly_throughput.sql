@@ -1,0 +1,16 @@
+{{ config(materialized='view') }}
+
+select
+    activity_hour,
+    campaign_id,
+    sender_id,
+    user_id,
+    accepted,
+    rejected,
+    unknown,
+    abandoned,
+    emails,
+    first_sent_at,
+    last_sent_at,
+    accepted / nullIf(dateDiff('millisecond', first_sent_at, last_sent_at) / 1000, 0) as accepted_per_second
+from {{ ref('int_campaign_hours') }}
