@@ -125,7 +125,8 @@ class Recovered:
         unknown: recipients, in the end.
         runs: of the campaign, by their last status.
         resumed: how often a sensor began a new attempt; other runs were Dagster's own retries.
-        sent_seconds, whole_seconds: from the last death until the campaign was sent, and until nothing was left to do.
+        sent_seconds: from the last death of a process of the campaign's run until the campaign was sent.
+        whole_seconds: from the last death of all until nothing was left to do.
     """
 
     schedule: Schedule
@@ -176,16 +177,20 @@ class DagsterWorld:
                 return parts.ledger.totals(campaign_id).accepted / schedule.leads
 
             struck = []
+            sending_until = 0.0
             for death in schedule.deaths:
                 if self._strike(death, campaign_id, share):
                     struck.append(death)
+                    if death.job == campaign_job.name:
+                        sending_until = time.time()
             last_death = time.monotonic()
             if not struck:
                 raise InvariantBrokenError(f"{schedule}\nno death found its victim")
             self._wait_for(
                 schedule, "the campaign to be sent", lambda: _is_sent(parts.campaigns.get(campaign_id).status)
             )
-            sent_seconds = time.monotonic() - last_death
+            finished_at = parts.campaigns.get(campaign_id).finished_at
+            sent_seconds = finished_at.timestamp() - sending_until if finished_at and sending_until else 0.0
             simulator.no_faults()
             self._wait_for(
                 schedule,
@@ -264,18 +269,14 @@ class DagsterWorld:
         if worker is None:
             return []
         with suppress(psutil.NoSuchProcess):
-            servers = [
-                child
-                for child in worker.children()
-                if any("multiprocessing.forkserver" in part for part in child.cmdline())
-            ]
+            servers = _forked(worker)
             match victim:
                 case "run worker":
                     return [worker]
                 case "fork server":
                     return servers
                 case "step process":
-                    return [step for server in servers for step in server.children()][:1]
+                    return [step for server in servers for step in _forked(server)][:1]
                 case "code server":
                     return self._code_servers()
                 case "run worker and code server, at one moment":
@@ -344,6 +345,13 @@ class DagsterWorld:
     def _ask(self, query: str, campaign_id: int = 0) -> list[tuple[Any, ...]]:
         with open_warehouse(self.settings) as warehouse:
             return [tuple(row) for row in warehouse.client.query(query, parameters={"id": campaign_id}).result_rows]
+
+
+def _forked(process: psutil.Process) -> list[psutil.Process]:
+    """A run worker's fork server, or a fork server's step processes, whose command lines are alike."""
+    return [
+        child for child in process.children() if any("multiprocessing.forkserver" in part for part in child.cmdline())
+    ]
 
 
 def _is_sent(status: CampaignStatus) -> bool:

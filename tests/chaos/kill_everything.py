@@ -173,18 +173,18 @@ def kind_of(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
     for sign, kind in (
         ("guard.py", "guard"),
-        ("execute_run", "run worker"),
-        ("forkserver", "step process or fork server"),
-        ("multiprocessing", "step process or fork server"),
+        ("multiprocessing.spawn", "run worker"),
+        ("multiprocessing.forkserver", "step process or fork server"),
+        ("multiprocessing.resource_tracker", "multiprocessing's resource tracker"),
+        ("compute_logs", "capture of a step's log"),
         ("dagster._daemon", "Dagster daemon"),
         ("dagster_webserver", "Dagster webserver"),
         ("dagster api grpc", "code server"),
-        ("code-server", "code server"),
         ("postgres", "PostgreSQL server and backends"),
         ("object_store_server", "S3 server"),
         ("clickhouse_endpoint", "ClickHouse endpoint"),
         ("provider_simulator", "provider"),
-        ("receiver", "receiver"),
+        ("email_platform.receiver", "receiver"),
         (" demo ", "supervisor"),
     ):
         if sign in command:
