@@ -6,7 +6,9 @@ from collections.abc import Callable
 import dagster as dg
 
 from assets.outcomes import failures_told
-from email_platform.rebuild import RebuildReport, rebuild_warehouse
+from email_platform.errors import ConfigurationError
+from email_platform.legacy_import import NOTHING
+from email_platform.rebuild import RebuildProgress, RebuildReport, rebuild_warehouse
 from resources.parts import PartsResource
 from resources.warehouse import WarehouseResource
 
@@ -14,65 +16,93 @@ PROGRESS_SECONDS = 5.0
 SHOWN_KEYS = 50
 
 
+class Rebuild(dg.Config):
+    """How the warehouse is made anew.
+
+    Attributes:
+        empty_database: the name of the raw tables' database, typed out, to remove all their rows first; empty to load
+            only what is missing.
+    """
+
+    empty_database: str = ""
+
+
 @dg.op
 def rebuild_from_staging_area(
-    context: dg.OpExecutionContext, parts: PartsResource, warehouse: WarehouseResource
+    context: dg.OpExecutionContext, config: Rebuild, parts: PartsResource, warehouse: WarehouseResource
 ) -> None:
-    """Load every object of the staging area that the warehouse does not hold, whatever the register says."""
+    """Load whatever the bucket has and the warehouse lacks, and show what the tables held before and hold now."""
     with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
+        if config.empty_database not in ("", clickhouse.database):
+            raise ConfigurationError(f"empty_database: the warehouse's database is {clickhouse.database}")
         report = rebuild_warehouse(
-            opened.store, opened.register, opened.manifests, clickhouse, on_progress=_observer(context)
+            opened.store,
+            opened.register,
+            opened.manifests,
+            clickhouse,
+            empty_first=bool(config.empty_database),
+            on_progress=_observer(context),
         )
-        fingerprints = clickhouse.fingerprints()
-    table = "\n".join(
-        ["| table | rows | checksum |", "| --- | ---: | ---: |"]
-        + [f"| {name} | {found.rows:,} | {found.checksum} |" for name, found in fingerprints.items()]
-    )
-    context.add_output_metadata({**_metadata(report), "tables now": dg.MetadataValue.md(table)})
-    for reason in report.quarantined.values():
+    context.add_output_metadata(_metadata(report))
+    for reason in report.done.quarantined.values():
         context.log.warning(f"not loaded: {reason}")
     if report.missing:
         raise dg.Failure(
             f"{len(report.missing):,} registered objects are not in the bucket any more, so their rows cannot be "
             "rebuilt: restore them (the bucket's versions), then launch the job again",
-            metadata={"missing": "\n".join(report.missing[:SHOWN_KEYS])},
+            metadata={"missing": _shown(report.missing)},
             allow_retries=False,
         )
 
 
-def _observer(context: dg.OpExecutionContext) -> Callable[[int, int], None]:
+def _observer(context: dg.OpExecutionContext) -> Callable[[RebuildProgress], None]:
     began_seconds = last_seconds = time.monotonic()
 
-    def observe(objects: int, rows: int) -> None:
+    def observe(done: RebuildProgress) -> None:
         nonlocal last_seconds
         now_seconds = time.monotonic()
         if now_seconds - last_seconds >= PROGRESS_SECONDS:
             last_seconds = now_seconds
-            rate = rows / (now_seconds - began_seconds)
-            context.log.info(f"{objects:,} objects, {rows:,} rows, {rate:,.0f} rows a second")
+            rate = done.rows / (now_seconds - began_seconds)
+            context.log.info(
+                f"{done.found:,} objects found, {done.held:,} held, {done.loaded:,} loaded; "
+                f"{done.rows:,} rows, {rate:,.0f} a second"
+            )
 
     return observe
 
 
-def _metadata(report: RebuildReport) -> dict[str, int | float | dg.MetadataValue]:
-    rows = sum(report.rows.values())
+def _metadata(report: RebuildReport) -> dict[str, int | float | str | dg.MetadataValue]:
+    done = report.done
+    tables = ["| table | before | now |", "| --- | --- | --- |"]
+    tables += [f"| {name} | {report.before.get(name, NOTHING)} | {now} |" for name, now in report.after.items()]
     return {
-        **{f"{kind} objects": count for kind, count in report.objects.items()},
-        **{f"{kind} rows": count for kind, count in report.rows.items()},
-        "registered anew": report.registered,
-        "quarantined": len(report.quarantined),
-        "foreign objects": dg.MetadataValue.text("\n".join(report.foreign[:SHOWN_KEYS]) or "none"),
+        "objects found": done.found,
+        "objects held": done.held,
+        "objects loaded now": done.loaded,
+        "rows loaded now": done.rows,
+        "rows per second": round(report.rows_per_second, 1),
         "seconds": round(report.seconds, 3),
-        "rows per second": round(rows / report.seconds, 1) if report.seconds else 0.0,
+        "registered anew": done.registered,
+        "quarantined": len(done.quarantined),
+        "foreign objects": dg.MetadataValue.text(_shown(done.foreign)),
+        "lists of excluded leads without a manifest": done.without_manifest,
+        "tables changed": ", ".join(report.changed_tables()) or "none",
+        "tables": dg.MetadataValue.md("\n".join(tables)),
     }
+
+
+def _shown(keys: tuple[str, ...]) -> str:
+    more = [f"and {len(keys) - SHOWN_KEYS:,} more"] if len(keys) > SHOWN_KEYS else []
+    return "\n".join([*keys[:SHOWN_KEYS], *more]) or "none"
 
 
 @dg.job(
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"},
     description=(
-        "Fill the warehouse from the bucket: a new and empty one, or one that lost rows. Loads nothing twice; "
-        "afterwards the reports refresh by themselves."
+        "Fill the warehouse from the bucket: a new and empty one, or one that lost rows. Loads nothing twice; with "
+        "`empty_database`, after removing every row. Afterwards the reports refresh by themselves."
     ),
 )
 def rebuild_warehouse_job() -> None:

@@ -62,11 +62,22 @@ class ReportsTranslator(DagsterDbtTranslator):
 _TRANSLATOR = ReportsTranslator(DagsterDbtTranslatorSettings(enable_duplicate_source_asset_keys=True))
 
 
+class ReportsBuild(dg.Config):
+    """How the reports are built.
+
+    Attributes:
+        full_refresh: every model from all raw rows, instead of what is new since the last build.
+    """
+
+    full_refresh: bool = False
+
+
 @dbt_assets(manifest=_manifest_path(), project=dbt_project, dagster_dbt_translator=_TRANSLATOR)
 def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the outputs' type)
-    context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource
+    context: dg.AssetExecutionContext, config: ReportsBuild, dbt: DbtCliResource, warehouse: WarehouseResource
 ):
     """Staging, intermediate and mart models with their tests, built in order."""
     os.environ.update(warehouse.dbt_environment())  # dbt's own process inherits it; the step's process ends after it
     # Unit tests prove the SQL, not the data: they run in the project's tests, not at every refresh.
-    yield from dbt.cli(["build", "--exclude-resource-type", "unit_test"], context=context).stream()
+    full_refresh = ["--full-refresh"] if config.full_refresh else []
+    yield from dbt.cli(["build", "--exclude-resource-type", "unit_test", *full_refresh], context=context).stream()

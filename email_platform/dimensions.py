@@ -7,7 +7,7 @@ the last snapshot with it showed it, marked as deleted by its older ``snapshot_a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from io import BytesIO
 from typing import Literal, Protocol
@@ -123,8 +123,9 @@ def refresh_dimensions(
     for name in DIMENSION_SCHEMAS:
         snapshot_at = clock()  # before reading: a row that is older than a later snapshot is never taken as newer
         table = source.snapshot(name, snapshot_at)
+        staged = _stage(store, name, snapshot_at, table)  # also an empty one: a rebuild knows it by its object
         if table.num_rows:
-            warehouse.load(_stage(store, name, snapshot_at, table))
+            warehouse.load(staged)
         warehouse.complete_snapshot(name, snapshot_at, table.num_rows)
         rows[name] = table.num_rows
     return rows
@@ -134,6 +135,11 @@ def _stage(store: ObjectStore, name: DimensionName, snapshot_at: datetime, table
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     body = buffer.getvalue()
-    key = dimension_key(name, snapshot_at.strftime(SNAPSHOT_FORMAT))
+    key = dimension_key(name, snapshot_at.astimezone(UTC).strftime(SNAPSHOT_FORMAT))
     store.put(key, body)
     return StagedObject(key, DIMENSION_KINDS[name], table.num_rows, sha256(body).hexdigest())
+
+
+def snapshot_at_of(key: str) -> datetime:
+    """When the snapshot under this key was taken."""
+    return datetime.strptime(key.rpartition("/")[2].removesuffix(".parquet"), SNAPSHOT_FORMAT).replace(tzinfo=UTC)

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from email_platform.errors import LegacySourceError
 from email_platform.ports import ObjectStore, StagedObject, Warehouse
 from email_platform.staging import StagingRegister
-from email_platform.storage_layout import legacy_emails_key, legacy_removed_key
+from email_platform.storage_layout import legacy_emails_key, legacy_left_key
 
 RANGE_IDS = 100_000
 """Old ids of one range: 0.3 s of reading on two cores, an object of 5 to 10 MB, at most 30 MB in memory."""
@@ -368,37 +368,52 @@ def _copy_range(
     key = legacy_emails_key(str(month), range_index * RANGE_IDS)
     with store.writer(key) as file:  # outside the snapshot: the upload is none of the source's business
         body = _Measured(file)
-        with pq.ParquetWriter(body, LEGACY_EMAIL_SCHEMA, compression="zstd") as parquet:
-            with source.snapshot(month, range_index) as snapshot:
-                fingerprint = snapshot.fingerprint()
-                present: list[pa.RecordBatch] = []
-                rows = 0
-                for batch in snapshot.batches():
-                    parquet.write_batch(_versioned(batch, snapshot.version))
-                    rows += batch.num_rows
-                    if held.num_rows:
-                        present.append(batch.select(KEY_COLUMNS))
-                missing = _without(held, pa.Table.from_batches(present, held.schema))
-                moved = _still_there(snapshot, missing)
-            removed = _without(missing, moved.select(KEY_COLUMNS))
-            for batch in moved.to_batches():
+        with (
+            pq.ParquetWriter(body, LEGACY_EMAIL_SCHEMA, compression="zstd") as parquet,
+            source.snapshot(month, range_index) as snapshot,
+        ):
+            fingerprint = snapshot.fingerprint()
+            present: list[pa.RecordBatch] = []
+            rows = 0
+            for batch in snapshot.batches():
                 parquet.write_batch(_versioned(batch, snapshot.version))
+                rows += batch.num_rows
+                if held.num_rows:
+                    present.append(batch.select(KEY_COLUMNS))
+            missing = _without(held, pa.Table.from_batches(present, held.schema))
+            moved = _still_there(snapshot, missing)
         if rows != fingerprint.rows:
             raise LegacySourceError(
                 f"{key}: {rows:,} rows were read, but the same snapshot counts {fingerprint.rows:,}; run again"
             )
+        # In the bucket before the range's earlier object, which still has them, is replaced at the end of the `with`.
+        removed = _without(missing, moved.select(KEY_COLUMNS))
+        left = _stage_left(store, month, range_index, snapshot.version, moved, removed) if missing.num_rows else None
     # Also one without rows: it replaces the range's earlier object under the same key.
-    staged = [StagedObject(key, "legacy_email", rows + moved.num_rows, body.sha256)]
+    staged = [StagedObject(key, "legacy_email", rows, body.sha256)]
     size_bytes = body.bytes
-    if removed.num_rows:
-        marks = _removal_marks(removed, month, snapshot.version)
-        removed_key = legacy_removed_key(str(month), range_index * RANGE_IDS)
-        with store.writer(removed_key) as file:
-            body = _Measured(file)
-            pq.write_table(marks, body, compression="zstd")
-        staged.append(StagedObject(removed_key, "legacy_email", marks.num_rows, body.sha256))
-        size_bytes += body.bytes
+    if left is not None:
+        staged.append(left[0])
+        size_bytes += left[1]
     return _CopiedRange(tuple(staged), fingerprint, moved.num_rows, removed.num_rows, size_bytes)
+
+
+def _stage_left(
+    store: ObjectStore, month: Month, range_index: int, version: int, moved: pa.Table, removed: pa.Table
+) -> tuple[StagedObject, int]:
+    """Stage what left the range's month: rows that are of another month now, and marks of those that are no more.
+
+    Under a key of its own for each snapshot, for ever: nothing else in the bucket tells it, and who fills an empty
+    warehouse from there must learn it.
+    """
+    key = legacy_left_key(str(month), range_index * RANGE_IDS, version)
+    with store.writer(key) as file:
+        body = _Measured(file)
+        with pq.ParquetWriter(body, LEGACY_EMAIL_SCHEMA, compression="zstd") as parquet:
+            for batch in moved.to_batches():
+                parquet.write_batch(_versioned(batch, version))
+            parquet.write_table(_removal_marks(removed, month, version))
+    return StagedObject(key, "legacy_email", moved.num_rows + removed.num_rows, body.sha256), body.bytes
 
 
 def _no_keys() -> pa.Table:

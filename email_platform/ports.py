@@ -230,11 +230,13 @@ class LoadOutcome:
     Attributes:
         rows: found loaded for it.
         problem: why it was set aside; None where it is loaded.
+        was_held: nothing was inserted: the table held exactly its rows before.
     """
 
     staged: StagedObject
     rows: int
     problem: EmailPlatformError | None = None
+    was_held: bool = False
 
 
 class Warehouse(Protocol):

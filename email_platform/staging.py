@@ -6,7 +6,7 @@ gives the same bytes, so a crash between upload and registration costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
@@ -28,6 +28,22 @@ class StagingRegister(Protocol):
 
     def record(self, staged: StagedObject, campaign_id: int | None) -> None:
         """Remember the object; a new content of a known key is to be loaded again."""
+        ...
+
+    def registered(self, keys: Collection[str]) -> Mapping[str, StagedObject]:
+        """What is known under these keys; keys of which nothing is known are left out."""
+        ...
+
+    def adopt(self, found: Sequence[tuple[StagedObject, int | None]], seen: Mapping[str, StagedObject]) -> None:
+        """Remember objects that were found in the bucket, with their campaigns, in one transaction.
+
+        Only where the register still says what it said before the objects were read: a content that was
+        recorded meanwhile is newer.
+
+        Args:
+            found: what lies in the bucket.
+            seen: `registered` before that was read.
+        """
         ...
 
     def unloaded(self, campaign_id: int | None = None, limit: int = 1000) -> Sequence[StagedObject]:

@@ -5,7 +5,7 @@
     deliveries/campaign=<id>/chunk-<index>.parquet             what became of each recipient of one chunk
     dimensions/<name>/<snapshot id>.parquet                    small OLTP tables for the reports
     legacy/month=<YYYY-MM>/ids-<first id>.parquet              rows of the old email table, by range of old ids
-    legacy/month=<YYYY-MM>/ids-<first id>-removed.parquet      keys of them that the old table has no more
+    legacy/month=<YYYY-MM>/ids-<first id>-left-<time>.parquet  what of them was found to be of another month, or no more
     events/inbox/<date>/<receiver>-<sequence>.parquet          verified bodies that no batch holds yet
     events/raw/<date>/<batch>.parquet                          the bodies of one batch, for a replay
     events/normalised/<date>/<batch>.parquet                   their events, loaded into the warehouse
@@ -17,8 +17,40 @@ listing.
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from uuid import UUID
+
+from email_platform.ports import StagedKind
+
+_DAY = r"\d{4}-\d\d-\d\d"
+_ID = r"[1-9]\d{0,17}"
+_ELIGIBLE_KEY = re.compile(rf"manifests/campaign={_ID}/[0-9a-f-]{{36}}/eligible\.parquet", re.ASCII)
+# What the warehouse is made of, by key. Nothing else under these prefixes is ours, whoever put it there.
+_KIND_OF_KEY: tuple[tuple[StagedKind, re.Pattern[str]], ...] = (
+    ("delivery", re.compile(rf"deliveries/campaign=(?P<campaign>{_ID})/chunk-\d{{5,9}}\.parquet", re.ASCII)),
+    ("exclusion", re.compile(rf"manifests/campaign=(?P<campaign>{_ID})/[0-9a-f-]{{36}}/excluded\.parquet", re.ASCII)),
+    ("event", re.compile(rf"events/normalised/{_DAY}/[0-9a-f]{{32}}\.parquet", re.ASCII)),
+    ("event_quarantine", re.compile(rf"events/quarantine/{_DAY}/[\w.-]+\.parquet", re.ASCII)),
+    ("dimension_campaign", re.compile(r"dimensions/campaign/\d{8}T\d{6}\.\d{6}Z\.parquet", re.ASCII)),
+    ("dimension_app_user", re.compile(r"dimensions/app_user/\d{8}T\d{6}\.\d{6}Z\.parquet", re.ASCII)),
+    ("dimension_suppression", re.compile(r"dimensions/suppression/\d{8}T\d{6}\.\d{6}Z\.parquet", re.ASCII)),
+    ("legacy_email", re.compile(r"legacy/month=\d{4}-\d\d/ids-\d{12,19}(-left-\d{16,20})?\.parquet", re.ASCII)),
+)
+
+
+def kind_of_key(key: str) -> tuple[StagedKind, int | None] | None:
+    """Which kind of object lies under the key, and of which campaign; None where it is none for the warehouse."""
+    for kind, pattern in _KIND_OF_KEY:
+        if found := pattern.fullmatch(key):
+            campaign = found.groupdict().get("campaign")
+            return kind, int(campaign) if campaign else None
+    return None
+
+
+def is_eligible_key(key: str) -> bool:
+    """Whether the object is a manifest's list of recipients, which no warehouse takes."""
+    return _ELIGIBLE_KEY.fullmatch(key) is not None
 
 
 def manifest_prefix(campaign_id: int, manifest_id: UUID) -> str:
@@ -56,9 +88,9 @@ def legacy_emails_key(month: str, first_id: int) -> str:
     return f"legacy/month={month}/ids-{first_id:012d}.parquet"
 
 
-def legacy_removed_key(month: str, first_id: int) -> str:
-    """The keys of one range that the old table has no more, or has under another key."""
-    return f"legacy/month={month}/ids-{first_id:012d}-removed.parquet"
+def legacy_left_key(month: str, first_id: int, version: int) -> str:
+    """What one range's rows of a month had lost by a snapshot of the old table (microseconds since 1970)."""
+    return f"legacy/month={month}/ids-{first_id:012d}-left-{version}.parquet"
 
 
 EVENT_INBOX_PREFIX = "events/inbox/"

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from email_platform.adapters.assembly import open_store
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head as upgrade_warehouse
-from email_platform.adapters.clickhouse.production_form import ProductionForm
+from email_platform.adapters.clickhouse.production_form import production_form
 from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
 from email_platform.settings import PART_NAMES, PartName, Settings
 
@@ -27,20 +27,3 @@ def prepare(settings: Settings, parts: Collection[PartName] = PART_NAMES) -> Non
         upgrade_oltp(settings.postgres_url.get_secret_value())
     if "clickhouse" in parts:
         upgrade_warehouse(settings.clickhouse_url.get_secret_value(), production_form(settings))
-
-
-def production_form(settings: Settings) -> ProductionForm | None:
-    """The cluster's form of the warehouse's tables; None for one server.
-
-    Raises:
-        ConfigurationError: settings that go together are incomplete.
-    """
-    if settings.clickhouse_cluster is None:
-        return None
-    return ProductionForm(
-        settings.clickhouse_cluster,
-        sharded=settings.clickhouse_sharded,
-        storage_policy=settings.clickhouse_storage_policy,
-        cold_after_months=settings.clickhouse_cold_after_months,
-        keep_events_months=settings.clickhouse_keep_events_months,
-    )

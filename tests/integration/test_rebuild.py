@@ -1,228 +1,418 @@
-"""A warehouse made anew from the bucket equals the one that was filled as things happened."""
+"""The warehouse made anew from the bucket says what it said before, whatever the register and the tables still know."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from io import BytesIO
-from itertools import count
-from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine, delete, select, text, update
+from sqlalchemy.engine import make_url
 
-from email_platform.adapters.assembly import open_parts, open_warehouse, utc_now
-from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse, Fingerprint
-from email_platform.adapters.postgres.tables import staged_object
-from email_platform.adapters.preparation import prepare
-from email_platform.campaign_run import Parts, finish_sending, freeze_audience, load_staged, send_chunk
+from email_platform.accounting import require_all
+from email_platform.adapters.assembly import import_legacy_month, open_oltp, open_parts, open_warehouse
+from email_platform.adapters.clickhouse.migrate import upgrade_to_head
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.engine import create_oltp_engine
+from email_platform.adapters.postgres.events import PostgresEventIntake
+from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
+from email_platform.adapters.postgres.tables import app_user, campaign, staged_object
+from email_platform.campaign_run import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
 from email_platform.definitions import defs
+from email_platform.demo.legacy_emails import INDEXES, LegacyTable, generate_legacy_emails
 from email_platform.dimensions import refresh_dimensions
-from email_platform.events.event import Event, event_table
+from email_platform.events.event import EVENT_SCHEMA
+from email_platform.events.received import ReceivedBody, to_parquet
+from email_platform.events.staging import replay_quarantine, stage_inbox
+from email_platform.legacy_import import Month
 from email_platform.ports import StagedObject
 from email_platform.rebuild import RebuildReport, rebuild_warehouse
 from email_platform.settings import Settings
-from email_platform.storage_layout import dimension_key, event_normalised_key, excluded_key
+from email_platform.storage_layout import deliveries_key, event_inbox_key, event_normalised_key
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
+from tests.integration.test_dbt_reports import Reports, about, event
 
 pytestmark = pytest.mark.integration
 
-_numbers = count(1)
+_numbers = itertools.count(1)
+NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
 
 
-@pytest.fixture
-def own(settings: Settings) -> Settings:
-    """A bucket and a database of the test's own, so that the bucket is all there is."""
-    name = f"rebuild_{uuid4().hex[:8]}"
-    changed = settings.model_copy(
+@dataclass(frozen=True, slots=True)
+class World:
+    """Campaigns that were sent, events, an imported old table and snapshots, loaded into a warehouse of their own."""
+
+    settings: Settings
+    parts: Parts
+    engine: Engine
+    store: S3ObjectStore
+    warehouse: ClickHouseWarehouse
+    campaigns: tuple[int, ...]
+
+    @contextmanager
+    def empty_warehouse(self) -> Iterator[tuple[Settings, ClickHouseWarehouse]]:
+        """Another warehouse over the same bucket and register, with tables and without rows."""
+        server = self.settings.clickhouse_url.get_secret_value().rsplit("/", 1)[0]
+        url = f"{server}/test_rebuilt_{next(_numbers)}"
+        upgrade_to_head(url)
+        settings = self.settings.model_copy(update={"clickhouse_url": SecretStr(url)})
+        with open_warehouse(settings) as opened:
+            yield settings, opened
+
+    def rebuild(self, warehouse: ClickHouseWarehouse, **options: Any) -> RebuildReport:
+        return rebuild_warehouse(self.store, self.parts.register, self.parts.manifests, warehouse, **options)
+
+    def registered(self) -> list[tuple[Any, ...]]:
+        columns = staged_object.c
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                select(
+                    columns.key, columns.kind, columns.campaign_id, columns.rows, columns.content_sha256,
+                    columns.loaded_sha256, columns.loaded_rows,
+                ).order_by(columns.key)
+            )  # fmt: skip
+            return [tuple(row) for row in rows]
+
+    def forget(self, condition: Any = None) -> None:
+        with self.engine.begin() as connection:
+            statement = delete(staged_object)
+            connection.execute(statement if condition is None else statement.where(condition))
+
+
+@pytest.fixture(scope="module")
+def world(stack: Settings) -> Iterator[World]:
+    server = make_url(stack.postgres_url.get_secret_value())
+    urls = {
+        name: server.set(database=name).render_as_string(hide_password=False) for name in ("rebuild", "rebuild_old")
+    }
+    with closing_engine(server.render_as_string(hide_password=False)) as admin:
+        for name in urls:
+            with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text(f"create database {name}"))
+    upgrade_oltp(urls["rebuild"])
+    clickhouse_url = stack.clickhouse_url.get_secret_value().rsplit("/", 1)[0] + "/test_rebuild"
+    upgrade_to_head(clickhouse_url)
+    settings = stack.model_copy(
         update={
+            "postgres_url": SecretStr(urls["rebuild"]),
+            "legacy_postgres_url": SecretStr(urls["rebuild_old"]),
+            "legacy_rows_per_second": 10_000_000.0,
+            "clickhouse_url": SecretStr(clickhouse_url),
+            "s3_bucket": "rebuild",
             "chunk_rows": 100,
-            "s3_bucket": name.replace("_", "-"),
-            "clickhouse_url": with_database(settings.clickhouse_url, name),
         }
     )
-    prepare(changed, ("s3", "clickhouse"))
-    return changed
-
-
-def with_database(url: SecretStr, name: str) -> SecretStr:
-    return SecretStr(urlunsplit(urlsplit(url.get_secret_value())._replace(path=f"/{name}")))
-
-
-@pytest.fixture
-def parts(own: Settings, oltp_engine: Engine) -> Iterator[Parts]:
-    with oltp_engine.begin() as connection:  # the register is shared with other tests, whose objects lie elsewhere
-        saved = connection.execute(staged_object.select()).mappings().all()
-        connection.execute(delete(staged_object))
-    with open_parts(own) as opened:
-        yield opened
-    with oltp_engine.begin() as connection:
-        connection.execute(delete(staged_object))
-        if saved:
-            connection.execute(staged_object.insert(), [dict(row) for row in saved])
+    store = S3ObjectStore.from_settings(settings)
+    store.create_bucket()
+    with open_parts(settings) as parts, open_oltp(settings) as engine, open_warehouse(settings) as warehouse:
+        campaigns = (send(parts, engine), send(parts, engine))
+        stage_events(parts, campaigns)
+        load_staged(parts.register, warehouse)
+        import_old_table(settings, urls["rebuild_old"])
+        take_snapshots(parts, engine, warehouse)
+        yield World(settings, parts, engine, store, warehouse, campaigns)
 
 
 @contextmanager
-def empty_warehouse(own: Settings) -> Iterator[tuple[Settings, ClickHouseWarehouse]]:
-    changed = own.model_copy(update={"clickhouse_url": with_database(own.clickhouse_url, f"rebuilt_{uuid4().hex[:8]}")})
-    prepare(changed, ("clickhouse",))
-    with open_warehouse(changed) as warehouse:
-        yield changed, warehouse
+def closing_engine(url: str) -> Iterator[Engine]:
+    engine = create_oltp_engine(url)
+    yield engine
+    engine.dispose()
 
 
-def fill(parts: Parts, own: Settings, engine: Engine) -> dict[str, Fingerprint]:
-    """Two campaigns with exclusions, events, one event twice, two snapshots with a lead's campaign between."""
-    with open_warehouse(own) as warehouse:
-        for size in (230, 40):
-            city = seed_leads(engine, [*numbered(size), {"email": "no-at-sign"}, {"email": "quote'; drop@x"}])
-            campaign_id = queue_campaign(engine, in_city(city))
-            manifest = freeze_audience(parts, campaign_id).manifest
-            for index in range(manifest.chunk_count):
-                send_chunk(parts, campaign_id, index, holder=f"rebuild-{next(_numbers)}")
-            finish_sending(parts, campaign_id)
-            refresh_dimensions(parts.dimensions, parts.store, warehouse, parts.clock)
-        moment = datetime(2026, 3, 1, tzinfo=UTC)
-        for copies in (3, 2):  # the second object repeats two events of the first
-            events = [
-                Event(
-                    provider="simulator",
-                    account="default",
-                    event_id=f"rebuild-{number}",
-                    type="bounced",
-                    subtype="hard",
-                    campaign_id=1,
-                    message_id="",
-                    provider_message_id=f"p-{number}",
-                    recipient=f"{number}@example.com",
-                    occurred_at=moment,
-                    received_at=utc_now(),
-                    details="{}",
-                )
-                for number in range(copies)
-            ]
-            stage_events(parts, events)
-        load_staged(parts.register, warehouse)
-        return dict(warehouse.fingerprints())
+def send(parts: Parts, engine: Engine) -> int:
+    """A campaign to 230 leads, with three left out, sent and staged."""
+    rows = numbered(230)
+    rows += [{"email": None}, {"email": "no-at-sign"}, {"email": str(rows[0]["email"]).upper()}]
+    campaign_id = queue_campaign(engine, in_city(seed_leads(engine, rows)))
+    manifest = freeze_audience(parts, campaign_id).manifest
+    assert (manifest.excluded_rows, manifest.chunk_count) == (3, 3)
+    for index in range(manifest.chunk_count):
+        send_chunk(parts, campaign_id, index, holder=f"rebuild-{next(_numbers)}")
+    finish_sending(parts, campaign_id)
+    return campaign_id
 
 
-def stage_events(parts: Parts, events: list[Event]) -> None:
-    buffer = BytesIO()
-    table = event_table(events)
+def stage_events(parts: Parts, campaigns: tuple[int, ...]) -> None:
+    """Events of two months in two objects, one event in both of them; and a body that cannot be read."""
+    lead_ids = [1, 2, 3]
+    told = [
+        event("bounced", "hard", key=f"b-{campaign_id}-{lead}", at=NOON, details='{"reason": "é 😀"}')
+        | about(campaign_id, lead)
+        for campaign_id in campaigns
+        for lead in lead_ids
+    ]
+    later = [
+        event("opened", key=f"o-{campaign_id}", at=NOON + timedelta(days=40)) | about(campaign_id, 1)
+        for campaign_id in campaigns
+    ]
+    for index, rows in enumerate((told, [*later, told[0]])):
+        key = event_normalised_key(NOON.date(), sha256(str(index).encode()).hexdigest()[:32])
+        parts.register.record(put(parts, key, pa.Table.from_pylist(rows, schema=EVENT_SCHEMA)), None)
+    body = ReceivedBody("simulator", "default", NOON, "", b"{")
+    parts.store.put(event_inbox_key(NOON.date(), "receiver", 1), to_parquet([body]))
+
+
+def put(parts: Parts, key: str, table: pa.Table) -> StagedObject:
+    buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    key = event_normalised_key(events[0].occurred_at.date(), uuid4().hex)
     parts.store.put(key, buffer.getvalue())
-    parts.register.record(StagedObject(key, "event", table.num_rows, sha256(buffer.getvalue()).hexdigest()), None)
+    return StagedObject(key, "event", table.num_rows, sha256(buffer.getvalue()).hexdigest())
 
 
-def rebuild(parts: Parts, warehouse: ClickHouseWarehouse) -> RebuildReport:
-    return rebuild_warehouse(parts.store, parts.register, parts.manifests, warehouse)
+def import_old_table(settings: Settings, url: str) -> None:
+    """3,000 old rows of two months; afterwards some change their month or campaign, some go."""
+    months = (Month(2025, 1), Month(2025, 2))
+    with closing_engine(url) as engine:
+        generate_legacy_emails(engine, LegacyTable(3_000, date(2025, 1, 1), 2), with_indexes=False)
+        with engine.begin() as connection:
+            for index in INDEXES:
+                connection.execute(text(index))
+        for change in (
+            "update email set created_at = created_at + interval '1 month' where id in (5, 6)",
+            "update email set campaign_id = campaign_id + 1000 where id between 10 and 20",
+            "delete from email where id between 30 and 40",
+            "delete from email where id between 50 and 60",
+        ):
+            for month in months:
+                assert import_legacy_month(settings, month).differences() == []
+            with engine.begin() as connection:
+                connection.execute(text(change))
+        for month in months:
+            assert import_legacy_month(settings, month).differences() == []
 
 
-def test_an_empty_warehouse_becomes_equal_though_the_register_calls_everything_loaded(
-    parts: Parts, own: Settings, oltp_engine: Engine
-) -> None:
-    filled = fill(parts, own, oltp_engine)
-    assert filled["delivery"].rows == 270
-    assert filled["exclusion"].rows == 4
-    assert filled["event"].rows == 3
-    assert parts.register.unloaded() == []
-    with empty_warehouse(own) as (_, warehouse):
-        assert warehouse.fingerprints()["delivery"].rows == 0
-        report = rebuild(parts, warehouse)
+def take_snapshots(parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse) -> None:
+    """Three snapshots; between them a campaign changes its name and another one, never sent, is deleted."""
+    draft = queue_campaign(engine, in_city("nowhere"), status="draft", name="soon gone")
+    times = (NOON + timedelta(days=400 + day) for day in range(3))
+    for at in times:
+        refresh_dimensions(parts.dimensions, parts.store, warehouse, lambda at=at: at)  # type: ignore[misc]
+        with engine.begin() as connection:
+            connection.execute(delete(campaign).where(campaign.c.id == draft))
+            connection.execute(update(app_user).values(name=f"renamed at {at}"))
+
+
+def physical_rows(warehouse: ClickHouseWarehouse, table: str) -> tuple[int, Any]:
+    """Rows without final and when the last was loaded: any insert would change one of the two."""
+    return tuple(warehouse.client.query(f"select count(), max(loaded_at) from {table}").result_rows[0])  # type: ignore[return-value]
+
+
+def test_an_empty_warehouse_is_filled_although_the_register_says_that_everything_is_loaded(world: World) -> None:
+    before = world.warehouse.fingerprints()
+    registered = world.registered()
+    assert min(fingerprint.rows for name, fingerprint in before.items() if name != "suppression") > 0
+    with world.empty_warehouse() as (_, rebuilt):
+        report = world.rebuild(rebuilt)
+        assert rebuilt.fingerprints() == before == report.after
+        assert {fingerprint.rows for fingerprint in report.before.values()} == {0}
+        assert report.done.quarantined == {}
+        assert (report.done.held, report.done.registered, report.done.foreign) == (0, 0, ())
+        assert report.done.loaded == report.done.found > 0
         assert report.is_complete
-        assert report.registered == 0
-        assert dict(warehouse.fingerprints()) == filled
-        again = rebuild(parts, warehouse)
-        assert (again.objects, again.rows) == (report.objects, report.rows)
-        assert dict(warehouse.fingerprints()) == filled
-        snapshots = warehouse.client.query("select count() from dimension_snapshot final").result_rows[0][0]
-        assert snapshots == 2  # the newest of the campaigns and of the users; nobody is suppressed
+        for campaign_id in world.campaigns:
+            require_all(account(world.parts, rebuilt, campaign_id))
+        deleted = rebuilt.client.query("select count() from campaign final where name = 'soon gone'").result_rows
+        assert deleted == [(1,)], "what an old snapshot alone remembers is remembered"
+    assert world.registered() == registered
 
 
-def test_a_lost_register_is_made_anew_from_the_bucket(parts: Parts, own: Settings, oltp_engine: Engine) -> None:
-    filled = fill(parts, own, oltp_engine)
-    with oltp_engine.begin() as connection:
-        before = {
-            row.key: (row.kind, row.rows, row.content_sha256) for row in connection.execute(staged_object.select())
-        }
-        connection.execute(delete(staged_object))
-    with empty_warehouse(own) as (_, warehouse):
-        report = rebuild(parts, warehouse)
-        assert report.registered == len(before)
-        assert dict(warehouse.fingerprints()) == filled
-    with oltp_engine.connect() as connection:
-        after = {
-            row.key: (row.kind, row.rows, row.content_sha256) for row in connection.execute(staged_object.select())
-        }
-    assert after == before
-    assert parts.register.unloaded() == []
+def test_a_register_without_rows_is_made_again_from_the_bucket(world: World) -> None:
+    before = world.warehouse.fingerprints()
+    stage_inbox(world.store, PostgresEventIntake(world.engine), lambda: NOON)  # the body that cannot be read
+    registered = world.registered()
+    assert {row[1] for row in registered} == {"delivery", "exclusion", "event", "event_quarantine", "legacy_email"}
+    world.forget()
+    with world.empty_warehouse() as (_, rebuilt):
+        report = world.rebuild(rebuilt)
+        assert report.after == before
+        assert report.done.registered == len(registered)
+    assert world.registered() == registered
+    assert world.parts.register.unloaded() == []
+    replayed = replay_quarantine(world.store, PostgresEventIntake(world.engine), lambda: NOON)
+    assert replayed == 1, "bodies that could not be read can still be replayed"
+    for info in list(world.store.list("events/inbox/")):
+        world.store.delete(info.key)
 
 
-def test_only_the_lost_rows_of_a_damaged_warehouse_come_back(parts: Parts, own: Settings, oltp_engine: Engine) -> None:
-    filled = fill(parts, own, oltp_engine)
-    with open_warehouse(own) as warehouse:
-        warehouse.client.command("delete from delivery where lead_id % 3 = 0")
-        assert dict(warehouse.fingerprints()) != filled
-        assert rebuild(parts, warehouse).is_complete
-        assert dict(warehouse.fingerprints()) == filled
+def test_a_rebuild_of_a_complete_warehouse_inserts_nothing(world: World) -> None:
+    tables = [table for table in world.warehouse.fingerprints() if table not in ("dimension_snapshot", "legacy_email")]
+    physical = {table: physical_rows(world.warehouse, table) for table in tables}
+    report = world.rebuild(world.warehouse)
+    assert report.changed_tables() == []
+    assert {table: physical_rows(world.warehouse, table) for table in tables} == physical
 
 
-def test_what_is_damaged_missing_or_foreign_is_named_and_blocks_nothing_else(
-    parts: Parts, own: Settings, oltp_engine: Engine
+def test_only_what_is_missing_is_loaded(world: World) -> None:
+    with world.empty_warehouse() as (_, rebuilt):
+        complete = world.rebuild(rebuilt)
+        lost = deliveries_key(world.campaigns[0], 1)
+        rebuilt.client.command(f"delete from delivery where source_object = '{lost}'")
+        rebuilt.client.command("truncate table event")
+        report = world.rebuild(rebuilt)
+        assert report.after == complete.after
+        assert sorted(report.changed_tables()) == ["delivery", "event"]
+        assert report.done.found == complete.done.found
+        assert report.done.loaded >= 3  # the chunk and two objects of events; old rows that were replaced are looked up
+        assert report.done.held >= complete.done.found - 3 - 6
+
+
+def test_tables_are_emptied_first_where_that_is_asked_for(world: World) -> None:
+    with world.empty_warehouse() as (_, rebuilt):
+        complete = world.rebuild(rebuilt)
+        rebuilt.client.command(
+            "insert into delivery select * replace (lead_id + 1000000 as lead_id) from delivery limit 5"
+        )
+        assert world.rebuild(rebuilt).after != complete.after, "rows that no object has stay"
+        report = world.rebuild(rebuilt, empty_first=True)
+        assert report.after == complete.after
+        assert report.done.held == 0
+
+
+def test_a_corrupt_and_a_foreign_object_are_named_and_block_nothing(world: World) -> None:
+    corrupt = deliveries_key(999_999, 0)
+    foreign = "deliveries/campaign=1/{a,b}*'.parquet"
+    try:
+        world.store.put(corrupt, b"PAR1 no Parquet PAR1")
+        world.store.put(foreign, b"")
+        with world.empty_warehouse() as (_, rebuilt):
+            report = world.rebuild(rebuilt)
+            assert report.after == world.warehouse.fingerprints()
+            assert list(report.done.quarantined) == [corrupt]
+            assert report.done.foreign == (foreign,)
+            assert not report.is_complete
+        assert corrupt not in [staged.key for staged in world.parts.register.unloaded()]
+    finally:
+        for key in (corrupt, foreign):
+            world.store.delete(key)
+        world.forget(staged_object.c.key == corrupt)
+
+
+def test_a_list_of_excluded_leads_that_no_manifest_names_is_left_out(world: World) -> None:
+    manifest = world.parts.manifests.find(world.campaigns[0])
+    assert manifest is not None
+    body = world.store.get(f"{manifest.prefix}/excluded.parquet")
+    loser = f"manifests/campaign={world.campaigns[0]}/00000000-0000-0000-0000-000000000000/excluded.parquet"
+    unknown = "manifests/campaign=999999/00000000-0000-0000-0000-000000000000/excluded.parquet"
+    try:
+        for key in (loser, unknown):
+            world.store.put(key, body)
+        with world.empty_warehouse() as (_, rebuilt):
+            report = world.rebuild(rebuilt)
+            assert report.after["exclusion"] == world.warehouse.fingerprints()["exclusion"]
+            assert (report.done.without_manifest, report.done.foreign) == (1, ())
+    finally:
+        for key in (loser, unknown):
+            world.store.delete(key)
+
+
+def test_an_object_that_the_register_knows_and_the_bucket_lacks_is_named(world: World) -> None:
+    key = deliveries_key(world.campaigns[1], 2)
+    body = world.store.get(key)
+    world.store.delete(key)
+    try:
+        with world.empty_warehouse() as (_, rebuilt):
+            report = world.rebuild(rebuilt)
+            assert (report.missing, report.done.quarantined, report.is_complete) == ((key,), {}, False)
+            assert report.after["delivery"].rows == 430
+    finally:
+        world.store.put(key, body)
+
+
+def test_a_register_that_tells_of_an_older_content_is_mended(world: World) -> None:
+    key = deliveries_key(world.campaigns[0], 0)
+    (was,) = world.parts.register.registered([key]).values()
+    with world.engine.begin() as connection:
+        connection.execute(
+            update(staged_object)
+            .where(staged_object.c.key == key)
+            .values(content_sha256="older", loaded_sha256="older", rows=1, quarantined_reason="rewritten")
+        )
+    with world.empty_warehouse() as (_, rebuilt):
+        report = world.rebuild(rebuilt)
+        assert report.after == world.warehouse.fingerprints()
+        assert (report.done.registered, report.done.quarantined) == (1, {})
+    assert world.parts.register.registered([key]) == {key: was}
+    assert world.parts.register.staged_rows(world.campaigns[0])["delivery"] == (230, 230)
+
+
+def test_a_content_that_is_recorded_while_an_older_one_is_found_stays(world: World) -> None:
+    register = world.parts.register
+    staged = StagedObject("deliveries/campaign=7/chunk-00000.parquet", "delivery", 1, "new")
+    try:
+        for seen_before in (True, False):
+            world.forget(staged_object.c.key == staged.key)
+            if seen_before:
+                register.record(replace(staged, content_sha256="oldest"), 7)
+            seen = register.registered([staged.key])
+            register.record(staged, 7)
+            register.adopt([(replace(staged, content_sha256="older", rows=2), 7)], seen)
+            assert register.registered([staged.key]) == {staged.key: staged}
+    finally:
+        world.forget(staged_object.c.key == staged.key)
+
+
+def test_the_reports_of_a_rebuilt_warehouse_are_the_same(world: World, tmp_path: Path) -> None:
+    def reports_of(settings: Settings, warehouse: ClickHouseWarehouse) -> Mapping[str, Any]:
+        folder = tmp_path / warehouse.database
+        folder.mkdir()
+        reports = Reports(settings, warehouse, world.store, folder)
+        reports.build()
+        summary = reports.rows("campaign_summary", "campaign_id")
+        for row in summary:
+            if row["campaign_id"] not in world.campaigns:  # of an old row: when the warehouse learnt of it
+                del row["snapshot_at"]
+        return {"campaign_summary": summary, "sender_activity": reports.rows("sender_activity", "1, 2, 3")}
+
+    before = reports_of(world.settings, world.warehouse)
+    assert len(before["campaign_summary"]) > len(world.campaigns), "of the old system too"
+    with world.empty_warehouse() as (settings, rebuilt):
+        world.rebuild(rebuilt)
+        assert reports_of(settings, rebuilt) == before
+
+
+def test_the_job_tells_what_the_tables_held_and_hold_and_refuses_another_database_s_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled = fill(parts, own, oltp_engine)
-    deliveries = sorted(found.key for found in parts.store.list("deliveries/"))
-    damaged, missing = deliveries[0], deliveries[-1]
-    parts.store.put(damaged, b"PAR1 is not enough")
-    parts.store.delete(missing)
-    parts.store.put("deliveries/notes.txt", b"somebody's")
-    parts.store.put(dimension_key("campaign", "20260101T000000.000000Z"), b"not a file either")
-    with empty_warehouse(own) as (_, warehouse):
-        report = rebuild(parts, warehouse)
-        assert set(report.quarantined) == {damaged, dimension_key("campaign", "20260101T000000.000000Z")}
-        assert report.missing == (missing,)
-        assert report.foreign == ("deliveries/notes.txt",)
-        assert not report.is_complete
-        assert warehouse.fingerprints()["event"] == filled["event"]
-        assert 0 < warehouse.fingerprints()["delivery"].rows < filled["delivery"].rows
-
-
-def test_an_audience_that_was_resolved_but_not_chosen_is_not_loaded(
-    parts: Parts, own: Settings, oltp_engine: Engine
-) -> None:
-    filled = fill(parts, own, oltp_engine)
-    chosen = next(found.key for found in parts.store.list("manifests/") if found.key.endswith("excluded.parquet"))
-    campaign = chosen.split("/")[1]
-    parts.store.put(excluded_key(f"manifests/{campaign}/{uuid4()}"), parts.store.get(chosen))
-    with oltp_engine.begin() as connection:
-        connection.execute(delete(staged_object))
-    with empty_warehouse(own) as (_, warehouse):
-        assert rebuild(parts, warehouse).is_complete
-        assert warehouse.fingerprints()["exclusion"] == filled["exclusion"]
-
-
-def test_the_job_rebuilds_and_shows_the_tables(
-    parts: Parts, own: Settings, oltp_engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled = fill(parts, own, oltp_engine)
-    with empty_warehouse(own) as (changed, warehouse):
-        for name, value in changed.variables().items():
+    job = defs.resolve_job_def("rebuild_warehouse_job")
+    with world.empty_warehouse() as (settings, rebuilt), dg.DagsterInstance.ephemeral() as instance:
+        for name, value in settings.variables().items():
             monkeypatch.setenv(name, value)
-        with dg.DagsterInstance.ephemeral() as instance:
-            job = defs.resolve_job_def("rebuild_warehouse_job")
-            result = job.execute_in_process(instance=instance, raise_on_error=False)
+
+        def run(empty_database: str) -> dg.ExecuteInProcessResult:
+            config = {"ops": {"rebuild_from_staging_area": {"config": {"empty_database": empty_database}}}}
+            return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+
+        refused = run("production")
+        assert not refused.success
+        (failure,) = [event for event in refused.all_events if event.is_step_failure]
+        assert rebuilt.database in str(failure.step_failure_data.user_failure_data.description)
+        assert physical_rows(rebuilt, "delivery")[0] == 0
+        for empty_database in ("", rebuilt.database):
+            result = run(empty_database)
             assert result.success
-            (output,) = [event for event in result.all_events if event.is_successful_output]
-            metadata = {name: value.value for name, value in output.step_output_data.metadata.items()}
-            assert metadata["delivery rows"] == 270
-            assert f"| delivery | 270 | {filled['delivery'].checksum} |" in metadata["tables now"]
-            parts.store.delete(sorted(found.key for found in parts.store.list("deliveries/"))[0])
-            failed = job.execute_in_process(instance=instance, raise_on_error=False)
-            assert not failed.success
-        assert dict(warehouse.fingerprints()) == filled
+            (said,) = [event.event_specific_data for event in result.all_events if event.is_successful_output]
+            metadata = {name: value.value for name, value in said.metadata.items()}
+            assert metadata["rows loaded now"] > 3_000
+            assert metadata["rows per second"] > 0
+            assert str(world.warehouse.fingerprints()["delivery"]) in metadata["tables"]
+        assert rebuilt.fingerprints() == world.warehouse.fingerprints()
+        key = deliveries_key(world.campaigns[1], 2)
+        body = world.store.get(key)
+        world.store.delete(key)
+        try:
+            assert not run("").success, "what cannot be rebuilt is no success"
+        finally:
+            world.store.put(key, body)

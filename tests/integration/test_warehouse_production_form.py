@@ -9,8 +9,7 @@ from typer.testing import CliRunner
 
 from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse.migrate import ddl, read_migrations
-from email_platform.adapters.clickhouse.production_form import ProductionForm
-from email_platform.adapters.preparation import production_form
+from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
 from email_platform.cli import app
 from email_platform.errors import ConfigurationError
 from email_platform.settings import Settings

@@ -138,12 +138,32 @@ class ObjectLoader:
         source = self._location.table_function(key, "RawBLOB", "content String")
         return int(self._read(key, f"select length(content) from {source}")[0][0])  # noqa: S608 - literals escaped
 
+    def holds(self, staged: StagedObject) -> bool:
+        """Whether the table holds every row of exactly this content, none of them replaced by a newer one."""
+        return self._held([_checked(staged)]).get(staged.key, 0) == staged.rows
+
+    def content_hashes(self, keys: Sequence[str]) -> dict[str, str]:
+        """SHA-256 by key; an object that is gone is left out."""
+        found: dict[str, str] = {}
+        for group in (keys[first : first + GROUP_OBJECTS] for first in range(0, len(keys), GROUP_OBJECTS)):
+            try:
+                contents = self._contents(group)
+            except ObjectQuarantinedError:  # one of them was removed after it was listed
+                if len(group) > 1:
+                    for key in group:
+                        found |= self.content_hashes([key])
+                continue
+            found |= {key: digest for key, (digest, _) in contents.items()}
+        return found
+
     def _load_group(self, objects: Sequence[StagedObject]) -> list[LoadOutcome]:
         """Load objects of one kind together; those of which anything is odd, one by one."""
         loaded: set[str] = set()
+        held_before: set[str] = set()
         try:
             group = [_checked(staged) for staged in objects]
             held = self._held(group)
+            held_before = {staged.key for staged in objects if held.get(staged.key) == staged.rows}
             missing = [one for one in group if one.staged.key not in held]
             if len(missing) > 1:
                 self._require_registered_content(missing)
@@ -153,7 +173,12 @@ class ObjectLoader:
             loaded = {staged.key for staged in objects if held.get(staged.key) == staged.rows}
         except ObjectQuarantinedError:
             pass  # which of them it was is found below
-        return [LoadOutcome(staged, staged.rows) if staged.key in loaded else self._alone(staged) for staged in objects]
+        return [
+            LoadOutcome(staged, staged.rows, was_held=staged.key in held_before)
+            if staged.key in loaded
+            else self._alone(staged)
+            for staged in objects
+        ]
 
     def _alone(self, staged: StagedObject) -> LoadOutcome:
         try:
@@ -167,7 +192,7 @@ class ObjectLoader:
         keys = ", ".join(sql_literal(one.staged.key) for one in group)
         campaigns = ", ".join(sorted({str(one.campaign_id) for one in group if one.campaign_id is not None}))
         rows = self._read(
-            _named(group),
+            _named([one.staged.key for one in group]),
             f"""
             select toString(source_object), toString(source_sha256), count()
             from {target.table}
@@ -185,12 +210,7 @@ class ObjectLoader:
         Needed because a damaged data page passes: with 200 bytes in the middle set to zero, ClickHouse read
         10,000 rows without a complaint. It also finds an object that was rewritten after it was registered.
         """
-        source = self._location.table_function([one.staged.key for one in group], "RawBLOB", "content String")
-        rows = self._read(
-            _named(group),
-            f"select {_KEY_OF_PATH}, lower(hex(SHA256(content))), length(content) from {source}",  # noqa: S608
-        )
-        found = {str(key): (str(digest), int(size_bytes)) for key, digest, size_bytes in rows}
+        found = self._contents([one.staged.key for one in group])
         for one in group:
             digest, size_bytes = found.get(one.staged.key, ("", 0))
             if digest != one.staged.content_sha256:
@@ -199,6 +219,15 @@ class ObjectLoader:
                     f"registered one ({one.staged.content_sha256[:12]}…): cut short, damaged, or rewritten without "
                     "registration"
                 )
+
+    def _contents(self, keys: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """By key, the object's SHA-256 and its bytes, read and hashed inside ClickHouse."""
+        source = self._location.table_function(keys, "RawBLOB", "content String")
+        rows = self._read(
+            _named(keys),
+            f"select {_KEY_OF_PATH}, lower(hex(SHA256(content))), length(content) from {source}",  # noqa: S608
+        )
+        return {str(key): (str(digest), int(size_bytes)) for key, digest, size_bytes in rows}
 
     def _insert(self, group: Sequence[_Checked], settings: Mapping[str, Any]) -> None:
         """One INSERT of one block for the objects of one kind; nothing of it where a row does not belong there."""
@@ -231,7 +260,7 @@ class ObjectLoader:
         try:
             self._client.command(statement, settings={**_INSERT_SETTINGS, **settings})
         except ClickHouseError as error:
-            problem = self._problem(_named(group), error)
+            problem = self._problem(_named([one.staged.key for one in group]), error)
         else:
             return
         raise problem  # outside the handler: the driver's error may quote the statement
@@ -318,8 +347,8 @@ class ObjectLoader:
         return translated(error, self._address, self._secrets)
 
 
-def _named(group: Sequence[_Checked]) -> str:
-    return group[0].staged.key if len(group) == 1 else f"one of {len(group)} objects"
+def _named(keys: Sequence[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"one of {len(keys)} objects"
 
 
 def _checked(staged: StagedObject) -> _Checked:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from email_platform.errors import ConfigurationError
+from email_platform.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CREATE = re.compile(
@@ -89,6 +90,10 @@ class ProductionForm:
         """The statement that makes the database on every server."""
         return f"create database if not exists {name} on cluster {self.cluster}"
 
+    def emptied(self, table: str) -> str:
+        """The statement that removes every row of a table on every server."""
+        return f"truncate table {self._local(table)} on cluster {self.cluster}"
+
     def _local(self, table: str) -> str:
         return f"{table}_local" if self.sharded else table
 
@@ -132,3 +137,20 @@ class ProductionForm:
         if self.sharded and found["what"] == "column":  # indexes and projections are the local table's alone
             statements.append(f"alter table {table} on cluster {self.cluster} {change}")
         return statements
+
+
+def production_form(settings: Settings) -> ProductionForm | None:
+    """The cluster's form of the warehouse's tables; None for one server.
+
+    Raises:
+        ConfigurationError: settings that go together are incomplete.
+    """
+    if settings.clickhouse_cluster is None:
+        return None
+    return ProductionForm(
+        settings.clickhouse_cluster,
+        sharded=settings.clickhouse_sharded,
+        storage_policy=settings.clickhouse_storage_policy,
+        cold_after_months=settings.clickhouse_cold_after_months,
+        keep_events_months=settings.clickhouse_keep_events_months,
+    )

@@ -41,6 +41,7 @@ class Target:
         allowed_words: a column and the only values that it may have.
         append_only: the table keeps every row of every object, so an object's rows are found by its name.
         time: of an append-only table partitioned by time, the column that is.
+        live_rows: the condition of rows that are not only the mark of a removed one.
     """
 
     table: str
@@ -51,6 +52,7 @@ class Target:
     allowed_words: tuple[str, tuple[str, ...]] | None = None
     append_only: bool = False
     time: str | None = None
+    live_rows: str = "1"
 
     @property
     def columns(self) -> str:
@@ -76,7 +78,7 @@ TARGETS: Mapping[StagedKind, Target] = {
     "dimension_campaign": Target("campaign", CAMPAIGN_SCHEMA, "id", "snapshot_at"),
     "dimension_app_user": Target("app_user", APP_USER_SCHEMA, "id", "snapshot_at"),
     "dimension_suppression": Target("suppression", SUPPRESSION_SCHEMA, "id", "snapshot_at"),
-    "legacy_email": Target("legacy_email", LEGACY_EMAIL_SCHEMA, "id", "version"),
+    "legacy_email": Target("legacy_email", LEGACY_EMAIL_SCHEMA, "id", "version", live_rows="is_deleted = 0"),
     "event": Target(
         "event",
         EVENT_SCHEMA,

@@ -7,35 +7,28 @@ order; every count here reads it so, with final. Loads: `email_platform.adapters
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
+
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
 from email_platform.adapters.clickhouse.loading import ObjectLoader
+from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.deliveries import DELIVERY_STATUSES
 from email_platform.dimensions import DimensionName
+from email_platform.legacy_import import Fingerprint
 from email_platform.manifest import EXCLUSION_REASONS
 from email_platform.ports import LoadOutcome, StagedObject
 from email_platform.settings import Settings
 
+_SNAPSHOTS = "dimension_snapshot"
 _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
-
-
-_OF_ONE_COPY = {"received_at", "details", "recipient", "account"}  # an event's copies may differ in these
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """How many rows a table has, and the sum of their hashes."""
-
-    rows: int
-    checksum: int
 
 
 class ClickHouseWarehouse:
@@ -45,7 +38,15 @@ class ClickHouseWarehouse:
         client: the clickhouse-connect client, for reading reports.
     """
 
-    def __init__(self, client: Any, location: StagingLocation, *, address: str, password: str = "") -> None:
+    def __init__(
+        self,
+        client: Any,
+        location: StagingLocation,
+        *,
+        address: str,
+        password: str = "",
+        form: ProductionForm | None = None,
+    ) -> None:
         """Use a connected client; see `from_settings`.
 
         Args:
@@ -53,7 +54,9 @@ class ClickHouseWarehouse:
             location: where ClickHouse reads the staged objects.
             address: names the server in errors; holds no password.
             password: of ClickHouse, to be removed from whatever it says.
+            form: of the tables on a cluster; None for one server.
         """
+        self._form = form
         self.client = client
         self._address = address
         self._secrets = [text for text in (password, location.secret_access_key) if text]
@@ -69,7 +72,13 @@ class ClickHouseWarehouse:
         """
         address = ClickHouseAddress.parse(settings.clickhouse_url.get_secret_value())
         location = StagingLocation.from_settings(settings)
-        return cls(connect(address), location, address=str(address), password=address.password)
+        return cls(
+            connect(address),
+            location,
+            address=str(address),
+            password=address.password,
+            form=production_form(settings),
+        )
 
     def __repr__(self) -> str:
         return f"ClickHouseWarehouse({self._address})"
@@ -159,26 +168,6 @@ class ClickHouseWarehouse:
             found |= {UUID(message_id): str(provider_message_id) for message_id, provider_message_id in rows}
         return found
 
-    def fingerprints(self) -> Mapping[str, Fingerprint]:
-        """Rows and an order-independent checksum of every raw table's content, by table.
-
-        Where a row comes from and when it was loaded is left out, so two warehouses that were filled from the same
-        objects in any order have the same fingerprints. Of an event that came twice, what both copies share counts.
-        """
-        found: dict[str, Fingerprint] = {}
-        for target in TARGETS.values():
-            if target.append_only:
-                names = ", ".join(name for name in target.schema.names if name not in _OF_ONE_COPY)
-                rows = f"(select {names} from {target.table} order by normaliser_version desc limit 1 by {target.key})"  # noqa: S608
-            else:
-                names = target.columns
-                rows = f"{target.table} final"
-            # As text: cityHash64 of a null is null, and a null must count.
-            statement = f"select count(), sum(cityHash64(toString(tuple({names})))) from {rows}"  # noqa: S608
-            count, checksum = self._query(statement, {})[0]
-            found[target.table] = Fingerprint(int(count), int(checksum or 0))
-        return found
-
     def duplicate_deliveries(self, campaign_id: int) -> int:
         """How many rows too many a campaign has: a lead twice, or one message id under two leads. 0 is right."""
         rows = self._query(
@@ -205,6 +194,59 @@ class ClickHouseWarehouse:
                 settings={"async_insert": 0},
             )
 
+    def completed_snapshots(self, name: DimensionName) -> frozenset[datetime]:
+        """When the snapshots of a dimension were taken that are loaded whole."""
+        rows = self._query(
+            "select distinct snapshot_at from dimension_snapshot where name = {name:String}", {"name": name}
+        )
+        return frozenset(snapshot_at for (snapshot_at,) in rows)
+
+    def holds(self, staged: StagedObject) -> bool:
+        """Whether the table holds every row of exactly this content, none of them replaced by a newer one."""
+        return self._loader.holds(staged)
+
+    def content_hashes(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """SHA-256 of objects of the staging bucket as ClickHouse reads them, by key; those that are gone are left out.
+
+        Raises:
+            ConfigurationError, PartUnavailableError: it cannot reach the bucket, or is refused.
+        """
+        return self._loader.content_hashes(keys)
+
+    def fingerprints(self) -> Mapping[str, Fingerprint]:
+        """Count and checksum of what each raw table says, by table: of the newest row of each key.
+
+        Equal whatever was loaded in which order, how often, when and from which object. Reads everything once.
+        """
+        found = {}
+        for target in TARGETS.values():
+            row_hash = f"cityHash64({', '.join(_hashed(column) for column in target.schema)})"
+            newest = f"final where {target.live_rows}"
+            if target.append_only:  # an event twice is one; in the order of the key, so in constant memory
+                newest = "group by campaign_id, message_id, event_key, hash"
+            found[target.table] = self._fingerprint(row_hash, f"{target.table} {newest}")
+        found[_SNAPSHOTS] = self._fingerprint("cityHash64(name, snapshot_at, row_count)", f"{_SNAPSHOTS} final")
+        return found
+
+    def _fingerprint(self, row_hash: str, rows: str) -> Fingerprint:
+        ((count, checksum),) = self._query(
+            f"select count(), sum(hash) from (select {row_hash} as hash from {rows}) "  # noqa: S608 - constants
+            "settings optimize_aggregation_in_order = 1",
+            {},
+        )
+        return Fingerprint(int(count), int(checksum))
+
+    def empty_tables(self) -> None:
+        """Remove every row of the raw tables; the reports' tables are left alone."""
+        with clickhouse_errors(self._address, self._secrets):
+            for table in [_SNAPSHOTS, *dict.fromkeys(target.table for target in TARGETS.values())]:
+                self.client.command(self._form.emptied(table) if self._form else f"truncate table {table}")
+
+    @property
+    def database(self) -> str:
+        """The name of the raw tables' database."""
+        return str(self.client.database)
+
     def object_size_bytes(self, key: str) -> int:
         """Size of an object of the staging bucket as ClickHouse itself reads it.
 
@@ -218,6 +260,11 @@ class ClickHouseWarehouse:
         with clickhouse_errors(self._address, self._secrets):
             return list(self.client.query(statement, parameters=dict(parameters)).result_rows)
         raise AssertionError("unreachable")
+
+
+def _hashed(column: pa.Field) -> str:
+    """SQL of a column's part of a row's hash; a null would make the whole hash null."""
+    return f"ifNull(cityHash64({column.name}), 0)" if column.nullable else str(column.name)
 
 
 def unix_microseconds(moment: datetime) -> int:

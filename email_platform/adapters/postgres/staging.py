@@ -5,11 +5,11 @@ Invariant: an object is offered for loading until exactly its present content is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Engine, bindparam, case, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Engine, Text, any_, bindparam, case, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from email_platform.adapters.postgres.tables import campaign, staged_object
 from email_platform.adapters.postgres.transactions import oltp_transaction
@@ -46,6 +46,53 @@ class PostgresStagingRegister:
                     where=staged_object.c.content_sha256 != new.content_sha256,
                 )
             )
+
+    def registered(self, keys: Collection[str]) -> Mapping[str, StagedObject]:
+        """What is known under these keys."""
+        columns = staged_object.c
+        statement = select(columns.key, columns.kind, columns.rows, columns.content_sha256).where(
+            columns.key == any_(bindparam("keys", list(keys), ARRAY(Text)))
+        )
+        with oltp_transaction(self._engine) as connection:
+            rows = connection.execute(statement).all()
+        return {row.key: StagedObject(row.key, row.kind, row.rows, row.content_sha256) for row in rows}
+
+    def adopt(self, found: Sequence[tuple[StagedObject, int | None]], seen: Mapping[str, StagedObject]) -> None:
+        """Remember objects that were found in the bucket; sorted by key, as `mark_all_loaded`."""
+        if not found:
+            return
+        statement = insert(staged_object).values(
+            key=bindparam("its_key"),
+            kind=bindparam("its_kind"),
+            campaign_id=bindparam("its_campaign"),
+            rows=bindparam("its_rows"),
+            content_sha256=bindparam("its_content"),
+            staged_at=func.now(),
+        )
+        new = statement.excluded
+        statement = statement.on_conflict_do_update(
+            index_elements=[staged_object.c.key],
+            set_={
+                "rows": new.rows,
+                "content_sha256": new.content_sha256,
+                "staged_at": new.staged_at,
+                "quarantined_reason": None,
+            },
+            where=staged_object.c.content_sha256 == bindparam("seen_content", type_=Text),  # null: never
+        )
+        values = [
+            {
+                "its_key": staged.key,
+                "its_kind": staged.kind,
+                "its_campaign": campaign_id,
+                "its_rows": staged.rows,
+                "its_content": staged.content_sha256,
+                "seen_content": seen[staged.key].content_sha256 if staged.key in seen else None,
+            }
+            for staged, campaign_id in found
+        ]
+        with oltp_transaction(self._engine) as connection:
+            connection.execute(statement, sorted(values, key=lambda row: str(row["its_key"])))
 
     def unloaded(self, campaign_id: int | None = None, limit: int = 1000) -> Sequence[StagedObject]:
         """Objects whose present content is not loaded and not quarantined, the oldest first."""
