@@ -168,9 +168,7 @@ class DagsterWorld:
             slow_seconds=SLOW_SECONDS,
             slow_response_seconds=SLOW_SECONDS,
         )
-        campaign_id = queue_chaos_campaign(
-            self.settings, simulator.account, f"dagster-{schedule.seed}", schedule.leads, schedule.on_unknown
-        )
+        campaign_id = queue_chaos_campaign(self.settings, simulator.account, schedule.leads, schedule.on_unknown)
         with open_parts(self.settings, self.variables) as parts:
 
             def share() -> float:

@@ -5,18 +5,15 @@ The provider's own log, the ledger's receipts, the Parquet objects and ClickHous
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow.parquet as pq
-from sqlalchemy import insert
 
 from email_platform.accounting import require_all
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
-from email_platform.adapters.postgres.tables import app_user, campaign, lead, sender
 from email_platform.campaign_run import account
 from email_platform.embedded.provider_simulator import AcceptedLog
 from email_platform.errors import AccountingError
@@ -24,6 +21,7 @@ from email_platform.ledger import CampaignTotals
 from email_platform.settings import Settings
 from email_platform.storage_layout import deliveries_prefix
 from tests.chaos.providers import BLOCKED_DOMAIN
+from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads, unique
 
 OnUnknown = Literal["hold", "resend"]
 BLOCKED = 3  # recipients whom the provider refuses one by one
@@ -33,40 +31,13 @@ class InvariantBrokenError(AssertionError):
     """The invariant does not hold; the message has the schedule, whose seed replays it."""
 
 
-def queue_chaos_campaign(
-    settings: Settings, provider_account: str, name: str, leads: int, on_unknown: OnUnknown
-) -> int:
+def queue_chaos_campaign(settings: Settings, provider_account: str, leads: int, on_unknown: OnUnknown) -> int:
     """A queued campaign to leads of its own, to some whom the provider refuses and to one without an address."""
-    name = f"{name}-{time.monotonic_ns()}"
-    rows = [{"email": f"{name}-{number}@example.com", "first_name": "Ada", "city": name} for number in range(leads)]
-    rows += [
-        {"email": f"{name}-{number}@{BLOCKED_DOMAIN}", "first_name": "Bo", "city": name} for number in range(BLOCKED)
-    ]
-    rows += [{"email": "nobody", "first_name": "No", "city": name}]
-    with open_oltp(settings) as engine, engine.begin() as connection:
-        connection.execute(insert(lead), rows)
-        owner = connection.execute(
-            insert(app_user).values(email=f"{name}@example.com", name=name).returning(app_user.c.id)
-        ).scalar_one()
-        sender_id = connection.execute(
-            insert(sender)
-            .values(owner_id=owner, from_address="a@example.com", from_name="A", provider_account=provider_account)
-            .returning(sender.c.id)
-        ).scalar_one()
-        return connection.execute(
-            insert(campaign)
-            .values(
-                owner_id=owner,
-                sender_id=sender_id,
-                name=name,
-                subject_template="Hello {{ first_name }}",
-                html_template="<p>{{ first_name }} {{ unsubscribe_url }}</p>",
-                condition={"all": [{"field": "city", "op": "eq", "value": name}]},
-                on_unknown=on_unknown,
-                status="queued",
-            )
-            .returning(campaign.c.id)
-        ).scalar_one()
+    rows = [*numbered(leads), *({"email": f"{unique('lead')}@{BLOCKED_DOMAIN}"} for _ in range(BLOCKED))]
+    with open_oltp(settings) as engine:
+        city = seed_leads(engine, [*rows, {"email": "nobody"}])
+        sender = {"provider_account": provider_account}
+        return queue_campaign(engine, in_city(city), sender=sender, on_unknown=on_unknown)
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,7 @@ class ChaosWorld:
     def run(self, schedule: Schedule) -> dict[str, int]:
         """Let the schedule happen, recover by ordinary lives, and hold the invariant; returns the counts."""
         simulator = self.simulators[KEYS if schedule.honours_keys else NO_KEYS]
-        campaign_id = queue_chaos_campaign(
-            self.settings, simulator.account, f"chaos-{schedule.seed}", schedule.leads, schedule.on_unknown
-        )
+        campaign_id = queue_chaos_campaign(self.settings, simulator.account, schedule.leads, schedule.on_unknown)
         before = simulator.fault_counts()
         self._faults(simulator, schedule)
         deaths = 0
