@@ -112,6 +112,8 @@ def demo(
     with told_plainly(), _stop_on_signal() as on_stop, contextlib.ExitStack() as stack:
         if supervisor_id(state_folder) is None:
             say("starting; logs are in " + str(state_folder / "logs"))
+            # Who watches a demo does not want to wait for the interval of a busy platform.
+            os.environ.setdefault(variable_of("reports_interval_seconds"), "15")
             settings = stack.enter_context(
                 running_stack(state_folder, ports="configured", parts=ALL_PART_NAMES, say=say)
             )

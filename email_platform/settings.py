@@ -91,6 +91,7 @@ class Settings(BaseModel):
             is concluded.
         alert_webhook_url: where alerts are POSTed as JSON with a ``text``; a credential. None: the log alone.
         max_concurrent_runs: how many Dagster runs go side by side.
+        reports_interval_seconds: how long after a refresh of the reports began the next one may, while changes come in.
         partition_days: how long an ended campaign keeps its partition in Dagster, which takes 100,000 of them.
         legacy_postgres_url: the database with the old table ``email``, best a read replica's; None: nothing to
             import. On the embedded server the database `LEGACY_DATABASE`, to practise on.
@@ -144,6 +145,7 @@ class Settings(BaseModel):
     guard_minimum_events: PositiveInt = 3
     alert_webhook_url: SecretStr | None = None
     max_concurrent_runs: PositiveInt = 4
+    reports_interval_seconds: Annotated[float, Field(ge=0)] = 60.0
     partition_days: Annotated[float, Field(gt=0)] = 90.0
     legacy_postgres_url: SecretStr | None = None
     legacy_first_month: Annotated[str, Field(pattern=MONTH_PATTERN)] = DEFAULT_LEGACY_FIRST_MONTH

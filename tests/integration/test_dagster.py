@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,6 +40,7 @@ from resources.settings import SettingsResource
 from sensors.dead_runs import dead_runs, worker_is_gone
 from sensors.old_campaign_partitions import old_campaign_partitions
 from sensors.queued_campaigns import queued_campaigns
+from sensors.reports_are_stale import reports_are_stale, seconds_until_due
 from sensors.silent_campaigns import silent_campaigns
 from sensors.staged_objects_waiting import is_running
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
@@ -358,6 +361,34 @@ def test_partitions_of_campaigns_that_ended_long_ago_are_archived_and_come_back_
     assert str(old_sent) in added.partition_keys
     with oltp_engine.begin() as connection:  # other tests look through all unknown calls
         connection.execute(delete(send_call).where(send_call.c.campaign_id == undecided))
+
+
+def test_refreshes_of_the_reports_keep_a_distance_and_the_first_one_comes_at_once(
+    oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city("nowhere"))
+    with oltp_engine.begin() as connection:
+        connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(started_at=text("now()")))
+    (request,) = evaluate(reports_are_stale, instance, resources).run_requests or []
+    assert str(request.run_key).startswith("reports-")
+
+    job = defs.resolve_job_def("reports_job")
+    instance.create_run_for_job(job, run_id=str(uuid4()), status=dg.DagsterRunStatus.FAILURE)
+    skipped = evaluate(reports_are_stale, instance, resources)
+    assert not skipped.run_requests
+    assert re.search(r"the next refresh, in (60|5\d) s", str(skipped.skip_reason))
+
+    monkeypatch.setenv(variable_of("reports_interval_seconds"), "0")
+    assert evaluate(reports_are_stale, instance, resources).run_requests
+
+
+def test_a_refresh_is_due_after_the_interval_and_at_once_where_the_clock_was_set_back() -> None:
+    noon = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    assert seconds_until_due(None, noon, 60) == 0
+    assert seconds_until_due(noon, noon, 60) == 60
+    assert seconds_until_due(noon, noon + timedelta(seconds=59), 60) == 1
+    assert seconds_until_due(noon, noon + timedelta(seconds=61), 60) < 0
+    assert seconds_until_due(noon + timedelta(hours=1), noon, 60) == 0
 
 
 def test_the_job_that_the_sensors_launch_is_the_partitioned_one() -> None:
