@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from dagster_dbt import (
 
 from email_platform.errors import ConfigurationError
 from resources.warehouse import WarehouseResource
+
+# The reports are refreshed after changes, and once a day without any (sensors/reports_are_stale.py): where they are
+# older, the daemon is down or builds fail.
+DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26))
 
 dbt_project = DbtProject(project_dir=Path(__file__).parents[1] / "dbt_reports")
 
@@ -53,6 +58,12 @@ class ReportsTranslator(DagsterDbtTranslator):
             return dg.AssetKey(self.SOURCES[dbt_resource_props["name"]])
         return dg.AssetKey(dbt_resource_props["name"])
 
+    def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
+        """A mart is overdue where no build succeeded for longer than the sensor lets pass between two."""
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        is_mart = "marts" in self.get_resource_props(manifest, unique_id)["fqn"]
+        return dg.apply_freshness_policy(spec, DAILY) if is_mart else spec
+
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
         """All models form one group."""
         return "reports"
@@ -72,7 +83,12 @@ class ReportsBuild(dg.Config):
     full_refresh: bool = False
 
 
-@dbt_assets(manifest=_manifest_path(), project=dbt_project, dagster_dbt_translator=_TRANSLATOR)
+@dbt_assets(
+    manifest=_manifest_path(),
+    project=dbt_project,
+    dagster_dbt_translator=_TRANSLATOR,
+    pool="reports",  # one build at a time, whoever asks for it: two would do the same work twice
+)
 def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the outputs' type)
     context: dg.AssetExecutionContext, config: ReportsBuild, dbt: DbtCliResource, warehouse: WarehouseResource
 ):

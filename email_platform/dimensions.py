@@ -26,8 +26,10 @@ SNAPSHOT_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 
 _TIME = pa.timestamp("us", tz="UTC")
 
-# One row per campaign. The counts are those of its frozen manifest, null where there is none. A campaign that
-# was deleted with its manifest left behind has a row too, with what the manifest knows and snapshot_at = frozen_at.
+# One row per campaign. The counts are those of its frozen manifest, null where there is none; `staged` is how many
+# deliveries the register says are in the staging area, loaded or not: what the reports must show in the end. A
+# campaign that was deleted with its manifest left behind has a row too, with what the manifest knows and
+# snapshot_at = frozen_at.
 CAMPAIGN_SCHEMA = pa.schema(
     [
         pa.field("id", pa.int64(), nullable=False),
@@ -47,6 +49,7 @@ CAMPAIGN_SCHEMA = pa.schema(
         pa.field("eligible", pa.int64()),
         *(pa.field(f"excluded_{reason}", pa.int64()) for reason in EXCLUSION_REASONS),
         pa.field("chunk_count", pa.int64()),
+        pa.field("staged", pa.int64()),
         pa.field("frozen_at", _TIME),
         pa.field("snapshot_at", _TIME, nullable=False),
     ]

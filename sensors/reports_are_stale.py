@@ -2,6 +2,8 @@
 
 While events stream in there is always something new, and a refresh costs the warehouse seconds of work however little
 that is: so refreshes begin at least ``reports_interval_seconds`` apart. After a pause the first one begins at once.
+Without any change there is one a day: what nothing tells of (a suppression by hand, a renamed user) is shown by then,
+and reports that are older than that are a fault (the freshness policies).
 """
 
 from datetime import UTC, datetime
@@ -12,6 +14,8 @@ from assets.jobs import reports_job
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
 from sensors.staged_objects_waiting import is_running
+
+DAY_SECONDS = 86_400.0
 
 
 @dg.sensor(
@@ -31,16 +35,18 @@ def reports_are_stale(
         return dg.SensorResult(skip_reason=dg.SkipReason("a refresh is at work; changes gather for the next"))
     with parts.open() as opened:
         changed_at, now = opened.register.last_change_at(), opened.clock()
-    if changed_at is None or changed_at.isoformat() == context.cursor:
-        return dg.SensorResult(skip_reason=dg.SkipReason("the reports show everything that is loaded"))
-    waiting_seconds = seconds_until_due(
-        last_refresh_at(context.instance), now, settings.load().reports_interval_seconds
-    )
+    if changed_at is None:
+        return dg.SensorResult(skip_reason=dg.SkipReason("nothing was ever loaded"))
+    refreshed_at, stamp = last_refresh_at(context.instance), changed_at.isoformat()
+    if stamp == context.cursor:
+        if refreshed_at is None or seconds_until_due(refreshed_at, now, DAY_SECONDS) > 0:
+            return dg.SensorResult(skip_reason=dg.SkipReason("the reports show everything that is loaded"))
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"reports-daily-{now:%Y-%m-%d}")], cursor=stamp)
+    waiting_seconds = seconds_until_due(refreshed_at, now, settings.load().reports_interval_seconds)
     if waiting_seconds > 0:
         return dg.SensorResult(
             skip_reason=dg.SkipReason(f"changes gather for the next refresh, in {waiting_seconds:.0f} s")
         )
-    stamp = changed_at.isoformat()
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"reports-{stamp}")], cursor=stamp)
 
 

@@ -1,4 +1,4 @@
-{#- The chain int_new_loads -> int_changed_deliveries -> int_matched_events -> int_delivery_states -> int_loads_done
+{#- The chain int_new_loads -> int_changed_deliveries -> int_events_to_match -> int_matched_events -> int_delivery_states -> int_loads_done
     works on whole loads (one object's insert: source_object and loaded_at), not on a time: a load that becomes visible late
     is a load like any other, and no hour of overlap is counted again at every refresh. -#}
 
@@ -19,10 +19,21 @@
     {{ return(adapter.get_relation(this.database, this.schema, 'int_loads_done')) }}
 {%- endmacro %}
 
-{#- Restricts a raw table to the rows of new loads; the lower bound of the time lets the skip index of loaded_at work. -#}
+{#- Restricts a raw table to the rows of new loads. The lower bound of the time lets the skip index of loaded_at leave out
+    what is older; without new loads it lies beyond every row, so that nothing is read. -#}
 {% macro is_newly_loaded(raw_table) -%}
-    loaded_at >= (select min(loaded_at) from {{ ref('int_new_loads') }} where raw_table = '{{ raw_table }}')
+    loaded_at >= (
+        select ifNull(minOrNull(loaded_at), toDateTime64('2299-01-01 00:00:00', 3, 'UTC'))
+        from {{ ref('int_new_loads') }}
+        where raw_table = '{{ raw_table }}'
+    )
     and (source_object, loaded_at) in (
         select source_object, loaded_at from {{ ref('int_new_loads') }} where raw_table = '{{ raw_table }}'
     )
+{%- endmacro %}
+
+{#- True where the relation has such a row. Before an `in` over a column without an index: the scalar is known before
+    anything is read, so a table is not read for a list that is empty. -#}
+{% macro is_there_any(relation, condition) -%}
+    (select count() from {{ relation }} where {{ condition }}) > 0
 {%- endmacro %}

@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'bounce_reasons'}}}) }}
 -- Every bounce, and every message that the provider never tried, has exactly one reason.
 {% set problems = ['bounced_hard', 'bounced_soft', 'rejected_later'] %}
 with reasons as (

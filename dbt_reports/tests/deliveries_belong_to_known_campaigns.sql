@@ -1,4 +1,4 @@
-{{ config(severity='warn') }}
+{{ config(severity='warn', meta={'dagster': {'ref': {'name': 'int_campaign_outcomes'}}}) }}
 -- A delivery whose campaign no snapshot shows is not in campaign_summary: the dimensions are behind or not refreshed.
 select outcomes.campaign_id
 from {{ ref('int_campaign_outcomes') }} as outcomes

@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'domain_deliverability'}}}) }}
 -- Every outcome is in exactly one domain.
 {% set sums %}{% for name in outcome_counts() %}sum({{ name }}){{ ', ' if not loop.last }}{% endfor %}{% endset %}
 select array({{ sums }}) as of_domains

@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'lead_history'}}}) }}
 -- Row by row, for a thousand leads of each of the three campaigns computed last: the cost does not grow with the history.
 {% set columns = ['campaign_id', 'lead_id', 'email', 'status', 'error', 'emails'] | join(', ') %}
 with some as (

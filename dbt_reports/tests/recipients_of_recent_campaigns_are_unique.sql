@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'campaign_recipients'}}}) }}
 -- Of the three campaigns computed last, so that the cost does not grow with all that was ever sent.
 select campaign_id, lead_id, count() as copies
 from {{ ref('campaign_recipients') }}

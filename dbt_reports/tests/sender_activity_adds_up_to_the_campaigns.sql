@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'sender_activity'}}}) }}
 -- Every outcome is in exactly one day of exactly one user.
 {% set sums %}{% for name in outcome_counts() %}sum({{ name }}){{ ', ' if not loop.last }}{% endfor %}{% endset %}
 select array({{ sums }}) as of_users

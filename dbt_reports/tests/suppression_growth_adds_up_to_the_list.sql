@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'suppression_growth'}}}) }}
 -- The last day's cumulative counts, and all new ones together, are the list.
 select
     (select sum(suppressions) from {{ ref('stg_suppressions') }} where is_removed = 0) as on_the_list,

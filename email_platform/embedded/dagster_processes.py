@@ -53,8 +53,8 @@ concurrency:
         value: large
         limit: {large_runs}
   pools:
-    # The old database's import is the only pool: one run at a time reads it, the others wait in the queue and take
-    # no place of max_concurrent_runs there.
+    # The old database's import and the reports are pools: one run at a time, the others wait in the queue and take no
+    # place of max_concurrent_runs there.
     granularity: run
     default_limit: 1
 
@@ -67,6 +67,10 @@ run_monitoring:
   max_resume_run_attempts: 0
   # Without it, the pool slots of a killed run stay taken for ever.
   free_slots_after_run_end_seconds: 30
+
+# The states of the assets' freshness policies, shown with them.
+freshness:
+  enabled: true
 
 run_retries:
   enabled: true

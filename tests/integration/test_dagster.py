@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import dagster as dg
@@ -25,7 +26,9 @@ from sqlalchemy import Engine, delete, insert, text, update
 
 from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
 from assets.partitions import campaign_partitions
-from email_platform.adapters.assembly import open_parts
+from assets.reports import dbt_project, dbt_report_models
+from email_platform.adapters.assembly import open_parts, open_warehouse
+from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call
 from email_platform.campaign_run import freeze_audience
 from email_platform.campaigns import CampaignStatus
@@ -171,6 +174,36 @@ def test_a_backfill_of_a_sent_campaign_sends_nothing_and_says_so(
     assert metadata_of(again, "campaign_deliveries")["this run"].startswith("sent nothing")
     assert "an earlier run" in metadata_of(again, "campaign_audience")["frozen by"]
     assert metadata_of(again, "warehouse_deliveries")["objects loaded now"] == 0
+
+
+def test_a_campaign_whose_counts_differ_fails_its_run_and_is_marked_until_it_is_loaded_whole(
+    oltp_engine: Engine, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(30))))
+    assert run_campaign(campaign_id, instance).success
+    with open_warehouse(settings) as warehouse:
+        warehouse.client.command(f"delete from delivery where campaign_id = {campaign_id} and lead_id % 2 = 0")
+    result = run_campaign(campaign_id, instance)
+    assert not result.success
+    (failed,) = [one for one in result.get_asset_check_evaluations() if not one.passed]
+    assert (failed.check_name, failed.blocking) == ("accounting", True)
+    snapshot = PostgresDimensionSource(oltp_engine).snapshot("campaign", datetime.now(UTC)).to_pylist()
+    assert {row["id"]: row["staged"] for row in snapshot}[campaign_id] == 30, "the reports show 15 and not_loaded 15"
+
+
+def test_every_data_test_of_dbt_is_a_check_of_an_asset() -> None:
+    # What is none is logged as an observation with a warning, at every refresh, and is in no asset's health.
+    manifest = json.loads(Path(dbt_project.manifest_path).read_text())
+    tests = {node["name"] for node in manifest["nodes"].values() if node["resource_type"] == "test"}
+    assert len(tests) > 30
+    assert {key.name for key in dbt_report_models.check_keys} == tests
+
+
+def test_marts_and_dimensions_are_overdue_after_a_day_and_campaigns_loads_never() -> None:
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    overdue = {name for name, spec in specs.items() if spec.freshness_policy is not None}
+    assert {"campaign_summary", "lead_history", "suppression_growth", "email", "warehouse_dimensions"} <= overdue
+    assert not {"warehouse_deliveries", "warehouse_events", "int_hour_counts", "stg_events"} & overdue
 
 
 def test_an_empty_audience_s_run_succeeds_and_says_that_nobody_was_there(
@@ -380,6 +413,35 @@ def test_refreshes_of_the_reports_keep_a_distance_and_the_first_one_comes_at_onc
 
     monkeypatch.setenv(variable_of("reports_interval_seconds"), "0")
     assert evaluate(reports_are_stale, instance, resources).run_requests
+
+
+def test_without_any_change_the_reports_are_refreshed_once_a_day(
+    oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    queued = queue_campaign(oltp_engine, in_city("nowhere"))
+    with oltp_engine.begin() as connection:
+        connection.execute(update(campaign).where(campaign.c.id == queued).values(started_at=text("now()")))
+    with open_parts(resources["settings"].load()) as parts:
+        shown = parts.register.last_change_at()
+    assert shown is not None
+    instance.create_run_for_job(
+        defs.resolve_job_def("reports_job"), run_id=str(uuid4()), status=dg.DagsterRunStatus.SUCCESS
+    )
+    wanted = {name: resources[name] for name in reports_are_stale.required_resource_keys}
+
+    def ask() -> dg.SensorResult:
+        with dg.build_sensor_context(
+            instance=instance, resources=wanted, definitions=defs, cursor=shown.isoformat()
+        ) as context:
+            result = reports_are_stale(context)
+        assert isinstance(result, dg.SensorResult)
+        return result
+
+    assert "everything that is loaded" in str(ask().skip_reason)
+    day_ago = datetime.now(UTC) - timedelta(days=1, seconds=1)
+    with patch("sensors.reports_are_stale.last_refresh_at", return_value=day_ago):
+        (request,) = ask().run_requests or []
+    assert str(request.run_key).startswith("reports-daily-")
 
 
 def test_a_refresh_is_due_after_the_interval_and_at_once_where_the_clock_was_set_back() -> None:

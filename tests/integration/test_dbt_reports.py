@@ -180,9 +180,26 @@ def about(campaign_id: int, lead_id: int) -> Mapping[str, Any]:
 
 
 def test_an_empty_warehouse_has_empty_reports_and_a_second_build_is_the_same(reports: Reports) -> None:
-    for _ in range(2):
+    database = reports_database(reports.settings.clickhouse_url.get_secret_value())
+
+    def views() -> dict[str, Any]:
+        found = f"select name, (uuid, comment) from system.tables where database = '{database}' and engine = 'View'"
+        return dict(reports.warehouse.client.query(found).result_rows)
+
+    for _ in range(2):  # the second build is the first that computes only what is new
         reports.build()
         assert [reports.rows(mart, "1") for mart in MARTS] == [[]] * len(MARTS)
+    first = views()
+    reports.build()
+    assert views() == first, "a view that stands as it should is left alone"
+    assert "Grain: (lead_id, campaign_id)" in first["lead_history"][1]
+
+    reports.warehouse.client.command(f"alter table {database}.lead_history modify comment 'of an older project'")
+    reports.warehouse.client.command(f"create or replace view {database}.hourly_throughput as select 1 as old")
+    reports.build()
+    assert {name for name, what in views().items() if what != first[name]} == {"lead_history", "hourly_throughput"}
+    assert views()["lead_history"][1] == first["lead_history"][1]
+    assert reports.rows("hourly_throughput", "1") == []
 
 
 def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) -> None:

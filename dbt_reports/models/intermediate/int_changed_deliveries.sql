@@ -1,6 +1,8 @@
 {{
     config(
-        materialized='table',
+        materialized='incremental',
+        incremental_strategy='append',
+        pre_hook=emptied(),
         engine='MergeTree()',
         order_by='(campaign_id, lead_id)'
     )
@@ -15,19 +17,21 @@ select *
 from {{ ref('stg_deliveries') }}
 where false
 {% else %}
+{% set no_message = "message_id = toUUID('" ~ no_uuid() ~ "')" %}
 with pointing as (
-    select provider, type, toUUIDOrZero(message_id) as message_id, provider_message_id, lower(recipient) as recipient
+    select campaign_id, provider, toUUIDOrZero(message_id) as message_id, provider_message_id, lower(recipient) as recipient
     from {{ source('warehouse', 'event') }}
     where {{ is_newly_loaded('event') }}
     union all
     -- Where a new reading replaces an old one, the message that the old one was about changes too.
-    select provider, type, toUUIDOrZero(message_id) as message_id, provider_message_id, lower(recipient) as recipient
+    select campaign_id, provider, toUUIDOrZero(message_id) as message_id, provider_message_id, lower(recipient) as recipient
     from {{ source('warehouse', 'event') }}
-    where event_key in (
-        select event_key
-        from {{ source('warehouse', 'event') }}
-        where {{ is_newly_loaded('event') }} and normaliser_version > 1
-    )
+    where {{ is_there_any(source('warehouse', 'event'), is_newly_loaded('event') ~ ' and normaliser_version > 1') }}
+        and event_key in (
+            select event_key
+            from {{ source('warehouse', 'event') }}
+            where {{ is_newly_loaded('event') }} and normaliser_version > 1
+        )
 ),
 
 changed as (
@@ -37,23 +41,22 @@ changed as (
     union distinct
     select campaign_id, lead_id
     from {{ source('warehouse', 'delivery') }}
-    where message_id in (select message_id from pointing where message_id != toUUID('{{ no_uuid() }}'))
+    where (campaign_id, message_id) in (
+        select campaign_id, message_id
+        from pointing
+        where campaign_id != 0 and not {{ no_message }}
+    )
+    {% for columns, values, condition in [
+        ('message_id', 'message_id', 'campaign_id = 0 and not ' ~ no_message),
+        ('(provider, provider_message_id)', 'provider, provider_message_id', no_message ~ " and provider_message_id != ''"),
+        ('lower(email)', 'recipient', no_message ~ " and provider_message_id = '' and recipient != ''"),
+    ] %}
     union distinct
     select campaign_id, lead_id
     from {{ source('warehouse', 'delivery') }}
-    where (provider, provider_message_id) in (
-        select provider, provider_message_id
-        from pointing
-        where message_id = toUUID('{{ no_uuid() }}') and provider_message_id != ''
-    )
-    union distinct
-    select campaign_id, lead_id
-    from {{ source('warehouse', 'delivery') }}
-    where lower(email) in (
-        select recipient
-        from pointing
-        where message_id = toUUID('{{ no_uuid() }}') and provider_message_id = '' and recipient != ''
-    )
+    where {{ is_there_any('pointing', condition) }}
+        and {{ columns }} in (select {{ values }} from pointing where {{ condition }})
+    {% endfor %}
 )
 
 select *

@@ -1,6 +1,8 @@
 {{
     config(
-        materialized='table',
+        materialized='incremental',
+        incremental_strategy='append',
+        pre_hook=emptied(),
         engine='MergeTree()',
         order_by='(raw_table, source_object, loaded_at)'
     )
@@ -10,16 +12,22 @@
 -- visible is found: a load is given up after 10 minutes.
 {% set done = loads_done() %}
 {% for raw_table in ['delivery', 'event', 'legacy_email'] %}
-select '{{ raw_table }}' as raw_table, toString(source_object) as source_object, loaded_at
-from {{ source('warehouse', raw_table) }}
+select '{{ raw_table }}' as raw_table, toString(loads.source_object) as source_object, loads.loaded_at as loaded_at
+from (
+    -- Grouped before the name becomes a text: it is a number in the table's dictionary here.
+    select source_object, loaded_at
+    from {{ source('warehouse', raw_table) }}
+    {% if done %}
+    where loaded_at > (select max(loaded_at) - interval 1 day from {{ done }} where raw_table = '{{ raw_table }}')
+    {% endif %}
+    group by source_object, loaded_at
+) as loads
 {% if done %}
-where loaded_at > (select max(loaded_at) - interval 1 day from {{ done }} where raw_table = '{{ raw_table }}')
-    and (toString(source_object), loaded_at) not in (
-        select source_object, loaded_at
-        from {{ done }}
-        where raw_table = '{{ raw_table }}'
-    )
+where (toString(loads.source_object), loads.loaded_at) not in (
+    select source_object, loaded_at
+    from {{ done }}
+    where raw_table = '{{ raw_table }}'
+)
 {% endif %}
-group by source_object, loaded_at
 {{ 'union all' if not loop.last }}
 {% endfor %}

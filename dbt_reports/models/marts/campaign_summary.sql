@@ -19,7 +19,8 @@ with campaigns as (
         excluded_suppressed,
         excluded_unsubscribed,
         excluded_invalid_address,
-        excluded_duplicate_address
+        excluded_duplicate_address,
+        staged
     from {{ ref('stg_campaigns') }}
     where frozen_at is not null or campaign_id not in (select campaign_id from {{ ref('int_legacy_campaigns') }})
     union all
@@ -38,7 +39,8 @@ with campaigns as (
         toInt64(0) as excluded_suppressed,
         toInt64(0) as excluded_unsubscribed,
         toInt64(0) as excluded_invalid_address,
-        toInt64(0) as excluded_duplicate_address
+        toInt64(0) as excluded_duplicate_address,
+        toInt64(0) as staged
     from {{ ref('int_legacy_campaigns') }} as old
     left any join {{ ref('stg_campaigns') }} as known on known.campaign_id = old.campaign_id
     where old.campaign_id not in (select campaign_id from {{ ref('stg_campaigns') }} where frozen_at is not null)
@@ -77,6 +79,7 @@ joined as (
         campaigns.excluded_unsubscribed as excluded_unsubscribed,
         campaigns.excluded_invalid_address as excluded_invalid_address,
         campaigns.excluded_duplicate_address as excluded_duplicate_address,
+        campaigns.staged as staged,
         {% for name in outcome_counts() %}
         ifNull(outcomes.{{ name }}, 0) as {{ name }},
         {% endfor %}
@@ -111,6 +114,7 @@ select
     unknown,
     abandoned,
     eligible - (accepted + rejected + unknown + abandoned) as not_attempted,
+    greatest(staged - (accepted + rejected + unknown + abandoned), 0) as not_loaded,
     delivered,
     bounced_hard,
     bounced_soft,

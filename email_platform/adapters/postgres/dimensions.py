@@ -58,12 +58,19 @@ select
     )
 },
     (manifest.eligible_rows + manifest.chunk_rows - 1) / manifest.chunk_rows as chunk_count,
+    case when manifest.campaign_id is not null then coalesce(staged.deliveries, 0) end as staged,
     {_time("manifest.frozen_at")} as frozen_at,
     {_time("case when campaign.id is null then manifest.frozen_at else %(snapshot_at)s::timestamptz end")}
         as snapshot_at
 from campaign
 full outer join campaign_manifest as manifest on manifest.campaign_id = campaign.id
 left join sender on sender.id = campaign.sender_id
+left join (
+    select campaign_id, sum(rows)::bigint as deliveries
+    from staged_object
+    where kind = 'delivery'
+    group by campaign_id
+) as staged on staged.campaign_id = manifest.campaign_id
 order by 1
 """  # noqa: S608 - the parts are constants of this module
 
