@@ -34,7 +34,7 @@ from email_platform.settings import Settings, variable_of
 
 PORT_SETTINGS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "dagster_port", "receiver_port")
 SHARE_SENT_BEFORE_THE_KILL = 0.4
-PATIENCE_SECONDS = 1800.0
+PATIENCE_SECONDS = 3600.0
 POLL_SECONDS = 0.2
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
