@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest demo up test test-unit chaos chaos-dagster chaos-demo flood check fix clean bench
+.PHONY: help setup dbt-manifest dbt-docs dbt-freshness demo up test test-unit chaos chaos-dagster chaos-demo flood check fix clean bench
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -25,6 +25,16 @@ $(MANIFEST): $(READY) $(DBT_SOURCES)
 
 setup: $(READY) $(MANIFEST)  ## install everything into .venv
 dbt-manifest: $(MANIFEST)  ## parse the dbt project, which Dagster reads at start
+
+# Both ask the warehouse of the settings: the embedded one while `make up` or a demo runs, else the one of
+# EMAIL_PLATFORM_CLICKHOUSE_URL.
+DBT_DOCS := dbt_reports/target/docs
+dbt-docs: setup  ## the reports' models, columns, tests and lineage as a page of its own in dbt_reports/target/docs
+	$(BIN)/email-platform dbt docs generate --static --target-path target/docs
+	@echo "open $(DBT_DOCS)/static_index.html"
+
+dbt-freshness: setup  ## how old what the warehouse holds is; fails where a source is overdue
+	$(BIN)/email-platform dbt source freshness
 
 demo: setup  ## four campaigns from the queue to the report tables, on real engines (LEADS=1000000 for more)
 	$(BIN)/email-platform demo --leads $(LEADS) $(if $(KEEP),--keep-running)

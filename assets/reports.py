@@ -1,7 +1,6 @@
 """The dbt project `dbt_reports/` as assets: the reports that consumers read."""
 
 import os
-import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -17,19 +16,14 @@ from dagster_dbt import (
 )
 
 from email_platform.errors import ConfigurationError
+from email_platform.reports_commands import PROJECT_FOLDER
 from resources.warehouse import WarehouseResource
 
 # The reports are refreshed after changes, and once a day without any (sensors/reports_are_stale.py): where they are
 # older, the daemon is down or builds fail.
 DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26))
 
-dbt_project = DbtProject(project_dir=Path(__file__).parents[1] / "dbt_reports")
-
-
-def dbt_executable() -> str:
-    """The dbt beside this interpreter, so that an inactive virtual environment works too; else the one on PATH."""
-    beside = Path(sys.executable).with_name("dbt")
-    return str(beside) if beside.exists() else "dbt"
+dbt_project = DbtProject(project_dir=PROJECT_FOLDER)
 
 
 def _manifest_path() -> Path:

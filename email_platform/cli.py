@@ -22,7 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from email_platform import campaign_commands, legacy_commands, suppression_commands, warehouse_commands
+from email_platform import (
+    campaign_commands,
+    legacy_commands,
+    reports_commands,
+    suppression_commands,
+    warehouse_commands,
+)
 from email_platform.adapters.part_checks import check_parts
 from email_platform.adapters.preparation import prepare
 from email_platform.demo.run import run_demo, summary_lines
@@ -55,6 +61,16 @@ console = demo_console()
 error_console = Console(stderr=True)
 
 _DOWN_TIMEOUT_SECONDS = 180.0
+
+
+@app.command(
+    "dbt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def dbt(context: typer.Context) -> None:
+    """Run dbt on the reports and the settings' warehouse, with dbt's arguments: `dbt build --select lead_history`."""
+    with told_plainly():
+        settings = Settings.load(state_folder=state_folder_of(os.environ))
+    raise typer.Exit(reports_commands.run_dbt(settings, list(context.args)))
 
 
 @app.callback()

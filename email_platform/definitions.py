@@ -14,8 +14,9 @@ from assets.events import load_events_job, replay_events_job, warehouse_events
 from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
 from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
-from assets.reports import dbt_executable, dbt_project, dbt_report_models
+from assets.reports import dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
+from email_platform.reports_commands import dbt_executable
 from resources.events import EventsResource
 from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource

@@ -63,21 +63,24 @@ class Reports:
 
     def build(self, *arguments: str) -> None:
         """Run `dbt build` and fail with what it printed where a model, test or warning does not pass."""
+        statuses = self.dbt("build", *arguments)
+        assert set(statuses.values()) <= {"success", "pass", "no-op"}, statuses  # no-op: an exposure
+        assert {f"model.email_reports.{mart}" for mart in MARTS} <= set(statuses)
+
+    def dbt(self, *arguments: str, results: str = "run_results.json") -> dict[str, str]:
+        """Run dbt; the statuses of what it ran."""
         url = self.settings.clickhouse_url.get_secret_value()
         command = [
-            *(str(Path(sys.executable).with_name("dbt")), "build", "--project-dir", str(PROJECT)),
+            *(str(Path(sys.executable).with_name("dbt")), *arguments, "--project-dir", str(PROJECT)),
             *("--profiles-dir", str(PROJECT), "--target-path", str(self.folder), "--log-path", str(self.folder)),
-            *arguments,
         ]
         environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        results = json.loads((self.folder / "run_results.json").read_text())["results"]
-        statuses = {result["unique_id"]: result["status"] for result in results}
-        assert set(statuses.values()) <= {"success", "pass", "no-op"}, statuses  # no-op: an exposure
-        assert {f"model.email_reports.{mart}" for mart in MARTS} <= set(statuses)
         password = dbt_environment(url)["EMAIL_PLATFORM_DBT_PASSWORD"]
         assert password not in ended.stdout + ended.stderr + (self.folder / "dbt.log").read_text()
+        found = json.loads((self.folder / results).read_text())["results"]
+        return {result["unique_id"]: result["status"] for result in found}
 
     def rows(self, mart: str, order_by: str) -> list[dict[str, Any]]:
         database = reports_database(self.settings.clickhouse_url.get_secret_value())
@@ -200,6 +203,22 @@ def test_an_empty_warehouse_has_empty_reports_and_a_second_build_is_the_same(rep
     assert {name for name, what in views().items() if what != first[name]} == {"lead_history", "hourly_throughput"}
     assert views()["lead_history"][1] == first["lead_history"][1]
     assert reports.rows("hourly_throughput", "1") == []
+
+
+def test_the_docs_know_every_mart_and_the_freshness_of_every_source_is_told(reports: Reports) -> None:
+    reports.load_dimensions({}, datetime.now(UTC))
+    told = reports.dbt("source", "freshness", results="sources.json")
+    fresh = {name.split(".")[-1]: status for name, status in told.items()}
+    assert {name for name, status in fresh.items() if status == "pass"} == {"campaign", "app_user", "suppression"}
+    assert {name for name, status in fresh.items() if status == "warn"} == {"delivery", "event", "exclusion"}
+
+    reports.build()
+    reports.dbt("docs", "generate", "--static")
+    catalog = json.loads((reports.folder / "catalog.json").read_text())["nodes"]
+    assert {f"model.email_reports.{mart}" for mart in MARTS} <= set(catalog)
+    page = (reports.folder / "static_index.html").read_text()
+    assert "How the list of suppressed addresses grew" in page
+    assert all(f"exposure.email_reports.{name}" in page for name in ("recipient_lookup", "deliverability_watch"))
 
 
 def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) -> None:
