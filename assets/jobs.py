@@ -31,6 +31,14 @@ campaign_job = dg.define_asset_job(
     description="One campaign: freeze its audience, send its chunks, load its deliveries. Safe to run again.",
 )
 
+load_campaigns_job = dg.define_asset_job(
+    "load_campaigns_job",
+    selection=dg.AssetSelection.assets(warehouse_deliveries),
+    executor_def=dg.in_process_executor,
+    tags=RETRY_TAGS,
+    description="Load campaigns again from the staging area, by partition, and prove their accounting. Sends nothing.",
+)
+
 reports_job = dg.define_asset_job(
     "reports_job",
     selection=dg.AssetSelection.assets(warehouse_dimensions, dbt_report_models),

@@ -11,7 +11,7 @@ from dagster_dbt import DbtCliResource
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
 from assets.events import load_events_job, replay_events_job, warehouse_events
-from assets.jobs import campaign_job, load_staged_job, reports_job, resolve_unknown_calls_job
+from assets.jobs import campaign_job, load_campaigns_job, load_staged_job, reports_job, resolve_unknown_calls_job
 from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
 from assets.reports import dbt_project, dbt_report_models
@@ -45,6 +45,7 @@ defs = dg.Definitions(
     ],
     jobs=[
         campaign_job,
+        load_campaigns_job,
         reports_job,
         load_staged_job,
         load_events_job,

@@ -50,6 +50,10 @@ class StagingRegister(Protocol):
         """Objects whose present content is not loaded and not quarantined, the oldest first."""
         ...
 
+    def of_campaign(self, campaign_id: int) -> Sequence[StagedObject]:
+        """Every registered object of the campaign, loaded, quarantined or neither, by key."""
+        ...
+
     def mark_loaded(self, staged: StagedObject, loaded_rows: int) -> None:
         """Remember that the warehouse holds this content."""
         ...

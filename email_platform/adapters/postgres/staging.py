@@ -113,6 +113,19 @@ class PostgresStagingRegister:
                 StagedObject(row.key, row.kind, row.rows, row.content_sha256) for row in connection.execute(statement)
             ]
 
+    def of_campaign(self, campaign_id: int) -> Sequence[StagedObject]:
+        """Every registered object of the campaign, loaded, quarantined or neither, by key."""
+        columns = staged_object.c
+        statement = (
+            select(columns.key, columns.kind, columns.rows, columns.content_sha256)
+            .where(columns.campaign_id == campaign_id)
+            .order_by(columns.key)
+        )
+        with oltp_transaction(self._engine) as connection:
+            return [
+                StagedObject(row.key, row.kind, row.rows, row.content_sha256) for row in connection.execute(statement)
+            ]
+
     def mark_loaded(self, staged: StagedObject, loaded_rows: int) -> None:
         """Remember that the warehouse holds this content."""
         self.mark_all_loaded([(staged, loaded_rows)])
