@@ -104,10 +104,28 @@ class _Answer:
             "content-length": str(len(body) + self.promised_bytes_more),
             **self.headers,
         }
+        if closes := exchange.headers.get("connection", "").lower() == "close":
+            headers["connection"] = "close"
         head = f"HTTP/1.1 {self.status} As Told\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items())
         exchange.writer.write(head.encode() + b"\r\n" + body)
         await exchange.writer.drain()
-        return self.promised_bytes_more == 0
+        return self.promised_bytes_more == 0 and not closes
+
+
+def _twice(answer: _Answer) -> _Behaviour:
+    """The same answer again when the client has had time to take the connection for idle, as a broken proxy does."""
+
+    async def behave(exchange: _Exchange) -> bool:
+        await answer(exchange)
+        with suppress(ConnectionError):
+            await asyncio.sleep(0.05)
+            head = f"HTTP/1.1 {answer.status} As Told\r\ncontent-type: application/json\r\n"
+            body = json.dumps(answer.document).encode()
+            exchange.writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            await exchange.until_hang_up()
+        return False
+
+    return behave
 
 
 async def _reset_before_reading(exchange: _Exchange) -> bool:
@@ -162,6 +180,7 @@ class _ScriptedServer:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.script: list[_Behaviour] = []
         self.requests: list[_Request] = []
+        self.connections = 0
         self.holding = threading.Event()
         self.idle = threading.Event()
         self._release = threading.Event()
@@ -186,6 +205,7 @@ class _ScriptedServer:
         task = asyncio.current_task()
         assert task is not None
         self._handlers.add(task)
+        self.connections += 1
         try:
             stays = True
             while stays:
@@ -682,13 +702,24 @@ class TestWire:
             _send(dialect, server.url, _IMPATIENT)
         assert len(server.requests) == 1
 
-    def test_a_kept_connection_that_the_server_closes_is_unknown_and_not_tried_again(
+    def test_every_call_has_a_connection_of_its_own_on_which_nothing_else_is_taken_for_its_answer(
         self, dialect: _Dialect, server: _ScriptedServer
     ) -> None:
-        server.script = [dialect.accepted, _close_without_answer, dialect.accepted]
-        with pytest.raises(CallOutcomeUnknownError):
-            _send(dialect, server.url, times=2)
-        assert len(server.requests) == 2
+        stale = dialect.refused_recipient or dialect.rejected
+        server.script = [_twice(stale), dialect.accepted]
+
+        async def run() -> tuple[RecipientResult, ...]:
+            provider = _provider(dialect, server.url)
+            try:
+                call = provider.encode(_call())
+                with suppress(CallRejectedError):
+                    await provider.send(call)
+                return await provider.send(call)
+            finally:
+                await provider.aclose()
+
+        assert tuple(result.provider_message_id for result in asyncio.run(run())) == dialect.accepted_ids
+        assert server.connections == 2
 
     def test_the_same_call_sent_again_is_the_same_request(self, dialect: _Dialect, server: _ScriptedServer) -> None:
         server.script = [dialect.accepted, dialect.accepted]

@@ -3,17 +3,25 @@
 Invariant: one `post_once` puts at most one request on the wire, and a failure is called *not accepted* only
 where no byte of the request can have reached the provider.
 
-Transport: httpx's API over ``httpx_aiohttp.AiohttpTransport``. Measured side by side in one
-run on 2 cores, 600 calls of 50 kB each to a loopback server, connections limited to 50, two repetitions:
+**Every call has a connection of its own.** On a kept one, bytes that a broken proxy sent after an answer pass for the
+answer to the *next* call, and its recipients for accepted: looking at the connection before it is lent helps only if
+the bytes have come by then (they had not, once, on a busy machine). And a connection that the server closed while it
+was idle looks exactly like one that it closed after accepting: an unknown call, held recipients, for nothing.
+(The request does not say ``Connection: close``: aiohttp refuses an answer with anything after it then, and an accepted
+call would be unknown.) The price is a handshake for 50 recipients. ``bench/provider_transport.py``, calls of 50 kB to a
+loopback server, all three in turns in one run on 2 busy cores:
 
-| concurrent calls | httpx's own pool | httpx-aiohttp | `post_once` over it | ratio |
+| wire | calls at once | httpx's own pool | aiohttp, connections kept | a connection each |
 | --- | --- | --- | --- | --- |
-| 4 | 1,200 to 1,250 calls/s | 3,400 to 3,440 calls/s | 3,100 to 3,120 calls/s | 2.5 to 2.6 |
-| 16 | 590 calls/s | 3,700 to 3,710 calls/s | 3,360 to 3,410 calls/s | 5.7 to 5.8 |
-| 50 | 530 calls/s | 2,710 to 3,250 calls/s | 2,470 to 2,640 calls/s | 4.7 to 4.9 |
+| http | 4 | 623 calls/s | 1,165 | 558 |
+| http | 16 | 266 | 1,245 | 718 |
+| http | 50 | 96 | 1,358 | 796 |
+| https | 4 | 1,100 | 2,710 | 705 |
+| https | 16 | 397 | 1,898 | 407 |
+| https | 50 | 134 | 1,232 | 379 |
 
-httpx's pool loses more than half of its throughput between 4 and 50 concurrent calls. (`post_once` is slower
-than the bare client because it streams the body, see there.)
+379 calls/s are 19,000 recipients/s and process, many times what accounts of providers allow. The transport under
+httpx's API is ``httpx_aiohttp.AiohttpTransport``: httpx's own pool loses most of its throughput between 4 and 50 calls.
 
 How failures map (aiohttp 3.14, httpx-aiohttp 0.2; each row is a test in ``test_provider_contracts.py``):
 
@@ -31,11 +39,8 @@ The transport names resets and disconnects ``ConnectTimeout`` as it does refused
 aiohttp's base class ``ClientConnectionError`` to it: whoever classifies by httpx's class alone sends twice.
 `post_once` therefore judges aiohttp's own exception, found as the cause.
 
-A keep-alive connection that the server closed before our request looks exactly like one that it closed after
-accepting it (ServerDisconnectedError): unknown, truthfully. To make it rare, idle connections are dropped after
-4 seconds, below the shortest usual server time-outs (uvicorn and Node 5 s, nginx 75 s, AWS load balancers
-60 s): a new TLS handshake costs a tenth of a second, an unknown call costs a held recipient. aiohttp repeats a
-request by itself on such a connection only for idempotent methods, never for POST (a test counts the requests).
+aiohttp repeats a request by itself only on a kept connection and for idempotent methods, never a POST (a test counts
+the requests).
 
 aiohttp has no write timeout, and its read timeout starts when the body is written: `CallTimeouts.total_seconds`
 bounds the whole call, so that a peer which stops reading cannot hold it for ever.
@@ -51,7 +56,6 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import httpx
@@ -61,7 +65,6 @@ from email_platform.adapters.providers.classification import quoted
 from email_platform.errors import CallNotAcceptedError, CallOutcomeUnknownError, ConfigurationError
 
 MAXIMUM_CONNECTIONS = 50
-KEEPALIVE_EXPIRY_SECONDS = 4.0
 _PIECE_BYTES = 256 * 1024
 
 _NEVER_REACHED_AIOHTTP = (
@@ -140,7 +143,7 @@ def open_client(
 
     def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_CleanConnector(limit=max_connections, keepalive_timeout=KEEPALIVE_EXPIRY_SECONDS, ssl=tls),
+            connector=aiohttp.TCPConnector(limit=max_connections, force_close=True, ssl=tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
@@ -156,21 +159,6 @@ def open_client(
         follow_redirects=False,
         trust_env=False,
     )
-
-
-class _CleanConnector(aiohttp.TCPConnector):
-    """A pool that lends no connection on which something came that nobody had asked for.
-
-    A broken proxy may send an answer twice; on a kept connection the second copy would pass for the answer to the
-    next call, and its recipients for accepted. aiohttp looks at this when a connection is given back, not when it
-    is lent (3.14); a test sends every answer twice.
-    """
-
-    async def _get(self, key: Any, traces: list[Any]) -> Any:
-        for protocol, _ in self._conns.get(key, ()):
-            if protocol.should_close:
-                protocol.close()  # the pool drops what is not connected
-        return await super()._get(key, traces)
 
 
 async def post_once(

@@ -1,7 +1,8 @@
 """Amazon SES v2 ``SendBulkEmail`` through boto3.
 
 Invariant: one `send` is one HTTP request: boto3's retries are off (``total_max_attempts`` 1), since each of its
-attempts would be a call that the ledger does not know of.
+attempts would be a call that the ledger does not know of. Each request asks for a connection of its own, for the
+reasons in `http_transport`.
 
 Rendered contents: the call carries one inline template, ``{{subject}}``, ``{{html}}`` and ``{{text}}``, and each
 entry its values as ReplacementTemplateData. Inline templates know simple substitutions only, and SES does not
@@ -108,7 +109,7 @@ def open_ses_client(
     Without keys, boto3's usual chain (environment, profile, instance role) finds the credentials.
     """
     timeouts = timeouts or CallTimeouts()
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "sesv2",
         region_name=region,
         aws_access_key_id=access_key_id,
@@ -123,6 +124,12 @@ def open_ses_client(
             proxies={},
         ),
     )
+    client.meta.events.register("before-send.sesv2", _ask_for_a_connection_of_its_own)
+    return client
+
+
+def _ask_for_a_connection_of_its_own(request: Any, **_: Any) -> None:
+    request.headers["Connection"] = "close"
 
 
 class SesProvider:
