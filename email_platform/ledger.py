@@ -52,9 +52,12 @@ class CallReceipt:
     results: tuple[RecipientResult, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Compact form for the ledger: ids in order ("" where there is none), and by offset who was not accepted."""
+        """Compact form for the ledger: ids in order ("" where there is none), and by offset who was not accepted.
+
+        Without NUL characters: PostgreSQL's jsonb takes none, and an answer with one could never be recorded.
+        """
         document: dict[str, Any] = {
-            "ids": [result.provider_message_id for result in self.results],
+            "ids": [_without_nul(result.provider_message_id) for result in self.results],
             "rejected": self._told("rejected"),
         }
         for status in ("deferred", "unknown"):
@@ -64,7 +67,7 @@ class CallReceipt:
 
     def _told(self, status: str) -> dict[str, list[str]]:
         return {
-            str(offset): [result.error_code, result.error_message]
+            str(offset): [_without_nul(result.error_code), _without_nul(result.error_message)]
             for offset, result in enumerate(self.results)
             if result.status == status
         }
@@ -98,6 +101,10 @@ class CallReceipt:
     def all_rejected(cls, recipient_count: int, code: str, message: str) -> CallReceipt:
         """The receipt of a call that was refused as a whole."""
         return cls((RecipientResult("rejected", "", code, message),) * recipient_count)
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,20 @@ def queue_campaign(engine: Engine, condition: object, **values: Any) -> int:
     """A queued campaign of a user and sender of its own; returns its id."""
     with engine.begin() as connection:
         owner = connection.execute(
-            insert(app_user).values(email=f"{unique('user')}@example.com", name="User").returning(app_user.c.id)
+            insert(app_user)
+            .values({"email": f"{unique('user')}@example.com", "name": "User", **values.pop("owner", {})})
+            .returning(app_user.c.id)
         ).scalar_one()
         sender_id = connection.execute(
             insert(sender)
-            .values(owner_id=owner, from_address="news@example.com", from_name="News", **values.pop("sender", {}))
+            .values(
+                {
+                    "owner_id": owner,
+                    "from_address": "news@example.com",
+                    "from_name": "News",
+                    **values.pop("sender", {}),
+                }
+            )
             .returning(sender.c.id)
         ).scalar_one()
         return connection.execute(

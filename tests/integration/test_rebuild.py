@@ -1,33 +1,30 @@
-"""The warehouse made anew from the bucket says what it said before, whatever the register and the tables still know."""
+"""The warehouse made anew from the bucket says what it said before, whatever the register and the tables still know.
+
+That the reports are the same too is shown in test_hostile_data.py.
+"""
 
 from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import SecretStr
 from sqlalchemy import Engine, delete, select, text, update
-from sqlalchemy.engine import make_url
 
 from email_platform.accounting import require_all
 from email_platform.adapters.assembly import import_legacy_month, open_oltp, open_parts, open_warehouse
-from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
-from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.events import PostgresEventIntake
-from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
 from email_platform.adapters.postgres.tables import app_user, campaign, staged_object
 from email_platform.campaign_run import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
 from email_platform.definitions import defs
@@ -42,7 +39,8 @@ from email_platform.rebuild import RebuildReport, rebuild_warehouse
 from email_platform.settings import Settings
 from email_platform.storage_layout import deliveries_key, event_inbox_key, event_normalised_key
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
-from tests.integration.test_dbt_reports import Reports, about, event
+from tests.integration.own_databases import closing_engine, own_settings, own_warehouse
+from tests.integration.test_dbt_reports import about, event
 
 pytestmark = pytest.mark.integration
 
@@ -64,10 +62,7 @@ class World:
     @contextmanager
     def empty_warehouse(self) -> Iterator[tuple[Settings, ClickHouseWarehouse]]:
         """Another warehouse over the same bucket and register, with tables and without rows."""
-        server = self.settings.clickhouse_url.get_secret_value().rsplit("/", 1)[0]
-        url = f"{server}/test_rebuilt_{next(_numbers)}"
-        upgrade_to_head(url)
-        settings = self.settings.model_copy(update={"clickhouse_url": SecretStr(url)})
+        settings = own_warehouse(self.settings, f"test_rebuilt_{next(_numbers)}")
         with open_warehouse(settings) as opened:
             yield settings, opened
 
@@ -93,43 +88,15 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(stack: Settings) -> Iterator[World]:
-    server = make_url(stack.postgres_url.get_secret_value())
-    urls = {
-        name: server.set(database=name).render_as_string(hide_password=False) for name in ("rebuild", "rebuild_old")
-    }
-    with closing_engine(server.render_as_string(hide_password=False)) as admin:
-        for name in urls:
-            with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.execute(text(f"create database {name}"))
-    upgrade_oltp(urls["rebuild"])
-    clickhouse_url = stack.clickhouse_url.get_secret_value().rsplit("/", 1)[0] + "/test_rebuild"
-    upgrade_to_head(clickhouse_url)
-    settings = stack.model_copy(
-        update={
-            "postgres_url": SecretStr(urls["rebuild"]),
-            "legacy_postgres_url": SecretStr(urls["rebuild_old"]),
-            "legacy_rows_per_second": 10_000_000.0,
-            "clickhouse_url": SecretStr(clickhouse_url),
-            "s3_bucket": "rebuild",
-            "chunk_rows": 100,
-        }
-    )
+    settings = own_settings(stack, "rebuild")
     store = S3ObjectStore.from_settings(settings)
-    store.create_bucket()
     with open_parts(settings) as parts, open_oltp(settings) as engine, open_warehouse(settings) as warehouse:
         campaigns = (send(parts, engine), send(parts, engine))
         stage_events(parts, campaigns)
         load_staged(parts.register, warehouse)
-        import_old_table(settings, urls["rebuild_old"])
+        import_old_table(settings)
         take_snapshots(parts, engine, warehouse)
         yield World(settings, parts, engine, store, warehouse, campaigns)
-
-
-@contextmanager
-def closing_engine(url: str) -> Iterator[Engine]:
-    engine = create_oltp_engine(url)
-    yield engine
-    engine.dispose()
 
 
 def send(parts: Parts, engine: Engine) -> int:
@@ -172,10 +139,11 @@ def put(parts: Parts, key: str, table: pa.Table) -> StagedObject:
     return StagedObject(key, "event", table.num_rows, sha256(buffer.getvalue()).hexdigest())
 
 
-def import_old_table(settings: Settings, url: str) -> None:
+def import_old_table(settings: Settings) -> None:
     """3,000 old rows of two months; afterwards some change their month or campaign, some go."""
     months = (Month(2025, 1), Month(2025, 2))
-    with closing_engine(url) as engine:
+    assert settings.legacy_postgres_url is not None
+    with closing_engine(settings.legacy_postgres_url.get_secret_value()) as engine:
         generate_legacy_emails(engine, LegacyTable(3_000, date(2025, 1, 1), 2), with_indexes=False)
         with engine.begin() as connection:
             for index in INDEXES:
@@ -362,25 +330,6 @@ def test_a_content_that_is_recorded_while_an_older_one_is_found_stays(world: Wor
             assert register.registered([staged.key]) == {staged.key: staged}
     finally:
         world.forget(staged_object.c.key == staged.key)
-
-
-def test_the_reports_of_a_rebuilt_warehouse_are_the_same(world: World, tmp_path: Path) -> None:
-    def reports_of(settings: Settings, warehouse: ClickHouseWarehouse) -> Mapping[str, Any]:
-        folder = tmp_path / warehouse.database
-        folder.mkdir()
-        reports = Reports(settings, warehouse, world.store, folder)
-        reports.build()
-        summary = reports.rows("campaign_summary", "campaign_id")
-        for row in summary:
-            if row["campaign_id"] not in world.campaigns:  # of an old row: when the warehouse learnt of it
-                del row["snapshot_at"]
-        return {"campaign_summary": summary, "sender_activity": reports.rows("sender_activity", "1, 2, 3")}
-
-    before = reports_of(world.settings, world.warehouse)
-    assert len(before["campaign_summary"]) > len(world.campaigns), "of the old system too"
-    with world.empty_warehouse() as (settings, rebuilt):
-        world.rebuild(rebuilt)
-        assert reports_of(settings, rebuilt) == before
 
 
 def test_the_job_tells_what_the_tables_held_and_hold_and_refuses_another_database_s_name(

@@ -84,10 +84,14 @@ def _suppress(connection: Connection, requests: Iterable[SuppressionRequest]) ->
     # One order for every writer, or two batches with the same addresses could wait for each other.
     waiting = iter(sorted(requests, key=lambda one: (one.address, one.lead_id)))
     while group := list(islice(waiting, REQUESTS_PER_STATEMENT)):
-        # PostgreSQL's jsonb cannot hold NUL.
-        document = orjson.dumps([asdict(one) for one in group]).decode().replace("\\u0000", "")
+        document = orjson.dumps([_without_nul(asdict(one)) for one in group]).decode()
         added += connection.execute(_SUPPRESS, {"requests": document}).rowcount
     return added
+
+
+def _without_nul(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without NUL characters, of which PostgreSQL's jsonb takes none."""
+    return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in document.items()}
 
 
 class PostgresSuppressions:

@@ -1,0 +1,55 @@
+"""Databases and a bucket that no other test uses, on the engines that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+from email_platform.adapters.clickhouse.migrate import upgrade_to_head
+from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.engine import create_oltp_engine
+from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
+from email_platform.settings import Settings
+
+
+def own_settings(stack: Settings, name: str) -> Settings:
+    """The stack with databases and a bucket of this name, migrated and empty, and one for an old system."""
+    server = make_url(stack.postgres_url.get_secret_value())
+    oltp, old = (
+        server.set(database=database).render_as_string(hide_password=False) for database in (name, f"{name}_old")
+    )
+    with closing_engine(server.render_as_string(hide_password=False)) as admin:
+        for database in (name, f"{name}_old"):
+            with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text(f"create database {database}"))
+    upgrade_oltp(oltp)
+    settings = own_warehouse(stack, f"test_{name}").model_copy(
+        update={
+            "postgres_url": SecretStr(oltp),
+            "legacy_postgres_url": SecretStr(old),
+            "legacy_rows_per_second": 10_000_000.0,
+            "s3_bucket": name.replace("_", "-"),
+            "chunk_rows": 100,
+        }
+    )
+    S3ObjectStore.from_settings(settings).create_bucket()
+    return settings
+
+
+def own_warehouse(settings: Settings, name: str) -> Settings:
+    """The same with a migrated, empty database of this name in ClickHouse."""
+    url = f"{settings.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/{name}"
+    upgrade_to_head(url)
+    return settings.model_copy(update={"clickhouse_url": SecretStr(url)})
+
+
+@contextmanager
+def closing_engine(url: str) -> Iterator[Engine]:
+    """A connection pool that is closed on leaving."""
+    engine = create_oltp_engine(url)
+    yield engine
+    engine.dispose()
