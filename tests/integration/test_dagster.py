@@ -16,6 +16,7 @@ from unittest.mock import patch
 from uuid import uuid4
 
 import dagster as dg
+import httpx
 import psutil
 import pytest
 import yaml
@@ -35,6 +36,7 @@ from email_platform.campaigns import CampaignStatus
 from email_platform.definitions import defs
 from email_platform.embedded import dagster_processes
 from email_platform.embedded.dagster_processes import CAMPAIGN_TAG, write_dagster_yaml
+from email_platform.embedded.provider_simulator import AcceptedLog
 from email_platform.launching import FRUITLESS_ATTEMPTS, LARGE_ROWS
 from email_platform.process_lifetime import is_alive_since
 from email_platform.settings import Settings, variable_of
@@ -165,12 +167,16 @@ def test_a_campaign_s_run_materializes_its_assets_with_counts_rates_and_places(
 
 
 def test_a_backfill_of_a_sent_campaign_sends_nothing_and_says_so(
-    oltp_engine: Engine, instance: dg.DagsterInstance
+    oltp_engine: Engine, settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(150))))
     assert run_campaign(campaign_id, instance).success
+    asked = provider_calls(settings)
     again = run_campaign(campaign_id, instance)
     assert again.success
+    assert provider_calls(settings) == asked, "not even a call that the provider's idempotency would have to stop"
+    accepted = AcceptedLog(Path(settings.state_folder) / "provider").summary(str(campaign_id))
+    assert (accepted.accepted_rows, accepted.distinct_message_ids) == (150, 150)
     assert metadata_of(again, "campaign_deliveries")["this run"].startswith("sent nothing")
     assert "an earlier run" in metadata_of(again, "campaign_audience")["frozen by"]
     assert metadata_of(again, "warehouse_deliveries")["objects loaded now"] == 0
@@ -519,6 +525,14 @@ def test_a_run_at_work_whose_worker_is_gone_is_ended_on_record_when_it_was_found
     assert not is_alive_since(worker.pid, started_at)
     assert is_alive_since(os.getpid(), started_at)
     assert not is_alive_since(os.getpid(), psutil.Process().create_time() - 60), "this process got the id of another"
+
+
+def provider_calls(settings: Settings) -> int:
+    """How many calls the simulator was ever asked to make."""
+    assert settings.provider_api_key is not None
+    headers = {"authorization": f"Bearer {settings.provider_api_key.get_secret_value()}"}
+    answer = httpx.get(f"{settings.provider_url}/admin/statistics", headers=headers, trust_env=False)
+    return int(answer.raise_for_status().json()["calls"])
 
 
 def record_run(instance: dg.DagsterInstance, campaign_id: int, status: dg.DagsterRunStatus) -> dg.DagsterRun:
