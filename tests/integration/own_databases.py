@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
@@ -14,6 +15,9 @@ from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
 from email_platform.settings import Settings
+
+# The provider is shared, and its idempotency keys follow from the campaign's id: a second campaign 1 would meet them.
+_first_campaign_ids = count(1_000_000, 1_000_000)
 
 
 def own_settings(stack: Settings, name: str) -> Settings:
@@ -27,6 +31,8 @@ def own_settings(stack: Settings, name: str) -> Settings:
             with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.execute(text(f"create database {database}"))
     upgrade_oltp(oltp)
+    with closing_engine(oltp) as engine, engine.begin() as connection:
+        connection.execute(text(f"alter table campaign alter column id restart with {next(_first_campaign_ids)}"))
     settings = own_warehouse(stack, f"test_{name}").model_copy(
         update={
             "postgres_url": SecretStr(oltp),
