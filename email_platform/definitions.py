@@ -14,7 +14,7 @@ from assets.events import load_events_job, replay_events_job, warehouse_events
 from assets.jobs import campaign_job, load_campaigns_job, load_staged_job, reports_job, resolve_unknown_calls_job
 from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
-from assets.reports import dbt_project, dbt_report_models
+from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
 from email_platform.reports_commands import dbt_executable
 from resources.events import EventsResource
@@ -42,6 +42,7 @@ defs = dg.Definitions(
         warehouse_dimensions,
         legacy_emails,
         dbt_report_models,
+        campaign_reports,
     ],
     jobs=[
         campaign_job,

@@ -32,6 +32,13 @@
     )
 {%- endmacro %}
 
+{#- Restricts to the campaigns that the variable asks for, whose states are computed anew whether or not anything of theirs is
+    new: {recompute_campaigns: [17, 18]}. Empty where it asks for none. -#}
+{% macro is_to_be_recomputed() -%}
+    {%- set campaigns = var('recompute_campaigns', []) | map('int') | join(', ') -%}
+    {{ return('campaign_id in (' ~ campaigns ~ ')' if campaigns else '') }}
+{%- endmacro %}
+
 {#- True where the relation has such a row. Before an `in` over a column without an index: the scalar is known before
     anything is read, so a table is not read for a list that is empty. -#}
 {% macro is_there_any(relation, condition) -%}

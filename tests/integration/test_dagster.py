@@ -27,7 +27,8 @@ from sqlalchemy import Engine, delete, insert, text, update
 
 from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
 from assets.partitions import campaign_partitions
-from assets.reports import dbt_project, dbt_report_models
+from assets.reports import campaign_reports, dbt_project, dbt_report_models
+from assets.warehouse import warehouse_dimensions
 from email_platform.adapters.assembly import open_parts, open_warehouse
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call
@@ -220,6 +221,34 @@ def test_a_backfill_of_a_load_brings_back_what_the_warehouse_lost(
         assert (told["objects loaded now"], told["objects loaded again"], told["rows loaded again"]) == (0, 1, 30)
         assert sum(warehouse.delivery_counts(campaign_id).values()) == 30
     assert load_again()["objects loaded again"] == 0
+
+
+def test_a_backfill_of_reports_computes_a_range_of_campaigns_in_one_run(
+    oltp_engine: Engine, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    ids = [queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(size)))) for size in (10, 20)]
+    assert all(run_campaign(campaign_id, instance).success for campaign_id in ids)
+    assert dg.materialize([warehouse_dimensions], instance=instance, resources=defs.resources).success
+    with open_warehouse(settings) as warehouse:
+        changed = f"alter table delivery update status = 'rejected' where campaign_id in ({ids[0]}, {ids[1]})"
+        warehouse.client.command(changed, settings={"mutations_sync": 2})
+    instance.add_dynamic_partitions("campaign", ["999999999"])
+    result = dg.materialize(
+        [campaign_reports],
+        instance=instance,
+        resources=defs.resources,
+        tags={
+            "dagster/asset_partition_range_start": str(ids[0]),
+            "dagster/asset_partition_range_end": "999999999",
+        },
+    )
+    told = {one.partition: one.metadata for one in result.asset_materializations_for_node("campaign_reports")}
+    assert {key: one.get("rejected") for key, one in told.items()} == {
+        str(ids[0]): dg.IntMetadataValue(10),
+        str(ids[1]): dg.IntMetadataValue(20),
+        "999999999": None,
+    }
+    assert told["999999999"]["campaign_summary"].value == "has no such campaign"
 
 
 def test_every_data_test_of_dbt_is_a_check_of_an_asset() -> None:

@@ -328,6 +328,32 @@ def test_a_late_change_corrects_the_past_and_a_deleted_campaign_stays(reports: R
     assert [row["status"] for row in reports.rows("email", "campaign_id, lead_id")] == ["sent"] * 3
 
 
+def test_campaigns_can_be_computed_anew_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
+    for one in (1, 2):
+        reports.load_deliveries(one, [delivery(one, 1, "accepted", NOON), delivery(one, 2, "accepted", NOON)])
+    both = [campaign(one, eligible=2) for one in (1, 2)]
+    reports.load_dimensions({"app_user": [user(1)], "campaign": both}, NOON + timedelta(days=1))
+    reports.load_events(event("bounced", "hard", key="b", **about(1, 1)))
+    reports.build()
+
+    def told() -> list[tuple[int, int, int]]:
+        rows = reports.rows("campaign_summary", "campaign_id")
+        return [(row["accepted"], row["rejected"], row["bounced_hard"]) for row in rows]
+
+    assert told() == [(2, 0, 1), (2, 0, 0)]
+    reports.warehouse.client.command(
+        "alter table delivery update status = 'rejected', error_code = '550' where lead_id = 2",
+        settings={"mutations_sync": 2},
+    )
+    reports.build()
+    assert told() == [(2, 0, 1), (2, 0, 0)], "no load is new"
+    reports.build("--vars", '{"recompute_campaigns": [1, 99]}')
+    assert told() == [(1, 1, 1), (2, 0, 0)], "only what was asked for, its events included"
+    assert reports.statuses(1) == ["bounced_hard", "rejected"]
+    reports.build("--full-refresh")
+    assert told() == [(1, 1, 1), (1, 1, 0)]
+
+
 def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_delivery(reports: Reports) -> None:
     later = NOON + timedelta(days=30)
     reports.load_events(

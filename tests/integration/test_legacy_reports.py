@@ -126,3 +126,16 @@ def test_what_an_import_corrects_later_is_corrected_in_the_reports(reports: Repo
     assert (domain["accepted"], domain["emails"], domain["bounced_hard"]) == (3, 4, 1)
     [reason] = reports.rows("bounce_reasons", "1")
     assert (reason["provider"], reason["reason_code"], reason["recipients"]) == ("old_system", "550", 1)
+
+
+def test_old_campaigns_can_be_computed_anew_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
+    load_old(reports, "january", [old_row(one, 900_000 + one, 1, "sent") for one in (1, 2)])
+    reports.build()
+    reports.warehouse.client.command(
+        "alter table legacy_email update status = 'failed', subject = 'Mended' where 1",
+        settings={"mutations_sync": 2},
+    )
+    reports.build("--vars", '{"recompute_campaigns": [900001]}')
+    mended, left = reports.rows("campaign_summary", "campaign_id")
+    assert (mended["name"], mended["accepted"], mended["rejected"]) == ("Mended", 0, 1)
+    assert (left["accepted"], left["rejected"]) == (1, 0)

@@ -147,6 +147,16 @@ class ClickHouseWarehouse:
         )
         return {int(campaign_id): (int(bounced), int(complained)) for campaign_id, bounced, complained in rows}
 
+    def reported_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
+        """What the report `campaign_summary` says of these campaigns; those that it does not have are left out."""
+        names = ("eligible", "accepted", "rejected", "unknown", "abandoned", "bounced_hard", "complained", "not_loaded")
+        rows = self._query(
+            f"select campaign_id, {', '.join(names)} from {self.database}_reports.campaign_summary "  # noqa: S608
+            "where campaign_id in {campaign_ids:Array(Int64)}",
+            {"campaign_ids": list(campaign_ids)},
+        )
+        return {int(row[0]): dict(zip(names, row[1:], strict=True)) for row in rows}
+
     def acceptance_proofs(self, campaign_id: int, message_ids: Collection[UUID]) -> Mapping[UUID, str]:
         """Which of these messages have an event, with the provider's message id where an event gives it, else "".
 
