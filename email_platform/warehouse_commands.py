@@ -1,6 +1,6 @@
-"""`email-platform warehouse …`: the warehouse's tables as statements to read, or to apply by hand.
+"""`email-platform warehouse …`: single emails in the warehouse, and its tables as statements to read or apply by hand.
 
-Invariant: what is printed is what `email-platform migrate` applies with the same settings.
+Invariant: the statements that are printed are those that `email-platform migrate` applies with the same settings.
 """
 
 from __future__ import annotations
@@ -8,18 +8,82 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from email_platform.adapters.assembly import open_warehouse
+from email_platform.adapters.clickhouse.lookups import FoundEmail, LookupBy, find_emails
 from email_platform.adapters.clickhouse.migrate import ddl as all_statements
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.production_form import ProductionForm
 from email_platform.errors import EmailPlatformError
+from email_platform.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="The warehouse's tables.")
+app = typer.Typer(no_args_is_help=True, help="Find single emails in the warehouse; print its tables.")
+console = Console()
 
 
 @app.callback()
 def main() -> None:
-    """The warehouse's tables."""
+    """Find single emails in the warehouse; print its tables."""
+
+
+@app.command()
+def find(
+    lead: Annotated[int | None, typer.Option(help="the lead's id", min=1, max=2**63 - 1)] = None,
+    address: Annotated[str | None, typer.Option(help="the address, in upper or lower case")] = None,
+    provider_message_id: Annotated[str | None, typer.Option(help="the provider's id of the message")] = None,
+    limit: Annotated[int, typer.Option(help="the newest so many", min=1, max=500)] = 100,
+) -> None:
+    """Every email to a lead or an address, or the one with a provider's id: what became of it, the old system's too."""
+    options: dict[LookupBy, int | str | None] = {
+        "lead": lead,
+        "address": address.strip(" ") if address is not None else None,
+        "provider_message_id": provider_message_id,
+    }
+    given = [(by, wanted) for by, wanted in options.items() if wanted is not None]
+    if len(given) != 1:
+        raise typer.BadParameter("give one of --lead, --address and --provider-message-id")
+    by, wanted = given[0]
+    if not wanted:  # every email that no provider accepted has an empty id
+        raise typer.BadParameter(f"the {by.replace('_', ' ')} is empty")
+    try:
+        with open_warehouse(Settings.load()) as warehouse:
+            found = find_emails(warehouse, by, wanted, limit + 1)
+    except EmailPlatformError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    if not found:
+        told = Text(f"no email with {by.replace('_', ' ')} {wanted!r} is loaded")
+        console.print(told, soft_wrap=True)
+        return
+    console.print(_table(found[:limit]))
+    if len(found) > limit:
+        console.print(f"only the newest {limit} are shown; --limit shows more", style="yellow")
+
+
+def _table(emails: list[FoundEmail]) -> Table:
+    table = Table("campaign", "lead", "address", "status", "UTC", "provider", "its id", "error", "events")
+    for email in emails:
+        events = ", ".join(
+            f"{event.type}{f' ({event.subtype})' if event.subtype else ''} {event.occurred_at:%Y-%m-%d %H:%M:%S}"
+            for event in email.events
+        )
+        # Texts of providers and leads are shown as they are: never as markup.
+        cells = (
+            str(email.campaign_id),
+            str(email.lead_id),
+            email.email,
+            email.status,
+            f"{email.occurred_at:%Y-%m-%d %H:%M:%S}",
+            "old system" if email.is_old else email.provider,
+            email.provider_message_id,
+            email.error,
+            events,
+        )
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    return table
 
 
 @app.command()

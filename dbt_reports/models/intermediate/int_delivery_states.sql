@@ -5,7 +5,7 @@
         engine='ReplacingMergeTree(built_at)',
         order_by='(campaign_id, lead_id)',
         settings={'non_replicated_deduplication_window': 0, 'replicated_deduplication_window': 0},
-        indexes=[{'name': 'built_at_range', 'definition': 'built_at type minmax granularity 1'}],
+        indexes=[{'name': 'built_at_range', 'definition': 'built_at type minmax granularity 1'}] + look_up_indexes(),
         on_schema_change='fail'
     )
 }}

@@ -4,6 +4,7 @@
         incremental_strategy='append',
         engine='ReplacingMergeTree(built_at)',
         order_by='(lead_id, campaign_id)',
+        indexes=[{'name': 'address_filter', 'definition': 'lower(email) type bloom_filter(0.001) granularity 1'}],
         settings={'non_replicated_deduplication_window': 0, 'replicated_deduplication_window': 0},
         on_schema_change='fail'
     )

@@ -108,7 +108,7 @@ class ClickHouseWarehouse:
 
     def delivery_counts(self, campaign_id: int) -> Mapping[str, int]:
         """Deliveries by status for one campaign, each (campaign, lead) counted once; plus ``duplicates``."""
-        rows = self._query(
+        rows = self.query(
             "select status, count() from delivery final where campaign_id = {campaign_id:Int64} group by status",
             {"campaign_id": campaign_id},
         )
@@ -117,7 +117,7 @@ class ClickHouseWarehouse:
 
     def exclusion_counts(self, campaign_id: int) -> Mapping[str, int]:
         """Excluded leads by reason for one campaign, each lead counted once; has every reason."""
-        rows = self._query(
+        rows = self.query(
             "select reason, count() from exclusion final where campaign_id = {campaign_id:Int64} group by reason",
             {"campaign_id": campaign_id},
         )
@@ -128,7 +128,7 @@ class ClickHouseWarehouse:
 
         Reads the campaigns' own ranges of the key; campaigns without any are left out.
         """
-        rows = self._query(
+        rows = self.query(
             """
             select
                 campaign_id,
@@ -150,7 +150,7 @@ class ClickHouseWarehouse:
     def reported_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
         """What the report `campaign_summary` says of these campaigns; those that it does not have are left out."""
         names = ("eligible", "accepted", "rejected", "unknown", "abandoned", "bounced_hard", "complained", "not_loaded")
-        rows = self._query(
+        rows = self.query(
             f"select campaign_id, {', '.join(names)} from {self.database}_reports.campaign_summary "  # noqa: S608
             "where campaign_id in {campaign_ids:Array(Int64)}",
             {"campaign_ids": list(campaign_ids)},
@@ -166,7 +166,7 @@ class ClickHouseWarehouse:
         found: dict[UUID, str] = {}
         waiting = iter(sorted(str(message_id) for message_id in message_ids))
         while group := list(islice(waiting, _MESSAGES_PER_QUERY)):
-            rows = self._query(
+            rows = self.query(
                 """
                 select message_id, max(if(provider = 'platform', '', provider_message_id))
                 from event
@@ -180,7 +180,7 @@ class ClickHouseWarehouse:
 
     def duplicate_deliveries(self, campaign_id: int) -> int:
         """How many rows too many a campaign has: a lead twice, or one message id under two leads. 0 is right."""
-        rows = self._query(
+        rows = self.query(
             """
             select count() - least(uniqExact(lead_id), uniqExact(message_id))
             from delivery final
@@ -206,7 +206,7 @@ class ClickHouseWarehouse:
 
     def completed_snapshots(self, name: DimensionName) -> frozenset[datetime]:
         """When the snapshots of a dimension were taken that are loaded whole."""
-        rows = self._query(
+        rows = self.query(
             "select distinct snapshot_at from dimension_snapshot where name = {name:String}", {"name": name}
         )
         return frozenset(snapshot_at for (snapshot_at,) in rows)
@@ -239,7 +239,7 @@ class ClickHouseWarehouse:
         return found
 
     def _fingerprint(self, row_hash: str, rows: str) -> Fingerprint:
-        ((count, checksum),) = self._query(
+        ((count, checksum),) = self.query(
             f"select count(), sum(hash) from (select {row_hash} as hash from {rows}) "  # noqa: S608 - constants
             "settings optimize_aggregation_in_order = 1",
             {},
@@ -266,7 +266,8 @@ class ClickHouseWarehouse:
         """
         return self._loader.size_bytes(key)
 
-    def _query(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+    def query(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """The rows of a statement with bound parameters; errors are the platform's own and show no secret."""
         with clickhouse_errors(self._address, self._secrets):
             return list(self.client.query(statement, parameters=dict(parameters)).result_rows)
         raise AssertionError("unreachable")
