@@ -208,8 +208,8 @@ at the start {about["load_at_start"]:.1f}.
 
 ## Writes
 
-Into tables of {written_into} rows. The loader is the platform's own: it hashes the object,
-inserts it once under its token, and proves that every row is there. The raw insert is the engine's
+Into tables of {written_into} rows. The loader is the platform's own: in groups, it hashes each object,
+inserts the group once under a token, and proves that every object's rows are there. The raw insert is the engine's
 `insert ... select from s3()` of the same objects into an empty table of the same definition, with none of that.
 
 {markdown(WRITE_HEAD, write_lines(results))}
