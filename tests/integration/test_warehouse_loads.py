@@ -120,10 +120,8 @@ def test_an_object_is_inserted_as_one_block_and_a_replay_changes_nothing(
 ) -> None:
     body = parquet(delivery_rows(campaign_id, rows), row_group_rows)
     staged = stage(store, deliveries_key(campaign_id, 0), body, rows)
-    first = deliveries_key(
-        next(_campaign_ids), 0
-    )  # so that there is a block to count from: migrations take numbers too
-    warehouse.load(stage(store, first, parquet(delivery_rows(int(first.split("=")[1].split("/")[0]), 1)), 1))
+    other = next(_campaign_ids)  # so that there is a block to count from: migrations take numbers too
+    warehouse.load(stage(store, deliveries_key(other, 0), parquet(delivery_rows(other, 1)), 1))
     parts_before = newest_block(warehouse)
 
     assert warehouse.load(staged) == rows
