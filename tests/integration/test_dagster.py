@@ -29,7 +29,7 @@ from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
 from assets.partitions import campaign_partitions
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_dimensions
-from email_platform.adapters.assembly import open_parts, open_warehouse
+from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call
 from email_platform.campaign_run import freeze_audience
@@ -50,6 +50,7 @@ from sensors.reports_are_stale import reports_are_stale, seconds_until_due
 from sensors.silent_campaigns import silent_campaigns
 from sensors.staged_objects_waiting import is_running
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
+from tests.integration.own_databases import own_settings
 
 pytestmark = pytest.mark.integration
 
@@ -224,24 +225,25 @@ def test_a_backfill_of_a_load_brings_back_what_the_warehouse_lost(
 
 
 def test_a_backfill_of_reports_computes_a_range_of_campaigns_in_one_run(
-    oltp_engine: Engine, settings: Settings, instance: dg.DagsterInstance
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = [queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(size)))) for size in (10, 20)]
+    # Of its own, as dbt tests the whole warehouse, and other tests leave campaigns there that do not add up.
+    own = own_settings(settings, "reports_backfill")
+    for name, value in own.variables().items():
+        monkeypatch.setenv(name, value)
+    with open_oltp(own) as engine:
+        ids = [queue_campaign(engine, in_city(seed_leads(engine, numbered(size)))) for size in (10, 20)]
     assert all(run_campaign(campaign_id, instance).success for campaign_id in ids)
     assert dg.materialize([warehouse_dimensions], instance=instance, resources=defs.resources).success
-    with open_warehouse(settings) as warehouse:
+    with open_warehouse(own) as warehouse:
         changed = f"alter table delivery update status = 'rejected' where campaign_id in ({ids[0]}, {ids[1]})"
         warehouse.client.command(changed, settings={"mutations_sync": 2})
     instance.add_dynamic_partitions("campaign", ["999999999"])
-    result = dg.materialize(
-        [campaign_reports],
-        instance=instance,
-        resources=defs.resources,
-        tags={
-            "dagster/asset_partition_range_start": str(ids[0]),
-            "dagster/asset_partition_range_end": "999999999",
-        },
-    )
+    whole_range = {
+        "dagster/asset_partition_range_start": str(ids[0]),
+        "dagster/asset_partition_range_end": "999999999",
+    }
+    result = dg.materialize([campaign_reports], instance=instance, resources=defs.resources, tags=whole_range)
     told = {one.partition: one.metadata for one in result.asset_materializations_for_node("campaign_reports")}
     assert {key: one.get("rejected") for key, one in told.items()} == {
         str(ids[0]): dg.IntMetadataValue(10),
