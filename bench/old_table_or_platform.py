@@ -40,6 +40,7 @@ from rich.console import Console
 
 from email_platform.adapters.clickhouse import dbt_environment, reports_database
 from email_platform.adapters.clickhouse.lookups import CONDITIONS, LookupBy
+from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse, StagingLocation
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.deliveries import DELIVERY_SCHEMA
@@ -345,19 +346,18 @@ class Bench:
     def writes(self) -> None:
         """Rows a second of each way to write, in turns."""
         rates: dict[str, list[float]] = {}
-        self.warehouse.client.command("drop table if exists delivery_raw_insert")
-        self.warehouse.client.command("create table delivery_raw_insert as delivery")
+        self.make_raw_table()
         for round_ in range(self.scale.rounds):
             for name, write in (
-                ("old: single-row inserts", lambda: self._old_inserts(1)),
-                ("old: inserts of 50", lambda: self._old_inserts(50)),
+                ("old: single-row inserts", lambda: self.old_inserts(1)),
+                ("old: inserts of 50", lambda: self.old_inserts(50)),
                 ("old: COPY of 10,000", self._old_copy),
             ):
                 rates.setdefault(name, []).append(write())
             for rows in OBJECT_ROWS:
                 objects = self.stage(rows, self.scale.objects)
                 ways = [
-                    (f"engine: raw insert, objects of {rows:,}", lambda o=objects: self._raw_insert(o)),
+                    (f"engine: raw insert, objects of {rows:,}", lambda o=objects: self.raw_insert(o)),
                     (f"platform: loader, objects of {rows:,}", lambda o=objects: self._load(o)),
                 ]
                 for name, load in ways if round_ % 2 else ways[::-1]:
@@ -365,7 +365,13 @@ class Bench:
         self.warehouse.client.command("drop table delivery_raw_insert")
         self.keep("writes", {"rows_in_table": self.rows, "rates": rates})
 
-    def _old_inserts(self, rows: int) -> float:
+    def make_raw_table(self) -> None:
+        """The table that `raw_insert` fills, empty."""
+        self.warehouse.client.command("drop table if exists delivery_raw_insert")
+        self.warehouse.client.command("create table delivery_raw_insert as delivery")
+
+    def old_inserts(self, rows: int) -> float:
+        """Rows a second of inserts of so many rows, each with its own commit."""
         done, began = 0, time.perf_counter()
         with self.connect() as connection, connection.cursor() as cursor:
             while time.perf_counter() - began < self.scale.seconds:
@@ -396,17 +402,23 @@ class Bench:
         rows = sum(outcome.rows for group in self.warehouse.load_many(objects) for outcome in group)
         return rows / (time.perf_counter() - began)
 
-    def _raw_insert(self, objects: list[StagedObject]) -> float:
-        """What the engine itself does with the same objects: no hash, no token, no proof."""
-        columns = ", ".join(DELIVERY_SCHEMA.names)
-        location = StagingLocation.from_settings(self.settings)
+    def raw_insert(self, objects: list[StagedObject], *, at_once: int = 1000, writers: int = 1) -> float:
+        """What the engine itself does with the same objects: no hash, no token, no proof.
+
+        Args:
+            objects: to insert; into a table of the same definition as `delivery`, with all its indexes.
+            at_once: so many in one INSERT.
+            writers: threads that write; two read, as for the loader.
+        """
+        target, location = TARGETS["delivery"], StagingLocation.from_settings(self.settings)
         began = time.perf_counter()
-        for staged in objects:
-            source = location.table_function(staged.key, "Parquet", "auto").replace(", 'auto')", ")")
+        for first in range(0, len(objects), at_once):
+            keys = [staged.key for staged in objects[first : first + at_once]]
+            source = location.table_function(keys, "Parquet", target.structure())
             self.warehouse.client.command(
-                f"insert into delivery_raw_insert ({columns}, source_object, loaded_at) "
-                f"select {columns}, '{staged.key}', now64(3, 'UTC') from {source}",
-                settings={"max_insert_threads": 1, "use_hive_partitioning": 0},
+                f"insert into delivery_raw_insert ({target.columns}, source_object, loaded_at) "
+                f"select {target.columns}, _path, now64(3, 'UTC') from {source}",
+                settings={"max_threads": 2, "max_insert_threads": writers, "use_hive_partitioning": 0},
             )
         return sum(staged.rows for staged in objects) / (time.perf_counter() - began)
 

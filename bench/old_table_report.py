@@ -210,7 +210,8 @@ at the start {about["load_at_start"]:.1f}.
 
 Into tables of {written_into} rows. The loader is the platform's own: in groups, it hashes each object,
 inserts the group once under a token, and proves that every object's rows are there. The raw insert is the engine's
-`insert ... select from s3()` of the same objects into an empty table of the same definition, with none of that.
+`insert ... select from s3()` of the same objects, all in one statement, into an empty table of the same definition with
+all its indexes, with none of that.
 
 {markdown(WRITE_HEAD, write_lines(results))}
 

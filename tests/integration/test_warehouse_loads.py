@@ -348,6 +348,18 @@ def test_many_objects_load_together_once_in_whatever_groups(
     assert raw(warehouse, campaign_id)[0] == 14_000
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_small_objects_are_one_insert(
+    warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int, count: int
+) -> None:
+    first, *objects = chunks(store, campaign_id, 1 + count)
+    outcomes(warehouse, [first])
+    before = newest_block(warehouse)
+    assert outcomes(warehouse, objects) == {staged.key: 200 for staged in objects}
+    assert newest_block(warehouse) == before + 1
+    assert raw(warehouse, campaign_id)[0] == 200 * (1 + count)
+
+
 def test_a_group_cut_short_by_a_crash_is_completed(
     warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int
 ) -> None:

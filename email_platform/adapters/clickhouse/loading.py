@@ -11,7 +11,7 @@ by one: one INSERT each, under a deduplication token of the object's own. The ta
 guard (for events: the reader's `limit 1 by event_key`): they hold where a token is forgotten or a group is cut
 differently.
 
-Measured (embedded ClickHouse, 2 busy cores, ratios of one run): see docs/warehouse.md.
+What it costs beside the engine's bare insert: `python bench/loader.py`, figures in docs/warehouse.md.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from email_platform.ports import LoadOutcome, StagedObject
 GROUP_OBJECTS = 64
 GROUP_ROWS = 400_000  # one block: about 100 MB of memory in ClickHouse
 GROUPS_AT_ONCE = 2
+# A group of its own costs 60 to 110 ms of CPU, as much as inserting 40,000 rows: fewer than so many are not split.
+SPLIT_ROWS = 100_000
 
 _ONE_BLOCK_ROWS = 100_000_000  # more than any group has: a block is cut at its end only
 _READ_SETTINGS: Mapping[str, Any] = {
@@ -55,6 +57,7 @@ _INSERT_SETTINGS: Mapping[str, Any] = {
     "insert_deduplicate": 1,
     "input_format_parquet_allow_missing_columns": 1,  # see _insert
     "insert_null_as_default": 0,
+    "optimize_on_insert": 1,  # the default: a lead twice in an object is one row, so the count finds it
     "max_threads": 2,  # they read; one of them writes, so it is one block all the same
     "max_insert_threads": 1,
     "max_insert_block_size": _ONE_BLOCK_ROWS,
@@ -69,7 +72,9 @@ _BAD_CONTENT = {
 }
 _CAMPAIGN_IN_KEY = re.compile(r"(?:^|/)campaign=(\d+)/")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9/=_.:-]+")
-_KEY_OF_PATH = "substring(_path, position(_path, '/') + 1)"  # _path is bucket/key
+# _path is bucket/key. With one argument beside constants it is computed once per object, not once per row, and so is
+# what is looked up by it: 8 % of a load's CPU.
+_KEY_OF_PATH = "replaceRegexpOne(_path, '^[^/]*/', '')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +113,7 @@ class ObjectLoader:
         if self._held([one]).get(staged.key) == staged.rows:
             return staged.rows
         self._require_registered_content([one])
-        token = {"insert_deduplication_token": staged.deduplication_token}
-        self._insert([one], token)
+        self._insert([one], {"insert_deduplication_token": _token([one])})
         found = self._found_rows(one)
         if found < staged.rows:
             # The window remembers the token, but rows are gone (deleted, or an older backup): the table's key
@@ -165,10 +169,9 @@ class ObjectLoader:
             held = self._held(group)
             held_before = {staged.key for staged in objects if held.get(staged.key) == staged.rows}
             missing = [one for one in group if one.staged.key not in held]
-            if len(missing) > 1:
+            if missing:
                 self._require_registered_content(missing)
-                tokens = "\n".join(one.staged.deduplication_token for one in missing)
-                self._insert(missing, {"insert_deduplication_token": sha256(tokens.encode()).hexdigest()})
+                self._insert(missing, {"insert_deduplication_token": _token(missing)})
                 held = self._held(group)
             loaded = {staged.key for staged in objects if held.get(staged.key) == staged.rows}
         except ObjectQuarantinedError:
@@ -347,6 +350,12 @@ class ObjectLoader:
         return translated(error, self._address, self._secrets)
 
 
+def _token(group: Sequence[_Checked]) -> str:
+    """The group's token; of a single object its own."""
+    tokens = [one.staged.deduplication_token for one in group]
+    return tokens[0] if len(tokens) == 1 else sha256("\n".join(tokens).encode()).hexdigest()
+
+
 def _named(keys: Sequence[str]) -> str:
     return keys[0] if len(keys) == 1 else f"one of {len(keys)} objects"
 
@@ -371,10 +380,11 @@ def _checked(staged: StagedObject) -> _Checked:
 
 
 def _groups(objects: Sequence[StagedObject]) -> Iterator[list[StagedObject]]:
-    """Objects of one kind together, in order; few objects are still split, so that all loaders have work."""
+    """Objects of one kind together, in order; what one group could take is split where that pays."""
     for _, of_kind in groupby(sorted(objects, key=lambda staged: staged.kind), key=lambda staged: staged.kind):
         waiting = list(of_kind)
-        most_rows = min(GROUP_ROWS, sum(staged.rows for staged in waiting) // GROUPS_AT_ONCE + 1)
+        fair_share = sum(staged.rows for staged in waiting) // GROUPS_AT_ONCE + 1
+        most_rows = min(GROUP_ROWS, max(SPLIT_ROWS, fair_share))
         group: list[StagedObject] = []
         for staged in waiting:
             if group and (len(group) >= GROUP_OBJECTS or sum(one.rows for one in group) + staged.rows > most_rows):
