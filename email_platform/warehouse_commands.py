@@ -5,11 +5,12 @@ Invariant: the statements that are printed are those that `email-platform migrat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from email_platform.adapters.assembly import open_warehouse
@@ -58,32 +59,25 @@ def find(
         told = Text(f"no email with {by.replace('_', ' ')} {wanted!r} is loaded")
         console.print(told, soft_wrap=True)
         return
-    console.print(_table(found[:limit]))
+    for email in found[:limit]:
+        # Texts of providers and leads are shown as they are: never as markup.
+        console.print(Text("\n".join(_lines(email))), soft_wrap=True)
     if len(found) > limit:
         console.print(f"only the newest {limit} are shown; --limit shows more", style="yellow")
 
 
-def _table(emails: list[FoundEmail]) -> Table:
-    table = Table("campaign", "lead", "address", "status", "UTC", "provider", "its id", "error", "events")
-    for email in emails:
-        events = ", ".join(
-            f"{event.type}{f' ({event.subtype})' if event.subtype else ''} {event.occurred_at:%Y-%m-%d %H:%M:%S}"
-            for event in email.events
-        )
-        # Texts of providers and leads are shown as they are: never as markup.
-        cells = (
-            str(email.campaign_id),
-            str(email.lead_id),
-            email.email,
-            email.status,
-            f"{email.occurred_at:%Y-%m-%d %H:%M:%S}",
-            "old system" if email.is_old else email.provider,
-            email.provider_message_id,
-            email.error,
-            events,
-        )
-        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    return table
+def _lines(email: FoundEmail) -> Iterator[str]:
+    """What became of one email: whom it went to, what the provider answered, what it told later."""
+    provider = "old system" if email.is_old else email.provider
+    yield f"campaign {email.campaign_id}, lead {email.lead_id}, {email.email}"
+    yield "  ".join(filter(None, (f"  {_moment(email.occurred_at)}", email.status, email.error)))
+    yield f"  {provider} {email.provider_message_id}".rstrip()
+    for event in email.events:
+        yield f"  {_moment(event.occurred_at)}  {event.type}{f' ({event.subtype})' if event.subtype else ''}"
+
+
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @app.command()

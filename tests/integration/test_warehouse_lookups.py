@@ -166,7 +166,7 @@ def test_the_command_shows_what_became_of_each_email(reports: Reports, monkeypat
     load_old(reports, "old", [old_row(1, 900_001, 1, "sent")])
     shown = find(reports, monkeypatch, "--lead", "1")
     assert shown.exit_code == 0, shown.output
-    for text in ("[red]not markup[/red]", f"bounced (hard) {NOON:%Y-%m-%d %H:%M:%S}", "old system", "900001"):
+    for text in ("[red]not markup[/red]", f"{NOON:%Y-%m-%d %H:%M:%S} UTC  bounced (hard)", "old system", "900001"):
         assert text in shown.stdout
     assert "only the newest 1 are shown" in find(reports, monkeypatch, "--lead", "1", "--limit", "1").stdout
     nobody = find(reports, monkeypatch, "--address", "[b]nobody@example.org")
