@@ -65,6 +65,9 @@ class ReportsTranslator(DagsterDbtTranslator):
         return "reports"
 
 
+# Unit tests prove the SQL, not the data: they run in the project's tests, not at every refresh.
+BUILD = ("build", "--exclude-resource-type", "unit_test")
+
 # One of our assets fills two tables, so two sources are one asset.
 _TRANSLATOR = ReportsTranslator(DagsterDbtTranslatorSettings(enable_duplicate_source_asset_keys=True))
 
@@ -90,9 +93,8 @@ def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the
 ):
     """Staging, intermediate and mart models with their tests, built in order."""
     os.environ.update(warehouse.dbt_environment())  # dbt's own process inherits it; the step's process ends after it
-    # Unit tests prove the SQL, not the data: they run in the project's tests, not at every refresh.
     full_refresh = ["--full-refresh"] if config.full_refresh else []
-    yield from dbt.cli(["build", "--exclude-resource-type", "unit_test", *full_refresh], context=context).stream()
+    yield from dbt.cli([*BUILD, *full_refresh], context=context).stream()
 
 
 @dg.asset(
@@ -113,7 +115,7 @@ def campaign_reports(context: dg.AssetExecutionContext, dbt: DbtCliResource, war
     campaigns = [campaign_id_of(key) for key in context.partition_keys]
     os.environ.update(warehouse.dbt_environment())
     asked = ["--vars", json.dumps({"recompute_campaigns": campaigns})]
-    dbt.cli(["build", "--exclude-resource-type", "unit_test", *asked], manifest=_manifest_path()).wait()
+    dbt.cli([*BUILD, *asked], manifest=_manifest_path()).wait()
     with warehouse.open() as clickhouse:
         reported = clickhouse.reported_counts(campaigns)
     for key, campaign in zip(context.partition_keys, campaigns, strict=True):

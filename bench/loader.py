@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from old_table_or_platform import Bench
+from old_table_or_platform import OBJECT_ROWS, Bench
 from old_table_report import ratio
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +38,6 @@ from email_platform.embedded.stack import running_stack, surroundings
 from email_platform.ports import StagedObject
 from email_platform.settings import Settings
 
-OBJECT_ROWS = (10_000, 50_000)  # the default chunk, and a larger one
 console = Console(width=120)
 
 

@@ -32,11 +32,11 @@
     )
 {%- endmacro %}
 
-{#- Restricts to the campaigns that the variable asks for, whose states are computed anew whether or not anything of theirs is
-    new: {recompute_campaigns: [17, 18]}. Empty where it asks for none. -#}
-{% macro is_to_be_recomputed() -%}
+{#- Adds the campaigns that the variable asks for, whose states are computed anew whether or not anything of theirs is new:
+    {recompute_campaigns: [17, 18]}. Empty where it asks for none. -#}
+{% macro or_is_to_be_recomputed() -%}
     {%- set campaigns = var('recompute_campaigns', []) | map('int') | join(', ') -%}
-    {{ return('campaign_id in (' ~ campaigns ~ ')' if campaigns else '') }}
+    {{ 'or campaign_id in (' ~ campaigns ~ ')' if campaigns }}
 {%- endmacro %}
 
 {#- True where the relation has such a row. Before an `in` over a column without an index: the scalar is known before

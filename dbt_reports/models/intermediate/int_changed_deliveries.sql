@@ -62,5 +62,5 @@ changed as (
 select *
 from {{ ref('stg_deliveries') }}
 where (campaign_id, lead_id) in (select campaign_id, lead_id from changed)
-    {{ 'or ' ~ is_to_be_recomputed() if is_to_be_recomputed() }}
+    {{ or_is_to_be_recomputed() }}
 {% endif %}

@@ -30,6 +30,6 @@ where campaign_id in (
     from {{ source('warehouse', 'legacy_email') }}
     where {{ is_newly_loaded('legacy_email') }}
 )
-{{ 'or ' ~ is_to_be_recomputed() if is_to_be_recomputed() }}
+{{ or_is_to_be_recomputed() }}
 {% endif %}
 group by campaign_id

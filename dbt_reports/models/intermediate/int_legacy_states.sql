@@ -29,7 +29,7 @@ with rows_of_leads as (
         from {{ source('warehouse', 'legacy_email') }}
         where {{ is_newly_loaded('legacy_email') }}
     )
-    {{ 'or ' ~ is_to_be_recomputed() if is_to_be_recomputed() }}
+    {{ or_is_to_be_recomputed() }}
     {% endif %}
 ),
 

@@ -69,4 +69,9 @@ def dbt_environment(clickhouse_url: str) -> dict[str, str]:
 
 def reports_database(clickhouse_url: str) -> str:
     """The database of the report tables: dbt's own rule for the custom schema ``reports``."""
-    return f"{ClickHouseAddress.parse(clickhouse_url).database}_reports"
+    return reports_database_beside(ClickHouseAddress.parse(clickhouse_url).database)
+
+
+def reports_database_beside(raw_database: str) -> str:
+    """As `reports_database`, for whoever has the raw tables' database and not its URL."""
+    return f"{raw_database}_reports"

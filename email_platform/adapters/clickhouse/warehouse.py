@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from email_platform.adapters.clickhouse.address import ClickHouseAddress
+from email_platform.adapters.clickhouse.address import ClickHouseAddress, reports_database_beside
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
 from email_platform.adapters.clickhouse.loading import ObjectLoader
 from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
@@ -150,8 +150,9 @@ class ClickHouseWarehouse:
     def reported_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
         """What the report `campaign_summary` says of these campaigns; those that it does not have are left out."""
         names = ("eligible", "accepted", "rejected", "unknown", "abandoned", "bounced_hard", "complained", "not_loaded")
+        summary = f"{reports_database_beside(self.database)}.campaign_summary"
         rows = self.query(
-            f"select campaign_id, {', '.join(names)} from {self.database}_reports.campaign_summary "  # noqa: S608
+            f"select campaign_id, {', '.join(names)} from {summary} "  # noqa: S608 - names are constants
             "where campaign_id in {campaign_ids:Array(Int64)}",
             {"campaign_ids": list(campaign_ids)},
         )
