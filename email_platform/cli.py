@@ -144,7 +144,8 @@ def demo(
             say("running; Ctrl-C stops everything")
             stopped = threading.Event()
             on_stop(stopped.set)
-            stopped.wait()
+            while not stopped.wait(1):  # a signal that another thread gets ends no wait without a limit
+                pass
 
 
 @app.command()

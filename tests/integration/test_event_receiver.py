@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -346,7 +347,18 @@ def test_a_flood_over_two_receivers_is_acknowledged_and_stored_to_the_last_event
     began_seconds = time.monotonic()
     staged = StagingReport()
     with Provider(*receivers) as provider, ThreadPoolExecutor(16) as pool:
-        results = pool.map(lambda offer: provider.post(*offer), offers)
+
+        def codes_of(offer: tuple[bytes, str]) -> list[int | None]:
+            codes: list[int | None] = []
+
+            def answered() -> bool:
+                codes.append(provider.post(*offer))
+                return codes[-1] not in (None, 503)
+
+            eventually(answered)
+            return codes
+
+        results = pool.map(codes_of, offers)
         staging = [bench.stage()]  # loading goes on meanwhile
         codes = list(results)
         seconds = time.monotonic() - began_seconds
@@ -357,10 +369,12 @@ def test_a_flood_over_two_receivers_is_acknowledged_and_stored_to_the_last_event
         events=sum(one.events for one in staging),
     )
     rows = bench.staged_events()
-    assert codes.count(200) == bodies_offered
-    assert codes.count(401) == forged_offered
-    assert staged.bodies == bodies_offered
-    assert staged.events == len(rows) == len({row["event_id"] for row in rows}) == bodies_offered * events_each
+    assert Counter(tries[-1] for tries in codes) == {200: bodies_offered, 401: forged_offered}
+    # A slow machine may be answered 503 ("not known to be durable"); what it offers again may be there twice then.
+    again = sum(len(tries) - 1 for tries in codes)
+    assert bodies_offered <= staged.bodies <= bodies_offered + again
+    assert staged.events == len(rows) == staged.bodies * events_each
+    assert len({row["event_id"] for row in rows}) == bodies_offered * events_each
     assert not [row for row in rows if row["event_id"].startswith("forged")]
     assert bench.inbox() == []
     record_property("flood", f"{bodies_offered / seconds:.0f} bodies/s, {staged.objects} inbox objects")

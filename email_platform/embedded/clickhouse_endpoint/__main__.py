@@ -104,16 +104,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: EndpointSettings, engine: Engine, listener: socket.socket, original_parent: int | None) -> None:
-    stop = threading.Event()
+    waiting, waking = socket.socketpair()
+    waking.setblocking(False)
+    # The kernel may give the signal to one of the engine's threads. That wakes a read of this socket, but no
+    # threading.Event that the main thread waits for.
+    signal.set_wakeup_fd(waking.fileno())
     # After the engine's start, which may install handlers of its own.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: None)
+
+    def stop() -> None:
+        waking.send(b"\0")
+
     if original_parent is not None:
-        exit_with_parent(original_parent, stop.set)
+        exit_with_parent(original_parent, stop)
     server = EndpointServer(settings, engine, listener)
     threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
     _logger.info("ClickHouse %s listens on http://%s:%s", engine.version, settings.host, listener.getsockname()[1])
-    stop.wait()
+    waiting.recv(1)
     server.shutdown()
     ended = server.wait_for_requests(_LAST_REQUESTS_SECONDS)
     if not ended:
