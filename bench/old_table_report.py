@@ -263,12 +263,12 @@ def plot(results: Results, target: Path) -> None:
     for offset, side, colour, label in ((-0.2, "old", "#c44e52", "old table"), (0.2, "new", "#4c72b0", "platform")):
         heights = [percentile(largest["ms"][question][side], 0.95) for question in questions]
         bars = left.barh([i + offset for i in range(len(questions))], heights, 0.38, color=colour, label=label)
-        left.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+        left.bar_label(bars, fmt=lambda value: f"{value:,.{1 if value < 100 else 0}f}", padding=3, fontsize=8)
     left.set_yticks(range(len(questions)), questions)
     left.invert_yaxis()
     left.set_xscale("log")
     left.set_xlabel(f"p95 in ms at {largest['rows']:,} rows under writes (log)")
-    left.margins(x=0.15)
+    left.margins(x=0.2)
     left.legend()
     rates = median_rates(results)
     colours = {"old": "#c44e52", "eng": "#8c8c8c", "pla": "#4c72b0"}
