@@ -112,12 +112,8 @@ def _serve(settings: EndpointSettings, engine: Engine, listener: socket.socket, 
     # After the engine's start, which may install handlers of its own.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-
-    def stop() -> None:
-        waking.send(b"\0")
-
     if original_parent is not None:
-        exit_with_parent(original_parent, stop)
+        exit_with_parent(original_parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
     server = EndpointServer(settings, engine, listener)
     threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
     _logger.info("ClickHouse %s listens on http://%s:%s", engine.version, settings.host, listener.getsockname()[1])
