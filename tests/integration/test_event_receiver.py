@@ -40,6 +40,7 @@ from email_platform.events.suppression_csv import export_csv, parse_csv
 from email_platform.settings import Settings, variable_of
 from email_platform.storage_layout import EVENT_INBOX_PREFIX
 from email_platform.unsubscribe import UnsubscribeSigner
+from tests.integration.http_clients import ClientsByThread
 
 pytestmark = pytest.mark.integration
 
@@ -213,13 +214,17 @@ class Provider:
 
     def __init__(self, *receivers: Process) -> None:
         self._urls = [one.address.replace("/health", "/events/simulator/default") for one in receivers]
-        self.client = httpx.Client(timeout=PATIENCE_SECONDS, trust_env=False)
+        self._clients = ClientsByThread(timeout=PATIENCE_SECONDS, trust_env=False)
 
     def __enter__(self) -> Provider:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.client.close()
+        self._clients.close()
+
+    @property
+    def client(self) -> httpx.Client:
+        return self._clients.mine
 
     def post(self, body: bytes, secret: str = SECRET) -> int | None:
         """The status code, or None where no answer came."""

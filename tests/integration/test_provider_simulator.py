@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from email_platform.embedded.provider_simulator import AcceptedLog
+from tests.integration.http_clients import ClientsByThread
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +60,7 @@ class _Process:
         self.data_folder = data_folder
         self.port = _free_port()
         self._options = options
-        self.client = httpx.Client(
+        self._clients = ClientsByThread(
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"authorization": f"Bearer {_API_KEY}"},
             timeout=_PATIENCE_SECONDS,
@@ -67,6 +68,10 @@ class _Process:
         )
         self.output = ""
         self.process = self._start()
+
+    @property
+    def client(self) -> httpx.Client:
+        return self._clients.mine
 
     @property
     def log(self) -> AcceptedLog:
@@ -119,7 +124,7 @@ class _Process:
         if self.process.poll() is None:
             self.end(signal.SIGKILL)
         self.process.communicate()
-        self.client.close()
+        self._clients.close()
 
     def send(self, body: dict[str, Any], key: str | None = None, **options: Any) -> httpx.Response:
         headers = {} if key is None else {"idempotency-key": key}
