@@ -13,10 +13,10 @@ import dagster as dg
 from assets.campaign_audience import campaign_audience
 from assets.outcomes import failures_told
 from assets.partitions import campaign_id_of, campaign_partitions
-from email_platform.campaign_run import ChunkReport, SendingSummary, find_manifest, finish_sending, send_chunk
-from email_platform.delivery import ChunkProgress
-from email_platform.process_lifetime import end_with_ancestors, process_name
-from email_platform.storage_layout import deliveries_prefix
+from email_platform.domain.storage_layout import deliveries_prefix
+from email_platform.runs.campaign import ChunkReport, SendingSummary, find_manifest, finish_sending, send_chunk
+from email_platform.sending.chunk_delivery import ChunkProgress
+from email_platform.sending.orphan_watch import end_with_ancestors, process_name
 from resources.parts import PartsResource
 
 PROGRESS_SECONDS = 10.0

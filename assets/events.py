@@ -5,8 +5,8 @@ from datetime import date
 import dagster as dg
 
 from assets.outcomes import failures_told
-from email_platform.event_run import EventsReport, take_in_events
-from email_platform.events.staging import replay_archive, replay_quarantine
+from email_platform.events.inbox import replay_archive, replay_quarantine
+from email_platform.runs.events import EventsReport, take_in_events
 from resources.events import EventsResource
 from resources.parts import PartsResource
 from resources.warehouse import WarehouseResource

@@ -7,7 +7,7 @@ import dagster as dg
 from assets.legacy_partitions import FIRST_MONTH_VARIABLE, first_month, legacy_months, month_of
 from assets.outcomes import failures_told
 from email_platform.errors import PartUnavailableError
-from email_platform.legacy_import import ImportReport
+from email_platform.runs.legacy_import import ImportReport
 from resources.legacy import LegacyImportResource
 
 LEGACY_POOL = "legacy_source"  # one run at a time reads the old database: its limit of rows a second is for all

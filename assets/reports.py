@@ -17,8 +17,8 @@ from dagster_dbt import (
 )
 
 from assets.partitions import campaign_id_of, campaign_partitions
+from email_platform.adapters.dbt import PROJECT_FOLDER
 from email_platform.errors import ConfigurationError
-from email_platform.reports_commands import PROJECT_FOLDER
 from resources.warehouse import WarehouseResource
 
 # The reports are refreshed after changes, and once a day without any (sensors/reports_are_stale.py): where they are

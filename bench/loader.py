@@ -33,9 +33,9 @@ from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
-from email_platform.campaign_run import load_staged
-from email_platform.embedded.stack import running_stack, surroundings
-from email_platform.ports import StagedObject
+from email_platform.domain.ports import StagedObject
+from email_platform.local.stack.stack import running_stack, surroundings
+from email_platform.runs.campaign import load_staged
 from email_platform.settings import Settings
 
 console = Console(width=120)

@@ -43,13 +43,13 @@ from email_platform.adapters.clickhouse.lookups import CONDITIONS, LookupBy
 from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse, StagingLocation
 from email_platform.adapters.object_store import S3ObjectStore
-from email_platform.deliveries import DELIVERY_SCHEMA
-from email_platform.demo.legacy_emails import CREATE_TABLE, INDEXES
-from email_platform.embedded import postgres
-from email_platform.embedded.stack import running_stack, surroundings
-from email_platform.ports import StagedObject
+from email_platform.domain.ports import StagedObject
+from email_platform.domain.storage_layout import deliveries_key
+from email_platform.local.demo.legacy_emails import CREATE_TABLE, INDEXES
+from email_platform.local.stack import postgres
+from email_platform.local.stack.stack import running_stack, surroundings
 from email_platform.settings import Settings
-from email_platform.storage_layout import deliveries_key
+from email_platform.staging.delivery_rows import DELIVERY_SCHEMA
 
 PROJECT = Path(__file__).parents[1]
 CAMPAIGN_ROWS = 20_000

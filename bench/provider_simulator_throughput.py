@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from email_platform.embedded.provider_simulator import AcceptedLog
+from email_platform.local.provider_simulator import AcceptedLog
 
 _RECIPIENTS = 50
 _API_KEY = "bench-key"
@@ -148,7 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as data_folder:
         simulator = [
             "-m",
-            "email_platform.embedded.provider_simulator",
+            "email_platform.local.provider_simulator",
             "--data-folder",
             data_folder,
             "--port",

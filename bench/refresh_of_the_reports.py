@@ -26,7 +26,7 @@ import psutil
 
 from email_platform.adapters.clickhouse import dbt_environment
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-from email_platform.embedded.stack import running_stack, surroundings
+from email_platform.local.stack.stack import running_stack, surroundings
 from email_platform.settings import Settings
 
 PROJECT = Path(__file__).parents[1] / "dbt_reports"

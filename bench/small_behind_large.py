@@ -21,10 +21,10 @@ from sqlalchemy import Engine, insert, text
 
 from email_platform.adapters.assembly import open_oltp, open_parts
 from email_platform.adapters.postgres.tables import app_user, campaign, sender
-from email_platform.campaign_run import Parts
-from email_platform.campaigns import CampaignStatus
-from email_platform.embedded.stack import ALL_PART_NAMES, running_stack, surroundings
-from email_platform.launching import LARGE_ROWS
+from email_platform.domain.campaigns import CampaignStatus
+from email_platform.local.stack.stack import ALL_PART_NAMES, running_stack, surroundings
+from email_platform.runs.campaign import Parts
+from email_platform.runs.launch import LARGE_ROWS
 from email_platform.settings import variable_of
 
 RATE_VARIABLE = "EMAIL_PLATFORM_SIMULATOR_RECIPIENTS_PER_SECOND"

@@ -16,7 +16,7 @@ from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
-from email_platform.reports_commands import dbt_executable
+from email_platform.adapters.dbt import dbt_executable
 from resources.events import EventsResource
 from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource

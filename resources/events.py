@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import dagster as dg
 
 from email_platform.adapters.assembly import open_events
-from email_platform.event_run import EventParts
+from email_platform.runs.events import EventParts
 from resources.settings import SettingsResource
 
 
 class EventsResource(dg.ConfigurableResource["EventsResource"]):
-    """Opens `email_platform.event_run.EventParts` for one step or one tick."""
+    """Opens `email_platform.runs.events.EventParts` for one step or one tick."""
 
     settings: dg.ResourceDependency[SettingsResource]
 

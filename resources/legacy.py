@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from email_platform.adapters.assembly import import_legacy_month
-from email_platform.legacy_import import ImportReport, Month
+from email_platform.runs.legacy_import import ImportReport, Month
 from resources.settings import SettingsResource
 
 
@@ -15,5 +15,5 @@ class LegacyImportResource(dg.ConfigurableResource["LegacyImportResource"]):
     settings: dg.ResourceDependency[SettingsResource]
 
     def import_month(self, month: Month, on_range: Callable[[int, int, int], None]) -> ImportReport:
-        """See `email_platform.legacy_import.import_month`."""
+        """See `email_platform.runs.legacy_import.import_month`."""
         return import_legacy_month(self.settings.load(), month, on_range)

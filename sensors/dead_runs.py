@@ -14,7 +14,7 @@ import json
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from email_platform.process_lifetime import is_alive_since
+from email_platform.sending.orphan_watch import is_alive_since
 
 
 def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

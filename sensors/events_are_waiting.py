@@ -9,7 +9,7 @@ import time
 import dagster as dg
 
 from assets.events import load_events_job
-from email_platform.events.staging import inbox_is_waiting
+from email_platform.events.inbox import inbox_is_waiting
 from resources.events import EventsResource
 from resources.parts import PartsResource
 from sensors.staged_objects_waiting import is_running

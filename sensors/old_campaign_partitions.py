@@ -6,7 +6,7 @@ Dagster's pages and sensors stay quick up to about 100,000 keys of an asset; not
 import dagster as dg
 
 from assets.partitions import CAMPAIGN_PARTITIONS_NAME, campaign_partitions, partition_key
-from email_platform.launching import archivable_campaigns
+from email_platform.runs.launch import archivable_campaigns
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
 

@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
 from assets.partitions import campaign_partitions, partition_key
-from email_platform.launching import Launch, due_launches
+from email_platform.runs.launch import Launch, due_launches
 from resources.parts import PartsResource
 
 

@@ -10,8 +10,8 @@ from datetime import datetime
 import dagster as dg
 
 from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, campaign_job
-from email_platform.campaigns import Campaign, CampaignStatus
-from email_platform.launching import relaunch
+from email_platform.domain.campaigns import Campaign, CampaignStatus
+from email_platform.runs.launch import relaunch
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
 from sensors.queued_campaigns import run_request

@@ -1,1 +1,1 @@
-"""Drivers (psycopg, boto3, clickhouse-connect, httpx) behind the small Protocols of `email_platform.ports`."""
+"""Drivers (psycopg, boto3, clickhouse-connect, httpx) behind the small Protocols of `email_platform.domain.ports`."""

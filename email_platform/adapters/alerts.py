@@ -11,7 +11,7 @@ import httpx
 from pydantic import SecretStr
 
 from email_platform.errors import PartUnavailableError
-from email_platform.guard import GuardAlert
+from email_platform.runs.guard import GuardAlert
 
 TIMEOUT_SECONDS = 10.0
 

@@ -29,18 +29,18 @@ from email_platform.adapters.postgres.session_lock import session_lock
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
 from email_platform.adapters.providers.registry import variable_name
-from email_platform.campaign_run import Parts
-from email_platform.campaigns import Sender
-from email_platform.delivery import DeliveryPolicy
+from email_platform.content.render import TemplateRenderer
+from email_platform.content.unsubscribe import UnsubscribeSigner
+from email_platform.domain.campaigns import Sender
+from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import ConfigurationError
-from email_platform.event_run import EventParts
-from email_platform.guard import GuardLimits
-from email_platform.legacy_import import ImportReport, Month, Throttle, import_month
-from email_platform.personalisation import TemplateRenderer
-from email_platform.ports import EmailProvider, ProviderLimits
-from email_platform.rate_limit import AccountRate, RateLimiter, Unlimited
+from email_platform.runs.campaign import Parts
+from email_platform.runs.events import EventParts
+from email_platform.runs.guard import GuardLimits
+from email_platform.runs.legacy_import import ImportReport, Month, Throttle, import_month
+from email_platform.sending.chunk_delivery import DeliveryPolicy
+from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
-from email_platform.unsubscribe import UnsubscribeSigner
 
 _LEGACY_SOURCE_LOCK = 0x6C656761  # "lega"
 
@@ -170,7 +170,7 @@ def open_warehouse(settings: Settings) -> Iterator[ClickHouseWarehouse]:
 def import_legacy_month(
     settings: Settings, month: Month, on_range: Callable[[int, int, int], None] = lambda _done, _of, _rows: None
 ) -> ImportReport:
-    """`email_platform.legacy_import.import_month` between the parts of the settings.
+    """`email_platform.runs.legacy_import.import_month` between the parts of the settings.
 
     Raises:
         ConfigurationError: no old database is set, or a part refuses us.

@@ -17,8 +17,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 
+from email_platform.domain.ports import ObjectInfo
 from email_platform.errors import ConfigurationError, PartUnavailableError
-from email_platform.ports import ObjectInfo
 from email_platform.settings import Settings
 
 SPOOL_BYTES = 16 << 20  # larger uploads go through a temporary file
@@ -33,7 +33,7 @@ _KEY_VARIABLES = "EMAIL_PLATFORM_S3_ACCESS_KEY_ID and EMAIL_PLATFORM_S3_SECRET_A
 
 
 class S3ObjectStore:
-    """`email_platform.ports.ObjectStore` through boto3.
+    """`email_platform.domain.ports.ObjectStore` through boto3.
 
     Attributes:
         client: the boto3 client, for libraries that want one (dagster-aws).

@@ -23,7 +23,7 @@ from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, che
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
 from email_platform.adapters.postgres.tables import sender as sender_table
 from email_platform.adapters.providers import ProviderAccount, build_provider
-from email_platform.campaigns import Sender
+from email_platform.domain.campaigns import Sender
 from email_platform.errors import ConfigurationError, EmailPlatformError, PartUnavailableError
 from email_platform.settings import Settings, variable_of
 

@@ -19,6 +19,7 @@ import binascii
 import re
 from collections.abc import Mapping
 
+from email_platform.domain.ports import Clock
 from email_platform.errors import ConfigurationError
 from email_platform.events.verification import (
     BasicAuthVerifier,
@@ -29,7 +30,6 @@ from email_platform.events.verification import (
     StandardWebhooksVerifier,
     Verifier,
 )
-from email_platform.ports import Clock
 
 _SETTING_OF: Mapping[str, str] = {
     "simulator": "WEBHOOK_SECRET",

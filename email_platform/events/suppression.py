@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, get_args
 
-from email_platform.addresses import normalised_address
+from email_platform.domain.addresses import normalised_address
 from email_platform.events.event import Event
 
 SuppressionReason = Literal["hard_bounce", "complaint", "unsubscribe", "manual"]

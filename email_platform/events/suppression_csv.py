@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from email_platform.addresses import normalised_address
+from email_platform.domain.addresses import normalised_address
 from email_platform.errors import MalformedEventError
 from email_platform.events.formats.reading import time_from_iso
 from email_platform.events.suppression import SUPPRESSION_REASONS, Suppression, SuppressionReason, SuppressionRequest

@@ -37,9 +37,9 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key, lo
 from cryptography.x509 import Certificate, load_pem_x509_certificate
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from email_platform.domain.ports import Clock
 from email_platform.errors import ConfigurationError, MalformedEventError, WebhookRefusedError
 from email_platform.events.formats.reading import as_object, parse_json, text, time_from_epoch, time_from_iso
-from email_platform.ports import Clock
 
 
 @dataclass(frozen=True, slots=True)

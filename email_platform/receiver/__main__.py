@@ -23,14 +23,14 @@ from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.adapters.sns_fetch import fetch_from_sns
-from email_platform.embedded.process_lifetime import exit_with_parent
+from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.errors import ConfigurationError, PortTakenError
 from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
 from email_platform.receiver.app import EventReceiver, RequestLimits, create_app
-from email_platform.receiver.inbox import EventInbox, InboxLimits
+from email_platform.receiver.inbox_writer import EventInbox, InboxLimits
 from email_platform.receiver.unsubscribe_page import UnsubscribePage
+from email_platform.sending.orphan_watch import exit_with_parent
 from email_platform.settings import Settings
-from email_platform.unsubscribe import UnsubscribeSigner
 
 _logger = logging.getLogger("email_platform.receiver")
 

@@ -29,6 +29,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from email_platform.content.unsubscribe import UNSUBSCRIBE_PATH
+from email_platform.domain.ports import Clock
 from email_platform.errors import (
     ConfigurationError,
     MalformedEventError,
@@ -37,10 +39,8 @@ from email_platform.errors import (
 )
 from email_platform.events.accounts import WebhookAccounts
 from email_platform.events.received import ReceivedBody
-from email_platform.ports import Clock
-from email_platform.receiver.inbox import EventInbox
+from email_platform.receiver.inbox_writer import EventInbox
 from email_platform.receiver.unsubscribe_page import UnsubscribePage
-from email_platform.unsubscribe import UNSUBSCRIBE_PATH
 
 _logger = logging.getLogger("email_platform.receiver")
 

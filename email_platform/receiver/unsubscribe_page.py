@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from email_platform.content.unsubscribe import InvalidUnsubscribeTokenError, Unsubscription
+from email_platform.domain.ports import Clock
 from email_platform.errors import EmailPlatformError
 from email_platform.events.formats.platform import unsubscribed_body
 from email_platform.events.received import ReceivedBody
 from email_platform.events.suppression import SuppressionRequest, SuppressionStore
-from email_platform.ports import Clock
-from email_platform.receiver.inbox import EventInbox
-from email_platform.unsubscribe import InvalidUnsubscribeTokenError, Unsubscription
+from email_platform.receiver.inbox_writer import EventInbox
 
 _HEADERS = {
     "cache-control": "no-store",

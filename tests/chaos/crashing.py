@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
-from email_platform.campaign_run import Parts
-from email_platform.campaigns import Sender
-from email_platform.ports import EmailProvider, EncodedCall, RecipientResult
+from email_platform.domain.campaigns import Sender
+from email_platform.domain.ports import EmailProvider, EncodedCall, RecipientResult
+from email_platform.runs.campaign import Parts
 
 # Where a process may die, by part and operation. Each is a place before and a place after. A turn of the ledger is
 # an `intent`, a `receipt`, or both; `provider.send` has a place during it too: the call is accepted, and the answer

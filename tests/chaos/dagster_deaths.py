@@ -33,10 +33,10 @@ from assets.events import load_events_job
 from assets.jobs import CAMPAIGN_ID_TAG, campaign_job, reports_job
 from email_platform.adapters.assembly import open_parts, open_warehouse
 from email_platform.adapters.clickhouse.address import reports_database
-from email_platform.campaigns import CampaignStatus
-from email_platform.embedded.dagster_processes import dagster_home
-from email_platform.embedded.stack import Stack, started_stack, surroundings
-from email_platform.events.staging import inbox_is_waiting
+from email_platform.domain.campaigns import CampaignStatus
+from email_platform.events.inbox import inbox_is_waiting
+from email_platform.local.stack.dagster_processes import dagster_home
+from email_platform.local.stack.stack import Stack, started_stack, surroundings
 from email_platform.settings import Settings, variable_of
 from tests.chaos.invariant import InvariantBrokenError, OnUnknown, Promise, hold, queue_chaos_campaign
 from tests.chaos.providers import Simulator, provider_without_keys

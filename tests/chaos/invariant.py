@@ -12,14 +12,14 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from email_platform.accounting import require_all
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
-from email_platform.campaign_run import account
-from email_platform.embedded.provider_simulator import AcceptedLog
+from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.errors import AccountingError
-from email_platform.ledger import CampaignTotals
+from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.runs.campaign import account
+from email_platform.sending.ledger import CampaignTotals
 from email_platform.settings import Settings
-from email_platform.storage_layout import deliveries_prefix
+from email_platform.staging.accounting import require_all
 from tests.chaos.providers import BLOCKED_DOMAIN
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads, unique
 

@@ -25,11 +25,11 @@ import psutil
 from rich.console import Console
 
 from email_platform.adapters.assembly import open_parts
-from email_platform.campaigns import CampaignStatus
-from email_platform.embedded.part import held_free_ports
-from email_platform.embedded.provider_simulator import AcceptedLog
-from email_platform.embedded.stack import surroundings
+from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import EmailPlatformError
+from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.stack import surroundings
 from email_platform.settings import Settings, variable_of
 
 PORT_SETTINGS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "dagster_port", "receiver_port")
@@ -102,7 +102,7 @@ def kill_and_start_again(folder: Path, leads: int, report: Path | None) -> int:
 
 def demo(environment: dict[str, str], leads: int, log_file: Path) -> subprocess.Popen[bytes]:
     """`email-platform demo`, as an operator starts it."""
-    program = "from email_platform.cli import app; app()"
+    program = "from email_platform.cli.app import app; app()"
     with log_file.open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-c", program, "demo", "--leads", str(leads)],

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 
 from email_platform.adapters.providers.registry import variable_name
-from email_platform.embedded.part import held_free_ports
-from email_platform.embedded.provider_simulator import AcceptedLog
+from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.local.stack.part import held_free_ports
 
 PATIENCE_SECONDS = 120.0
 KEYS, NO_KEYS = "keys", "nokeys"  # names of provider accounts
@@ -94,7 +94,7 @@ def provider_without_keys(folder: Path) -> Iterator[Simulator]:
         pass
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "email_platform.embedded.provider_simulator", "--data-folder", str(data_folder)),
+            *(sys.executable, "-m", "email_platform.local.provider_simulator", "--data-folder", str(data_folder)),
             *("--port", str(port), "--idempotency", "off", "--exit-with-parent", "--blocked-domain", BLOCKED_DOMAIN),
         ],
         env={

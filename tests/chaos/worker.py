@@ -12,8 +12,7 @@ import traceback
 from pathlib import Path
 
 from email_platform.adapters.assembly import open_parts, open_warehouse
-from email_platform.campaign_run import finish_sending, freeze_audience, load_staged, send_chunk
-from email_platform.campaigns import CampaignStatus
+from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import (
     AccountingError,
     CampaignStoppedError,
@@ -22,6 +21,7 @@ from email_platform.errors import (
     PartUnavailableError,
     ProviderDownError,
 )
+from email_platform.runs.campaign import finish_sending, freeze_audience, load_staged, send_chunk
 from email_platform.settings import Settings
 from tests.chaos.crashing import Crashing, CrashPlan, Killer, crashing_parts
 

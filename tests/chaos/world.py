@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from email_platform.embedded.stack import ENGINE_NAMES, Stack, started_stack, surroundings
+from email_platform.local.stack.stack import ENGINE_NAMES, Stack, started_stack, surroundings
 from email_platform.settings import VARIABLE_PREFIX, Settings
 from tests.chaos.invariant import BLOCKED, InvariantBrokenError, Promise, hold, queue_chaos_campaign
 from tests.chaos.providers import KEYS, NO_KEYS, PATIENCE_SECONDS, Simulator, provider_without_keys

@@ -30,11 +30,11 @@ from standardwebhooks import Webhook
 
 from email_platform.adapters.assembly import open_events, open_oltp, open_parts, open_warehouse
 from email_platform.adapters.postgres.tables import suppression
-from email_platform.embedded.stack import Stack, started_stack, statuses, surroundings
+from email_platform.domain.identity import message_id
 from email_platform.errors import EmailPlatformError
-from email_platform.event_run import take_in_events
-from email_platform.events.staging import inbox_is_waiting
-from email_platform.identity import message_id
+from email_platform.events.inbox import inbox_is_waiting
+from email_platform.local.stack.stack import Stack, started_stack, statuses, surroundings
+from email_platform.runs.events import take_in_events
 from email_platform.settings import Settings, variable_of
 
 RECEIVERS = 2

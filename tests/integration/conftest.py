@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from email_platform.embedded.stack import running_stack, surroundings
+from email_platform.local.stack.stack import running_stack, surroundings
 from email_platform.settings import Settings
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
-from email_platform.legacy_import import KEY_COLUMNS, RANGE_IDS, SOURCE_SCHEMA, Fingerprint, Fingerprints, Month
+from email_platform.runs.legacy_import import KEY_COLUMNS, RANGE_IDS, SOURCE_SCHEMA, Fingerprint, Fingerprints, Month
 from email_platform.settings import Settings
 
 _KEYS = pa.schema([SOURCE_SCHEMA.field(name) for name in KEY_COLUMNS])
@@ -43,7 +43,7 @@ _CHECKSUM = f"sum(toUInt128(bitShiftRight(byteSwap(reinterpretAsUInt64(substring
 
 
 class ClickHouseLegacyEmails:
-    """`email_platform.legacy_import.LegacyWarehouse` over the table ``legacy_email``."""
+    """`email_platform.runs.legacy_import.LegacyWarehouse` over the table ``legacy_email``."""
 
     def __init__(self, address: ClickHouseAddress) -> None:
         self._address = address

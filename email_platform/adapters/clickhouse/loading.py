@@ -29,6 +29,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from email_platform.adapters.clickhouse.client import error_code, scrubbed, translated
 from email_platform.adapters.clickhouse.staging_location import StagingLocation, sql_literal
 from email_platform.adapters.clickhouse.targets import TARGETS, Target
+from email_platform.domain.ports import LoadOutcome, StagedObject
 from email_platform.errors import (
     AccountingError,
     ConfigurationError,
@@ -36,7 +37,6 @@ from email_platform.errors import (
     ObjectQuarantinedError,
     PartUnavailableError,
 )
-from email_platform.ports import LoadOutcome, StagedObject
 
 GROUP_OBJECTS = 64
 GROUP_ROWS = 400_000  # one block: about 100 MB of memory in ClickHouse
@@ -108,7 +108,7 @@ class ObjectLoader:
         self._secrets = secrets
 
     def load(self, staged: StagedObject) -> int:
-        """Load one object; see `email_platform.ports.Warehouse`."""
+        """Load one object; see `email_platform.domain.ports.Warehouse`."""
         one = _checked(staged)
         if self._held([one]).get(staged.key) == staged.rows:
             return staged.rows
@@ -128,7 +128,7 @@ class ObjectLoader:
         return found
 
     def load_many(self, objects: Sequence[StagedObject]) -> Iterator[Sequence[LoadOutcome]]:
-        """Load many objects, `GROUPS_AT_ONCE` groups side by side; see `email_platform.ports.Warehouse`."""
+        """Load many objects, `GROUPS_AT_ONCE` groups side by side; see `email_platform.domain.ports.Warehouse`."""
         with ThreadPoolExecutor(GROUPS_AT_ONCE, thread_name_prefix="load") as pool:
             groups = [pool.submit(self._load_group, group) for group in _groups(objects)]
             try:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from email_platform.deliveries import DELIVERY_SCHEMA, DELIVERY_STATUSES
-from email_platform.dimensions import APP_USER_SCHEMA, CAMPAIGN_SCHEMA, SUPPRESSION_SCHEMA
+from email_platform.domain.manifest import EXCLUDED_SCHEMA, EXCLUSION_REASONS
+from email_platform.domain.ports import StagedKind
 from email_platform.events.event import EVENT_SCHEMA, EVENT_TYPES
-from email_platform.legacy_import import LEGACY_EMAIL_SCHEMA
-from email_platform.manifest import EXCLUDED_SCHEMA, EXCLUSION_REASONS
-from email_platform.ports import StagedKind
+from email_platform.runs.legacy_import import LEGACY_EMAIL_SCHEMA
+from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DELIVERY_STATUSES
+from email_platform.staging.dimensions import APP_USER_SCHEMA, CAMPAIGN_SCHEMA, SUPPRESSION_SCHEMA
 
 _CLICKHOUSE_TYPES: Mapping[pa.DataType, str] = {
     pa.int64(): "Int64",

@@ -20,19 +20,19 @@ from email_platform.adapters.clickhouse.loading import ObjectLoader
 from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.targets import TARGETS
-from email_platform.deliveries import DELIVERY_STATUSES
-from email_platform.dimensions import DimensionName
-from email_platform.legacy_import import Fingerprint
-from email_platform.manifest import EXCLUSION_REASONS
-from email_platform.ports import LoadOutcome, StagedObject
+from email_platform.domain.manifest import EXCLUSION_REASONS
+from email_platform.domain.ports import LoadOutcome, StagedObject
+from email_platform.runs.legacy_import import Fingerprint
 from email_platform.settings import Settings
+from email_platform.staging.delivery_rows import DELIVERY_STATUSES
+from email_platform.staging.dimensions import DimensionName
 
 _SNAPSHOTS = "dimension_snapshot"
 _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
 
 
 class ClickHouseWarehouse:
-    """`email_platform.ports.Warehouse` over clickhouse-connect; may be used by several threads at once.
+    """`email_platform.domain.ports.Warehouse` over clickhouse-connect; may be used by several threads at once.
 
     Attributes:
         client: the clickhouse-connect client, for reading reports.

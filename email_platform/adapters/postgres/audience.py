@@ -32,24 +32,25 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
+from email_platform.adapters.postgres.condition_sql import where_clause
 from email_platform.adapters.postgres.tables import lead, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.addresses import (
+from email_platform.audience.conditions import Condition, parse_condition
+from email_platform.domain.addresses import (
     ADDRESS_PATTERN,
     LONG_LABEL_PATTERN,
     MAX_ADDRESS_CHARACTERS,
     MAX_LOCAL_CHARACTERS,
 )
-from email_platform.conditions import Condition, parse_condition, where_clause
+from email_platform.domain.manifest import CANDIDATE_SCHEMA, ExclusionReason
 from email_platform.errors import PartUnavailableError
-from email_platform.manifest import CANDIDATE_SCHEMA, ExclusionReason
 
 # Sorting 200,000 (id, address) pairs takes 17 MB; the default of 4 MB would spill them to disk.
 _WORK_MEMORY = "64MB"
 
 
 class PostgresAudienceSource:
-    """`email_platform.ports.AudienceSource` over the tables ``lead`` and ``suppression``."""
+    """`email_platform.domain.ports.AudienceSource` over the tables ``lead`` and ``suppression``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -174,12 +175,12 @@ def _reason(reason: ExclusionReason) -> ColumnElement[str]:
 
 
 def normalised_address_sql(email: ColumnElement[Any]) -> ColumnElement[str]:
-    """`email_platform.addresses.normalised_address` in SQL."""
+    """`email_platform.domain.addresses.normalised_address` in SQL."""
     return func.lower(collate(func.btrim(email, " "), "C"), type_=Text())
 
 
 def is_valid_address_sql(email: ColumnElement[Any]) -> ColumnElement[bool]:
-    """`email_platform.addresses.is_valid_address` in SQL; null where the address is null."""
+    """`email_platform.domain.addresses.is_valid_address` in SQL; null where the address is null."""
     trimmed = func.btrim(email, " ", type_=Text())
     return and_(
         func.char_length(trimmed) <= MAX_ADDRESS_CHARACTERS,

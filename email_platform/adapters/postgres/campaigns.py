@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from email_platform.adapters.postgres.tables import campaign, chunk, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.campaigns import (
+from email_platform.domain.campaigns import (
     LONGEST_PAUSE,
     Campaign,
     CampaignContent,
@@ -81,7 +81,7 @@ def _require_finished_chunks(connection: Connection, campaign_id: int) -> None:
 
 
 class PostgresCampaignStore:
-    """`email_platform.campaigns.CampaignStore` over the tables ``campaign`` and ``sender``."""
+    """`email_platform.domain.campaigns.CampaignStore` over the tables ``campaign`` and ``sender``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

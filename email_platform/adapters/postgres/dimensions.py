@@ -16,8 +16,8 @@ import pyarrow.csv as pa_csv
 from sqlalchemy import Engine
 
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.dimensions import DIMENSION_SCHEMAS, DimensionName
-from email_platform.manifest import EXCLUSION_REASONS
+from email_platform.domain.manifest import EXCLUSION_REASONS
+from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName
 
 _CSV_BLOCK_BYTES = 64 << 20  # a row may not span more than a block; a name or reason of 1 MB fits many times over
 
@@ -110,7 +110,7 @@ _STATEMENTS: Mapping[DimensionName, str] = {
 
 
 class PostgresDimensionSource:
-    """`email_platform.dimensions.DimensionSource` over the OLTP tables."""
+    """`email_platform.staging.dimensions.DimensionSource` over the OLTP tables."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -17,10 +17,10 @@ from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.tables import sender, staged_object, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.addresses import normalised_address
-from email_platform.events.staging import Quarantined
+from email_platform.domain.addresses import normalised_address
+from email_platform.domain.ports import StagedObject
+from email_platform.events.inbox import Quarantined
 from email_platform.events.suppression import Suppression, SuppressionRequest
-from email_platform.ports import StagedObject
 
 REQUESTS_PER_STATEMENT = 5000
 _COLUMNS = (
@@ -155,7 +155,7 @@ class PostgresSuppressions:
 
 
 class PostgresEventIntake:
-    """`email_platform.events.staging.EventIntake` over ``staged_object`` and ``suppression``."""
+    """`email_platform.events.inbox.EventIntake` over ``staged_object`` and ``suppression``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -14,15 +14,15 @@ from sqlalchemy.dialects.postgresql import insert
 from email_platform.adapters.postgres.campaigns import change_status
 from email_platform.adapters.postgres.tables import campaign, campaign_guard
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.campaigns import CampaignStatus
+from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import CampaignNotFoundError, IllegalTransitionError
-from email_platform.guard import Feedback, GuardAlert, WatchedCampaign
+from email_platform.runs.guard import Feedback, GuardAlert, WatchedCampaign
 
 SENT_WATCHED_SECONDS = 7 * 86_400.0  # providers try a message for up to three days
 
 
 class PostgresGuardRegister:
-    """`email_platform.guard.GuardRegister` over the tables ``campaign`` and ``campaign_guard``."""
+    """`email_platform.runs.guard.GuardRegister` over the tables ``campaign`` and ``campaign_guard``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import insert
 from email_platform.adapters.postgres.tables import campaign, chunk, send_call
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.errors import CampaignStoppedError, LeaseLostError
-from email_platform.ledger import (
+from email_platform.sending.ledger import (
     CallIntent,
     CallOutcome,
     CallReceipt,
@@ -101,7 +101,7 @@ def _is_unknown() -> ColumnElement[bool]:
 
 
 class PostgresCallLedger:
-    """`email_platform.ledger.CallLedger` over the tables ``chunk`` and ``send_call``.
+    """`email_platform.sending.ledger.CallLedger` over the tables ``chunk`` and ``send_call``.
 
     Args:
         lease_seconds: how long a lease lives without a turn, on PostgreSQL's clock.

@@ -28,7 +28,7 @@ import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions
 
 from email_platform.errors import ConfigurationError, LegacySourceError, PartUnavailableError
-from email_platform.legacy_import import (
+from email_platform.runs.legacy_import import (
     EARLIEST_TIME,
     LATEST_TIME,
     RANGE_IDS,
@@ -77,7 +77,7 @@ _CHECKSUM = f"sum(('x' || left(md5(convert_to({canonical_sql()}, 'UTF8')), 15)):
 
 
 class PostgresLegacySource:
-    """`email_platform.legacy_import.LegacySource`; one connection, opened on first use."""
+    """`email_platform.runs.legacy_import.LegacySource`; one connection, opened on first use."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class PostgresLegacySource:
 
 
 class _Snapshot:
-    """`email_platform.legacy_import.RangeSnapshot` over an open transaction."""
+    """`email_platform.runs.legacy_import.RangeSnapshot` over an open transaction."""
 
     def __init__(self, cursor: Any, table: str, condition: str, version: int) -> None:
         self._cursor, self._table, self._condition, self.version = cursor, table, condition, version

@@ -14,12 +14,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.tables import campaign_manifest, chunk
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.campaigns import CampaignContent, Sender
-from email_platform.manifest import Manifest
+from email_platform.domain.campaigns import CampaignContent, Sender
+from email_platform.domain.manifest import Manifest
 
 
 class PostgresManifestStore:
-    """`email_platform.manifest.ManifestStore` over ``campaign_manifest`` and ``chunk``."""
+    """`email_platform.domain.manifest.ManifestStore` over ``campaign_manifest`` and ``chunk``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.rate_limit import AccountRate, Reservation
+from email_platform.sending.rate_limit import AccountRate, Reservation
 
 HORIZON_SECONDS = 1.0
 ACTIVE_SECONDS = 5.0  # a campaign that waits asks at least twice a second
@@ -104,7 +104,7 @@ _SLOW_DOWN = text(
 
 
 class PostgresRateLimiter:
-    """`email_platform.rate_limit.RateLimiter` for one campaign's use of one provider account.
+    """`email_platform.sending.rate_limit.RateLimiter` for one campaign's use of one provider account.
 
     Args:
         account: names the account, as provider/account.

@@ -13,11 +13,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from email_platform.adapters.postgres.tables import campaign, staged_object
 from email_platform.adapters.postgres.transactions import oltp_transaction
-from email_platform.ports import StagedObject
+from email_platform.domain.ports import StagedObject
 
 
 class PostgresStagingRegister:
-    """`email_platform.staging.StagingRegister` over the table ``staged_object``."""
+    """`email_platform.staging.delivery_objects.StagingRegister` over the table ``staged_object``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -203,7 +203,7 @@ staged_object = Table(
     Index("ix_staged_object_campaign_id", "campaign_id"),
 )
 
-# One row per campaign that was stopped for its bounces or complaints; see `email_platform.guard`. The counts are
+# One row per campaign that was stopped for its bounces or complaints; see `email_platform.runs.guard`. The counts are
 # the zero point from which a resumed campaign is judged again.
 campaign_guard = Table(
     "campaign_guard",

@@ -1,4 +1,4 @@
-"""Adapters of `email_platform.ports.EmailProvider`, one module a provider.
+"""Adapters of `email_platform.domain.ports.EmailProvider`, one module a provider.
 
 Invariant: each adapter makes exactly one call per `send`, never repeats it, and classifies its outcome once.
 

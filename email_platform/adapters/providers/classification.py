@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+from email_platform.domain.ports import RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
@@ -21,7 +22,6 @@ from email_platform.errors import (
     CallThrottledError,
     ProviderError,
 )
-from email_platform.ports import RecipientResult
 
 MAXIMUM_QUOTED_CHARACTERS = 200
 _ADDRESS = re.compile(r"[^\s@<>\"'(),;:\[\]{}=]+@[^\s@<>\"'(),;:\[\]{}=]+")

@@ -23,8 +23,8 @@ from email_platform.adapters.providers.classification import (
 )
 from email_platform.adapters.providers.http_transport import CallTimeouts, HttpAnswer, open_client, post_once
 from email_platform.adapters.providers.message_fields import check_body_size, check_call
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 from email_platform.errors import CallOutcomeUnknownError, InvalidTemplateError
-from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 
 USER_AGENT = "email-platform"
 

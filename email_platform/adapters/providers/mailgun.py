@@ -50,8 +50,8 @@ from email_platform.adapters.providers.message_fields import (
     encoded_header_value,
     unicode_mailbox,
 )
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 from email_platform.errors import AccountRefusedError, InvalidTemplateError
-from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 
 MAILGUN_LIMITS = ProviderLimits(
     recipients_per_call=1000,

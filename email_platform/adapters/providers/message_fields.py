@@ -10,8 +10,8 @@ import re
 from email.header import Header
 from email.utils import formataddr
 
+from email_platform.domain.ports import BulkCall, ProviderLimits
 from email_platform.errors import InvalidTemplateError
-from email_platform.ports import BulkCall, ProviderLimits
 
 # RFC 9110's token: RFC 5322 would allow quotes too, but Mailgun's form names are quoted. 76: the simulator's limit.
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,76}")

@@ -42,8 +42,8 @@ from email_platform.adapters.providers.message_fields import (
     call_tags,
     unicode_mailbox,
 )
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 from email_platform.errors import InvalidTemplateError
-from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 
 POSTMARK_LIMITS = ProviderLimits(
     recipients_per_call=500, honours_idempotency_keys=False, idempotency_seconds=0, body_bytes=50_000_000

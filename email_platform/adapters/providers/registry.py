@@ -30,8 +30,8 @@ from email_platform.adapters.providers.sendgrid import (
 )
 from email_platform.adapters.providers.ses import SES_LIMITS, SesProvider, open_ses_client
 from email_platform.adapters.providers.simulator import SIMULATOR_LIMITS, SimulatorProvider
+from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import ConfigurationError
-from email_platform.ports import EmailProvider, ProviderLimits
 
 VARIABLE_PREFIX = "EMAIL_PLATFORM"
 SIMULATOR_API_KEY_VARIABLE = "EMAIL_PLATFORM_PROVIDER_API_KEY"

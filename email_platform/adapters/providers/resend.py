@@ -47,7 +47,7 @@ from email_platform.adapters.providers.message_fields import (
     ascii_token,
     call_tags,
 )
-from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 
 RESEND_LIMITS = ProviderLimits(recipients_per_call=100, honours_idempotency_keys=True, idempotency_seconds=24 * 3600)
 RESEND_BASE_URL = "https://api.resend.com"

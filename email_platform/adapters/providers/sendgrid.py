@@ -45,8 +45,8 @@ from email_platform.adapters.providers.message_fields import (
     call_tags,
     check_distinct_addresses,
 )
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 from email_platform.errors import InvalidTemplateError
-from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 
 SENDGRID_LIMITS = ProviderLimits(
     recipients_per_call=1000,

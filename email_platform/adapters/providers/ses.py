@@ -75,6 +75,7 @@ from email_platform.adapters.providers.message_fields import (
     encoded_header_value,
     encoded_mailbox,
 )
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
@@ -83,7 +84,6 @@ from email_platform.errors import (
     InvalidTemplateError,
     ProviderError,
 )
-from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 
 SES_LIMITS = ProviderLimits(
     recipients_per_call=50, honours_idempotency_keys=False, idempotency_seconds=0, body_bytes=1_000_000

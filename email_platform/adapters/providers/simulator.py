@@ -1,4 +1,4 @@
-"""The adapter of the embedded provider simulator (``email_platform.embedded.provider_simulator``).
+"""The adapter of the embedded provider simulator (``email_platform.local.provider_simulator``).
 
 Invariant: a repeated call carries the same Idempotency-Key and the same bytes, so the simulator accepts it once.
 
@@ -38,7 +38,7 @@ from email_platform.adapters.providers.http_provider import (
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
 from email_platform.adapters.providers.message_fields import call_tags, unicode_mailbox
-from email_platform.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 
 SIMULATOR_LIMITS = ProviderLimits(
     recipients_per_call=50,

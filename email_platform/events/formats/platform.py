@@ -14,10 +14,10 @@ from typing import Any
 
 import orjson
 
+from email_platform.domain.identity import message_id
 from email_platform.errors import MalformedEventError
 from email_platform.events.event import Event
 from email_platform.events.formats.reading import Notification, as_object, time_from_iso
-from email_platform.identity import message_id
 
 
 def unsubscribed_body(campaign_id: int, lead_id: int, sender_id: int, at: datetime) -> bytes:

@@ -1,0 +1,1 @@
+"""From a JSON condition over `lead` to the frozen manifest."""

@@ -1,0 +1,1 @@
+"""The command line `email-platform`, one module per noun."""

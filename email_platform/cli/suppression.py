@@ -1,0 +1,192 @@
+"""`email-platform suppression …`: who must not be mailed, by hand and by file.
+
+Invariant: every line of an imported file is told as new, known before, or rejected; a rejected one is kept with its
+number and the reason, in a file that can be mended and imported again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from email_platform.adapters.assembly import open_oltp
+from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.domain.addresses import normalised_address
+from email_platform.errors import EmailPlatformError
+from email_platform.events.suppression import Suppression, SuppressionReason, SuppressionRequest
+from email_platform.events.suppression_csv import PROBLEM_COLUMNS, CsvProblem, csv_line, export_csv, parse_csv
+from email_platform.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Look at, add, remove, import and export addresses not to be mailed.")
+console = Console()
+
+REQUESTS_PER_TRANSACTION = 20_000
+_PROBLEMS_SHOWN = 10
+
+Address = Annotated[str, typer.Argument(help="the address")]
+Sender = Annotated[int | None, typer.Option(help="for this sender's mail only; without it for everybody's", min=1)]
+
+
+@contextmanager
+def _suppressions() -> Iterator[PostgresSuppressions]:
+    """The table; an expected error ends the command with one line and status 1."""
+    try:
+        with open_oltp(Settings.load()) as engine:
+            yield PostgresSuppressions(engine)
+    except (EmailPlatformError, OSError, ValueError) as error:
+        _say(str(error), style="red")
+        raise typer.Exit(1) from error
+
+
+def _say(text: str, style: str | None = None) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="CSV with a header that names at least `address`", dir_okay=False)],
+    rejects: Annotated[
+        Path | None, typer.Option(help="where rejected lines go; FILE.rejects.csv by default", dir_okay=False)
+    ] = None,
+) -> None:
+    """Suppress the addresses of a CSV file; safe to repeat. Exit code 1 where a line was rejected."""
+    rejects = rejects or file.with_name(f"{file.name}.rejects.csv")
+    with _suppressions() as suppressions, file.open("rb") as lines, _Rejects(rejects, lines.readline()) as rejected:
+        lines.seek(0)
+        counts = _import(suppressions, parse_csv(lines, suppressions.sender_ids()), rejected)
+    told = ", ".join(f"{counts[what]:,} {what}" for what in ("new", "known before", "rejected"))
+    _say(f"{counts.total():,} lines: {told}")
+    if counts["rejected"]:
+        _say(f"rejected lines with their reasons: {rejects}", style="yellow")
+        raise typer.Exit(1)
+
+
+def _import(
+    suppressions: PostgresSuppressions, parsed: Iterable[SuppressionRequest | CsvProblem], rejected: _Rejects
+) -> Counter[str]:
+    """Lines by what became of them; constant memory, a transaction per `REQUESTS_PER_TRANSACTION`."""
+    counts: Counter[str] = Counter()
+    remaining = iter(parsed)
+    while group := list(islice(remaining, REQUESTS_PER_TRANSACTION)):
+        requests = [one for one in group if isinstance(one, SuppressionRequest)]
+        for problem in (one for one in group if isinstance(one, CsvProblem)):
+            rejected.add(problem)
+        new = suppressions.add(requests)
+        counts.update({"new": new, "known before": len(requests) - new, "rejected": len(group) - len(requests)})
+    return counts
+
+
+class _Rejects:
+    """The file of rejected lines, made with the first of them: number and problem before the line as it was.
+
+    So it has the imported file's columns, and once its lines are mended it can be imported as it is.
+    """
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        self._path = path
+        self._header = header.decode("utf-8-sig", "replace").rstrip("\r\n")
+        self._file: TextIO | None = None
+        self._count = 0
+
+    def __enter__(self) -> _Rejects:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, problem: CsvProblem) -> None:
+        if self._file is None:
+            self._file = self._path.open("w", encoding="utf-8", newline="")
+            self._write(PROBLEM_COLUMNS, self._header)
+        self._write((str(problem.line), problem.problem), problem.text)
+        self._count += 1
+        if self._count <= _PROBLEMS_SHOWN:
+            _say(f"line {problem.line}: {problem.problem}", style="yellow")
+
+    def _write(self, cells: tuple[str, ...], line: str) -> None:
+        assert self._file is not None
+        self._file.write(f"{csv_line(cells).rstrip()},{line}\n")
+
+
+@app.command("export")
+def export_file(
+    file: Annotated[Path, typer.Argument(help="`-` for standard output", dir_okay=False, allow_dash=True)],
+) -> None:
+    """Write every suppression as CSV, which `import` takes again."""
+    with _suppressions() as suppressions:
+        if str(file) == "-":
+            sys.stdout.writelines(export_csv(suppressions.all()))
+            return
+        unfinished = file.with_name(f"{file.name}.unfinished")
+        with unfinished.open("w", encoding="utf-8", newline="") as lines:
+            count = sum(1 for line in export_csv(suppressions.all()) if lines.write(line))
+        unfinished.replace(file)
+    _say(f"{count - 1:,} suppressions written to {file}")
+
+
+@app.command()
+def add(
+    address: Address,
+    sender: Sender = None,
+    reason: Annotated[SuppressionReason, typer.Option(help="why")] = "manual",
+    source: Annotated[str, typer.Option(help="where it comes from")] = "operator",
+) -> None:
+    """Suppress one address; safe to repeat."""
+    line = csv_line((address, str(sender or ""), reason, source)).encode()
+    header = b"address,sender_id,reason,source\n"
+    with _suppressions() as suppressions:
+        [request] = parse_csv([header, line], suppressions.sender_ids())
+        if isinstance(request, CsvProblem):
+            raise ValueError(f"{address}: {request.problem}")
+        new = suppressions.add([request])
+        _say("suppressed" if new else "was suppressed before")
+        console.print(_table(suppressions.of_address(request.address)))
+
+
+@app.command()
+def remove(address: Address, sender: Sender = None) -> None:
+    """Let an address be mailed again, and show what was removed."""
+    with _suppressions() as suppressions:
+        removed = suppressions.remove(normalised_address(address.strip()), sender)
+        if not removed:
+            raise ValueError(f"{address} is not suppressed" + (f" for sender {sender}" if sender else ""))
+    _say(f"removed {len(removed)}:")
+    console.print(_table(removed))
+
+
+@app.command("list")
+def list_suppressions(
+    address: Annotated[str | None, typer.Option(help="only this address")] = None,
+    limit: Annotated[int, typer.Option(help="the newest so many", min=1, max=10_000)] = 50,
+) -> None:
+    """Suppressions, the newest first, or all of one address."""
+    with _suppressions() as suppressions:
+        console.print(
+            _table(
+                suppressions.of_address(normalised_address(address.strip())) if address else suppressions.newest(limit)
+            )
+        )
+
+
+def _table(found: Iterable[Suppression]) -> Table:
+    table = Table("address", "sender", "reason", "source", "since", box=None, pad_edge=False)
+    for one in found:
+        table.add_row(
+            Text(one.address, overflow="fold"),
+            "every" if one.sender_id is None else str(one.sender_id),
+            one.reason,
+            Text(one.source, overflow="fold"),
+            one.created_at.isoformat(sep=" ", timespec="seconds"),
+        )
+    return table

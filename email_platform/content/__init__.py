@@ -1,0 +1,1 @@
+"""From templates to messages: the sandbox, its analysis, the checks before sending, and the unsubscribe links."""

@@ -1,0 +1,279 @@
+"""From the receivers' inbox to staged events: archive, normalise, suppress, register, and only then clear.
+
+Invariant: a body leaves the inbox only after its archive, its events, its suppressions and, where it could not
+be read, its quarantine are durable. Every step may be repeated by anybody at any time: keys follow from the
+inbox objects of a batch, the register and the suppressions are written in one transaction, and an event that
+is staged twice is one event (see `email_platform.events.event`).
+
+Why an inbox that is emptied, and no register of what was received: the receiver's acknowledgement then hangs
+on one S3 PUT alone. Nothing is lost by a crash between PUT and registration, since the listing *is* the
+register; and the listing stays short, whatever the archive holds. It also coalesces: the receivers write an
+object every fraction of a second, the warehouse gets one per batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from hashlib import sha256
+from io import BytesIO
+from itertools import chain
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from email_platform.domain.ports import Clock, ObjectInfo, ObjectStore, StagedObject
+from email_platform.domain.storage_layout import (
+    EVENT_INBOX_PREFIX,
+    event_inbox_key,
+    event_normalised_key,
+    event_quarantine_key,
+    event_raw_key,
+    event_raw_prefix,
+)
+from email_platform.events.event import event_table
+from email_platform.events.normalising import normalise_body
+from email_platform.events.received import ReceivedBody, from_parquet, to_parquet
+from email_platform.events.suppression import SuppressionRequest, suppressions_from
+
+_REPLAY_PREFIX = "replay-"
+BATCH_OBJECTS = 500
+BATCH_BYTES = 8 << 20  # compressed; about ten times as much in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An object of the quarantine and why its bodies are there."""
+
+    staged: StagedObject
+    reason: str
+
+
+class EventIntake(Protocol):
+    """Where a batch becomes known; every method is one transaction."""
+
+    def admit(
+        self, staged: StagedObject | None, quarantined: Sequence[Quarantined], requests: Sequence[SuppressionRequest]
+    ) -> int:
+        """Register the batch's objects and write its suppressions; returns how many suppressions are new.
+
+        Idempotent.
+        """
+        ...
+
+    def quarantined(self) -> Sequence[StagedObject]:
+        """The quarantine's objects that were not replayed."""
+        ...
+
+    def mark_replayed(self, staged: StagedObject) -> None:
+        """Remember that the object's bodies are in the inbox again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StagingReport:
+    """What one pass over the inbox did.
+
+    Attributes:
+        bodies: verified bodies taken from the inbox.
+        events: events staged, each identity once per batch.
+        problems: bodies that lie in the quarantine now.
+        suppressions: suppressions that are new.
+        events_by_type: of `events`.
+        keys: the staged objects.
+        quarantined: the quarantine's new objects and why their bodies are there.
+    """
+
+    batches: int = 0
+    objects: int = 0
+    bodies: int = 0
+    events: int = 0
+    problems: int = 0
+    suppressions: int = 0
+    events_by_type: Mapping[str, int] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+
+
+def inbox_is_waiting(store: ObjectStore) -> bool:
+    """Whether anything lies in the inbox; one listing request."""
+    return next(iter(store.list(EVENT_INBOX_PREFIX)), None) is not None
+
+
+def stage_inbox(
+    store: ObjectStore,
+    intake: EventIntake,
+    clock: Clock,
+    on_progress: Callable[[StagingReport], None] = lambda _: None,
+    *,
+    batch_objects: int = BATCH_OBJECTS,
+    batch_bytes: int = BATCH_BYTES,
+) -> StagingReport:
+    """Stage what lies in the inbox now; what arrives meanwhile is the next pass's.
+
+    Constant memory: a batch at a time. Safe to run in several processes at once.
+
+    Args:
+        store: the bucket.
+        intake: where batches become known.
+        clock: the present time.
+        on_progress: called after each batch.
+        batch_objects: most inbox objects of one batch.
+        batch_bytes: most compressed bytes of one batch (a single larger object makes its own).
+
+    Raises:
+        PartUnavailableError: S3 or PostgreSQL is away; what was staged stays staged, the rest stays in the inbox.
+    """
+    report = StagingReport()
+    for batch in _batches(list(store.list(EVENT_INBOX_PREFIX)), batch_objects, batch_bytes):
+        report = _stage_batch(store, intake, clock, batch, report)
+        on_progress(report)
+    return report
+
+
+def _batches(infos: Sequence[ObjectInfo], most_objects: int, most_bytes: int) -> Iterator[list[ObjectInfo]]:
+    batch: list[ObjectInfo] = []
+    size_bytes = 0
+    for info in infos:
+        if batch and (len(batch) >= most_objects or size_bytes + info.size_bytes > most_bytes):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(info)
+        size_bytes += info.size_bytes
+    if batch:
+        yield batch
+
+
+def _stage_batch(
+    store: ObjectStore, intake: EventIntake, clock: Clock, batch: Sequence[ObjectInfo], report: StagingReport
+) -> StagingReport:
+    bodies: list[ReceivedBody] = []
+    to_archive: list[ReceivedBody] = []
+    unreadable: list[tuple[ObjectInfo, bytes]] = []
+    keys: list[str] = []
+    for info in batch:
+        try:
+            content = store.get(info.key)
+        except FileNotFoundError:  # another process has staged it meanwhile
+            continue
+        keys.append(info.key)
+        try:
+            found = from_parquet(content)
+        except (pa.ArrowException, OSError):  # OSError: pyarrow's word for a corrupt page
+            unreadable.append((info, content))
+            continue
+        bodies += found
+        if not info.key.rpartition("/")[2].startswith(_REPLAY_PREFIX):  # those lie in the archive already
+            to_archive += found
+    if not keys:
+        return report
+    batch_name = sha256("\n".join(keys).encode()).hexdigest()[:32]
+    day = min((body.received_at for body in bodies), default=clock()).date()
+    quarantined = [_set_aside(store, day, info, content) for info, content in unreadable]
+
+    results = [normalise_body(body) for body in bodies]
+    problems = [
+        replace(body, problem=result.problem) for body, result in zip(bodies, results, strict=True) if result.problem
+    ]
+    events = list(chain.from_iterable(result.events for result in results))
+    if to_archive:
+        store.put(event_raw_key(day, batch_name), to_parquet(to_archive))
+    if problems:
+        quarantined.append(_quarantine(store, day, batch_name, problems))
+    staged: StagedObject | None = None
+    by_type: Counter[str] = Counter()
+    if events:
+        table = event_table(events)
+        by_type.update(table.column("type").to_pylist())
+        content = _parquet(table)
+        key = event_normalised_key(day, batch_name)
+        store.put(key, content)
+        staged = StagedObject(key, "event", table.num_rows, sha256(content).hexdigest())
+    new_suppressions = intake.admit(staged, quarantined, suppressions_from(events))
+    for key in keys:
+        store.delete(key)
+    return StagingReport(
+        batches=report.batches + 1,
+        objects=report.objects + len(keys),
+        bodies=report.bodies + len(bodies),
+        events=report.events + (staged.rows if staged else 0),
+        problems=report.problems + len(problems) + len(unreadable),
+        suppressions=report.suppressions + new_suppressions,
+        events_by_type=Counter(report.events_by_type) + by_type,
+        keys=(*report.keys, *([staged.key] if staged else [])),
+        quarantined={**report.quarantined, **{one.staged.key: one.reason for one in quarantined}},
+    )
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = BytesIO()
+    # One row group: the warehouse reads the object as one block.
+    pq.write_table(table, buffer, compression="zstd", row_group_size=max(1, table.num_rows))
+    return buffer.getvalue()
+
+
+def _quarantine(store: ObjectStore, day: date, batch_name: str, problems: Sequence[ReceivedBody]) -> Quarantined:
+    content = to_parquet(problems)
+    key = event_quarantine_key(day, batch_name)
+    store.put(key, content)
+    counts: dict[str, int] = {}
+    for body in problems:
+        line = f"{body.provider}/{body.account}: {body.problem}"
+        counts[line] = counts.get(line, 0) + 1
+    shown = [f"{line} ({count} bodies)" if count > 1 else line for line, count in sorted(counts.items())]
+    more = [f"and {len(shown) - 10} other reasons"] if len(shown) > 10 else []
+    staged = StagedObject(key, "event_quarantine", len(problems), sha256(content).hexdigest())
+    return Quarantined(staged, "\n".join(shown[:10] + more))
+
+
+def _set_aside(store: ObjectStore, day: date, info: ObjectInfo, content: bytes) -> Quarantined:
+    """Keep an inbox object that is no Parquet exactly as it is."""
+    name = info.key.rpartition("/")[2].removesuffix(".parquet")
+    key = event_quarantine_key(day, f"unreadable-{name}")
+    store.put(key, content)
+    staged = StagedObject(key, "event_quarantine", 0, sha256(content).hexdigest())
+    return Quarantined(staged, "the inbox object is corrupt: not the Parquet file that a receiver writes")
+
+
+# --- replays ------------------------------------------------------------------------------------------------------
+
+
+def replay_quarantine(store: ObjectStore, intake: EventIntake, clock: Clock) -> int:
+    """Put every quarantined body back into the inbox, after a fix of what could not read it; returns how many.
+
+    Idempotent: an object's bodies go to one inbox key. What still cannot be read comes back to the quarantine
+    under another key; the events of a body that was half readable are deduplicated.
+    """
+    replayed = 0
+    for staged in intake.quarantined():
+        try:
+            bodies = from_parquet(store.get(staged.key))
+        except (pa.ArrowException, OSError):  # a corrupt object stays; FileNotFoundError: removed by hand
+            continue
+        _put_back(store, clock, f"{_REPLAY_PREFIX}{staged.content_sha256[:16]}", bodies)
+        intake.mark_replayed(staged)
+        replayed += len(bodies)
+    return replayed
+
+
+def replay_archive(store: ObjectStore, clock: Clock, first_day: date, last_day: date) -> int:
+    """Put every archived body of these days of reception back into the inbox; returns how many.
+
+    After a fix of a normaliser: the warehouse takes the newer reading of the same event.
+    """
+    replayed = 0
+    day = first_day
+    while day <= last_day:
+        for info in list(store.list(event_raw_prefix(day))):
+            bodies = from_parquet(store.get(info.key))
+            _put_back(store, clock, f"{_REPLAY_PREFIX}{sha256(info.key.encode()).hexdigest()[:16]}", bodies)
+            replayed += len(bodies)
+        day += timedelta(days=1)
+    return replayed
+
+
+def _put_back(store: ObjectStore, clock: Clock, name: str, bodies: Sequence[ReceivedBody]) -> None:
+    store.put(event_inbox_key(clock().date(), name, 0), to_parquet([replace(body, problem="") for body in bodies]))

@@ -1,0 +1,144 @@
+"""What the provider told about the demo's messages, counted wherever it left a trace, and who is left out for it.
+
+Invariant: each line compares the simulator's own log with what came out at the other end; nothing is counted from
+what is compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from email_platform.domain.manifest import EXCLUSION_REASONS
+from email_platform.domain.storage_layout import eligible_key, excluded_key
+from email_platform.local.demo.terminal import print_table
+from email_platform.local.demo.watch import DemoWatch
+from email_platform.runs.campaign import find_manifest
+from email_platform.staging.accounting import AccountingLine
+
+
+def stored_events(watch: DemoWatch) -> dict[int, int]:
+    """The provider's events in the warehouse by campaign, each once."""
+    rows = watch.warehouse.client.query(
+        """
+        select campaign_id, uniqExact(event_key) from event
+        where campaign_id in {ids:Array(Int64)} and provider != 'platform' group by campaign_id
+        """,
+        parameters={"ids": watch.ids},
+    ).result_rows
+    return {int(campaign_id): int(events) for campaign_id, events in rows}
+
+
+def event_lines(watch: DemoWatch) -> list[AccountingLine]:
+    """The provider's log against what was acknowledged, stored and reported; nothing with a real provider."""
+    if watch.log is None:
+        return []
+    stored, reported, old_table = stored_events(watch), _reported(watch), _bounced_in_old_table(watch)
+    lines = []
+    for campaign_id in watch.ids:
+        told = watch.log.events_by_type(str(campaign_id))
+        bounced, complained = told.get("bounced", 0), told.get("complained", 0)
+        acknowledged = watch.log.acknowledged_events(str(campaign_id))
+        reported_bounced, reported_complained = reported.get(campaign_id, (0, 0))
+        provider = "provider's log"
+        for name, left, right in (
+            ("events acknowledged", (provider, sum(told.values())), ("receivers' 2xx", acknowledged)),
+            ("events stored once", ("receivers' 2xx", acknowledged), ("warehouse", stored.get(campaign_id, 0))),
+            ("bounced", (provider, bounced), ("campaign_summary", reported_bounced)),
+            ("bounced in the old table's view", (provider, bounced), ("email", old_table.get(campaign_id, 0))),
+            ("complained", (provider, complained), ("campaign_summary", reported_complained)),
+        ):
+            lines.append(AccountingLine(f"campaign {campaign_id}: {name}", left, right))
+    return lines
+
+
+def _reported(watch: DemoWatch) -> dict[int, tuple[int, int]]:
+    rows = watch.warehouse.client.query(
+        f"""
+        select campaign_id, bounced_hard + bounced_soft, complained
+        from {watch.reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}}
+        """,  # noqa: S608 (our own name)
+        parameters={"ids": watch.ids},
+    ).result_rows
+    return {int(campaign_id): (int(bounced), int(complained)) for campaign_id, bounced, complained in rows}
+
+
+def feedback_is_reported(watch: DemoWatch) -> bool:
+    """Whether the reports show what the simulator told; always with a real provider."""
+    if watch.log is None:
+        return True
+    told = {one: watch.log.events_by_type(str(one)) for one in watch.ids}
+    return _reported(watch) == {
+        one: (counts.get("bounced", 0), counts.get("complained", 0)) for one, counts in told.items()
+    }
+
+
+def _bounced_in_old_table(watch: DemoWatch) -> dict[int, int]:
+    rows = watch.warehouse.client.query(
+        f"""
+        select campaign_id, count() from {watch.reports}.email
+        where campaign_id in {{ids:Array(Int64)}} and status = 'bounced' group by campaign_id
+        """,  # noqa: S608 (our own name)
+        parameters={"ids": watch.ids},
+    ).result_rows
+    return {int(campaign_id): int(bounced) for campaign_id, bounced in rows}
+
+
+def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLine]:
+    """Whoever bounced hard or complained before and met the next condition again is in its manifest as suppressed.
+
+    Args:
+        before: the campaigns that were sent first.
+        follow_up: the one that came after.
+    """
+    if before.log is None:
+        return []
+    lost = set[str]().union(*(before.log.lost_recipients(str(campaign_id)) for campaign_id in before.ids))
+    [campaign_id] = follow_up.ids
+    excluded = _read(follow_up, excluded_key, ["email", "reason"])
+    suppressed = {row["email"].lower() for row in excluded.to_pylist() if row["reason"] == "suppressed"}
+    considered = {str(email).lower() for email in excluded.column("email").to_pylist() if email}
+    considered |= {email.lower() for email in _read(follow_up, eligible_key, ["email"]).column("email").to_pylist()}
+    return [
+        AccountingLine(
+            f"campaign {campaign_id}: who bounced or complained is left out",
+            ("met the condition again", len(considered & lost)),
+            ("suppressed in manifest", len(suppressed & lost)),
+        )
+    ]
+
+
+def _read(watch: DemoWatch, key_of: Callable[[str], str], columns: list[str]) -> pa.Table:
+    [campaign_id] = watch.ids
+    manifest = find_manifest(watch.parts, campaign_id)
+    with watch.parts.store.reader(key_of(manifest.prefix)) as reader:
+        return pq.read_table(reader, columns=columns)
+
+
+def print_skipped(watch: DemoWatch, console: Console) -> None:
+    """The manifest's reasons for leaving leads out, and some of the suppressed ones."""
+    [campaign_id] = watch.ids
+    manifest = find_manifest(watch.parts, campaign_id)
+    print_table(
+        f"campaign {campaign_id}: the manifest",
+        ["considered", "eligible", *EXCLUSION_REASONS],
+        [
+            [
+                manifest.considered_rows,
+                manifest.eligible_rows,
+                *(manifest.excluded_by_reason[reason] for reason in EXCLUSION_REASONS),
+            ]
+        ],
+        console=console,
+    )
+    rows = _read(watch, excluded_key, ["lead_id", "email", "reason"]).to_pylist()
+    shown = [[row["lead_id"], row["email"], row["reason"]] for row in rows if row["reason"] == "suppressed"]
+    print_table(
+        f"campaign {campaign_id}: left out as suppressed (some of {len(shown):,})",
+        ["lead_id", "email", "reason"],
+        shown[:5],
+        console=console,
+    )

@@ -1,0 +1,1 @@
+"""One module per step that assets, the command line and other callers run."""

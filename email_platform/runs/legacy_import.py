@@ -1,0 +1,497 @@
+"""Copies the old RDS table `email` into S3 and the warehouse, month by month, and proves that both hold the same.
+
+Invariant: after `import_month`, the warehouse's rows of the month equal the source's as of the snapshots that they
+were read from, by count and by checksum of every range of ids; and however often, in whatever order and after
+whatever death it runs, each old id is one row.
+
+How it works. A month's rows are looked at in ranges of `RANGE_IDS` old ids. Both sides give a fingerprint of each
+range: the count, and the sum of a 60-bit checksum per row, which needs no order. Ranges whose fingerprints differ
+are copied, each as one Parquet object under a key that follows from month and range; all others are left alone. So
+the first import copies everything, a run after a kill goes on where the warehouse ends, and a later run finds what
+was changed, added or removed at the source since, without relying on its `updated_at`.
+
+The source is spared: one range is one short read-only snapshot, followed by a pause that keeps the average under
+the configured rows per second; days are counted one at a time.
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from email_platform.domain.ports import ObjectStore, StagedObject, Warehouse
+from email_platform.domain.storage_layout import legacy_emails_key, legacy_left_key
+from email_platform.errors import LegacySourceError
+from email_platform.staging.delivery_objects import StagingRegister
+
+RANGE_IDS = 100_000
+"""Old ids of one range: 0.3 s of reading on two cores, an object of 5 to 10 MB, at most 30 MB in memory."""
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+# The old table's columns, in its order.
+SOURCE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("campaign_id", pa.int64(), nullable=False),
+        pa.field("user_id", pa.int64(), nullable=False),
+        pa.field("lead_id", pa.int64(), nullable=False),
+        pa.field("email", pa.string(), nullable=False),
+        pa.field("subject", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("provider_message_id", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("sent_at", _TIME),
+        pa.field("created_at", _TIME, nullable=False),
+        pa.field("updated_at", _TIME, nullable=False),
+    ]
+)
+# One row per old id of a range. A removed one keeps its key columns; the others are empty.
+LEGACY_EMAIL_SCHEMA = pa.schema(
+    [
+        *SOURCE_SCHEMA,
+        pa.field("version", pa.uint64(), nullable=False),  # the snapshot's moment, microseconds since 1970
+        pa.field("is_deleted", pa.uint8(), nullable=False),
+    ]
+)
+# What the warehouse's table is ordered by: a row whose key changed at the source is another row there.
+KEY_COLUMNS = ("campaign_id", "lead_id", "id")
+
+EARLIEST_TIME = datetime(1900, 1, 1, tzinfo=UTC)
+LATEST_TIME = datetime(2299, 12, 31, tzinfo=UTC)
+"""What ClickHouse's DateTime64 holds; PostgreSQL's `infinity` and the years before are refused by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Count and checksum of a set of rows; two sets with equal ones hold equal rows, in whatever order.
+
+    Attributes:
+        checksum: sum of a 60-bit number per row, the head of the MD5 of its canonical text; None where only the
+            count was asked for.
+    """
+
+    rows: int = 0
+    checksum: int | None = 0
+
+    def __add__(self, other: Fingerprint) -> Fingerprint:
+        if self.checksum is None or other.checksum is None:
+            return Fingerprint(self.rows + other.rows, None)
+        return Fingerprint(self.rows + other.rows, self.checksum + other.checksum)
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows, checksum {self.checksum}"
+
+
+NOTHING = Fingerprint()
+Fingerprints = Mapping[int, Fingerprint]
+"""By range: the ids from ``range * RANGE_IDS`` on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """One calendar month in UTC, a partition of the import."""
+
+    year: int
+    month: int
+
+    @classmethod
+    def of(cls, day: date) -> Month:
+        """The month with this day."""
+        return cls(day.year, day.month)
+
+    @property
+    def start(self) -> datetime:
+        """Its first moment."""
+        return datetime(self.year, self.month, 1, tzinfo=UTC)
+
+    @property
+    def end(self) -> datetime:
+        """The first moment after it."""
+        return self.start + timedelta(days=calendar.monthrange(self.year, self.month)[1])
+
+    def days(self) -> Iterator[tuple[datetime, datetime]]:
+        """Its days, as first moment and first moment after."""
+        day = self.start
+        while day < self.end:
+            yield day, day + timedelta(days=1)
+            day += timedelta(days=1)
+
+    def __str__(self) -> str:
+        return f"{self.year:04d}-{self.month:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDescription:
+    """What the source says of itself.
+
+    Attributes:
+        address: host, port and database, without user and password.
+        is_replica: whether it is a standby, where reading costs the application nothing.
+        earliest_created_at: None where the table is empty.
+    """
+
+    address: str
+    table: str
+    is_replica: bool
+    earliest_created_at: datetime | None
+
+
+class RangeSnapshot(Protocol):
+    """One range of ids of one month, as of one moment. Everything read from it is of the same snapshot."""
+
+    @property
+    def version(self) -> int:
+        """The snapshot's moment, microseconds since 1970."""
+        ...
+
+    def fingerprint(self) -> Fingerprint:
+        """Count and checksum, computed by the source."""
+        ...
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in `SOURCE_SCHEMA`, in id order."""
+        ...
+
+    def rows_of(self, ids: Sequence[int]) -> pa.Table:
+        """The rows with these ids that exist at the source, of whichever month."""
+        ...
+
+
+class LegacySource(Protocol):
+    """The old table. No method writes, none keeps a transaction open after it returns."""
+
+    def describe(self) -> SourceDescription:
+        """Check that the table is the one that this import knows.
+
+        Raises:
+            LegacySourceError: a column, type or index is missing or unknown; says which.
+        """
+        ...
+
+    def fingerprints(self, start: datetime, end: datetime, *, with_checksums: bool) -> Fingerprints:
+        """Of the rows created in ``[start, end)``, by range.
+
+        Raises:
+            LegacySourceError: a time is outside what the warehouse can hold; names ids.
+        """
+        ...
+
+    def snapshot(self, month: Month, range_index: int) -> AbstractContextManager[RangeSnapshot]:
+        """Open one short read-only snapshot of a range's rows of a month."""
+        ...
+
+
+class LegacyWarehouse(Protocol):
+    """What the import asks of the table ``legacy_email``."""
+
+    def fingerprints(self, month: Month) -> Fingerprints:
+        """Of the live rows created in the month, by range, computed by the warehouse."""
+        ...
+
+    def keys(self, month: Month, range_index: int) -> pa.Table:
+        """`KEY_COLUMNS` of the live rows of one range and month."""
+        ...
+
+
+@dataclass(slots=True)
+class Throttle:
+    """Keeps the average of rows read from the source under a limit, by a pause after each statement."""
+
+    rows_per_second: float
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    paused_seconds: float = 0.0
+    _due_at: float = field(default=0.0, init=False)
+
+    def took(self, rows: int) -> None:
+        """Pause for as long as these rows may take, less what reading them took already."""
+        now = self.monotonic()
+        self._due_at = max(self._due_at, now - 1.0) + rows / self.rows_per_second
+        pause = self._due_at - now
+        if pause > 0:
+            self.sleep(pause)
+            self.paused_seconds += pause
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What one run did to one month, and the proof.
+
+    Attributes:
+        source, warehouse: fingerprints by range, after the run; equal where all is well.
+        copied_ranges, copied_rows: of this run; the other ranges were equal already.
+        moved_rows: copied with a range although they are of another month now.
+        removed_rows: gone or under another key at the source: marked as deleted.
+    """
+
+    month: Month
+    description: SourceDescription
+    source: Fingerprints
+    warehouse: Fingerprints
+    copied_ranges: int
+    copied_rows: int
+    moved_rows: int
+    removed_rows: int
+    copied_bytes: int
+    seconds: float
+    paused_seconds: float
+
+    def differences(self) -> list[tuple[int, Fingerprint, Fingerprint]]:
+        """First id, source and warehouse of every range that differs; must be empty."""
+        return [
+            (index * RANGE_IDS, self.source.get(index, NOTHING), self.warehouse.get(index, NOTHING))
+            for index in differing_ranges(self.source, self.warehouse)
+        ]
+
+    @property
+    def source_total(self) -> Fingerprint:
+        """Of the whole month at the source."""
+        return sum(self.source.values(), NOTHING)
+
+    @property
+    def warehouse_total(self) -> Fingerprint:
+        """Of the whole month in the warehouse."""
+        return sum(self.warehouse.values(), NOTHING)
+
+
+def differing_ranges(source: Fingerprints, warehouse: Fingerprints) -> tuple[int, ...]:
+    """Ranges that one side lacks or where the fingerprints differ, in order."""
+    return tuple(
+        sorted(
+            range_index
+            for range_index in source.keys() | warehouse.keys()
+            if source.get(range_index, NOTHING) != warehouse.get(range_index, NOTHING)
+        )
+    )
+
+
+def import_month(
+    source: LegacySource,
+    store: ObjectStore,
+    register: StagingRegister,
+    warehouse: Warehouse,
+    legacy: LegacyWarehouse,
+    month: Month,
+    throttle: Throttle,
+    on_range: Callable[[int, int, int], None] = lambda _done, _of, _rows: None,
+) -> ImportReport:
+    """Make the warehouse's rows of the month equal to the source's; see the module.
+
+    Args:
+        source: the old table, or a replica of it.
+        store: the staging bucket.
+        register: what is staged and loaded.
+        warehouse: loads the objects.
+        legacy: the warehouse's side of the comparison.
+        month: the partition.
+        throttle: spares the source.
+        on_range: called after each copied range: done, of how many, rows copied so far.
+
+    Raises:
+        LegacySourceError: the table is not the expected one, or holds a time that the warehouse cannot.
+        PartUnavailableError: a part went away; run again.
+    """
+    began_seconds = throttle.monotonic()
+    description = source.describe()
+    held = legacy.fingerprints(month)
+    # Nothing to compare with: the counts say which ranges there are, and the source is spared the checksums.
+    found = _source_fingerprints(source, month, throttle, with_checksums=bool(held))
+    to_copy = differing_ranges(found, held)
+    copied_rows = moved_rows = removed_rows = copied_bytes = 0
+    for done, range_index in enumerate(to_copy, start=1):
+        copied = _copy_range(source, store, month, range_index, legacy if range_index in held else None)
+        for staged in copied.staged:
+            register.record(staged, None)
+            register.mark_loaded(staged, warehouse.load(staged))
+        found[range_index] = copied.fingerprint
+        copied_rows += copied.fingerprint.rows
+        moved_rows += copied.moved_rows
+        removed_rows += copied.removed_rows
+        copied_bytes += copied.bytes
+        on_range(done, len(to_copy), copied_rows)
+        throttle.took(copied.fingerprint.rows)
+    return ImportReport(
+        month=month,
+        description=description,
+        source={index: fingerprint for index, fingerprint in found.items() if fingerprint.rows},
+        warehouse=legacy.fingerprints(month),
+        copied_ranges=len(to_copy),
+        copied_rows=copied_rows,
+        moved_rows=moved_rows,
+        removed_rows=removed_rows,
+        copied_bytes=copied_bytes,
+        seconds=throttle.monotonic() - began_seconds,
+        paused_seconds=throttle.paused_seconds,
+    )
+
+
+def _source_fingerprints(
+    source: LegacySource, month: Month, throttle: Throttle, *, with_checksums: bool
+) -> dict[int, Fingerprint]:
+    found: dict[int, Fingerprint] = {}
+    for start, end in month.days():
+        of_day = source.fingerprints(start, end, with_checksums=with_checksums)
+        for range_index, fingerprint in of_day.items():
+            found[range_index] = found.get(range_index, NOTHING) + fingerprint
+        throttle.took(sum(fingerprint.rows for fingerprint in of_day.values()))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _CopiedRange:
+    staged: tuple[StagedObject, ...]
+    fingerprint: Fingerprint
+    moved_rows: int
+    removed_rows: int
+    bytes: int
+
+
+def _copy_range(
+    source: LegacySource, store: ObjectStore, month: Month, range_index: int, legacy: LegacyWarehouse | None
+) -> _CopiedRange:
+    """Stage the range's rows as they are now, and what the warehouse has of it that the source has no more.
+
+    Args:
+        legacy: None where the warehouse has nothing of the range.
+    """
+    held = legacy.keys(month, range_index) if legacy is not None else _no_keys()
+    key = legacy_emails_key(str(month), range_index * RANGE_IDS)
+    with store.writer(key) as file:  # outside the snapshot: the upload is none of the source's business
+        body = _Measured(file)
+        with (
+            pq.ParquetWriter(body, LEGACY_EMAIL_SCHEMA, compression="zstd") as parquet,
+            source.snapshot(month, range_index) as snapshot,
+        ):
+            fingerprint = snapshot.fingerprint()
+            present: list[pa.RecordBatch] = []
+            rows = 0
+            for batch in snapshot.batches():
+                parquet.write_batch(_versioned(batch, snapshot.version))
+                rows += batch.num_rows
+                if held.num_rows:
+                    present.append(batch.select(KEY_COLUMNS))
+            missing = _without(held, pa.Table.from_batches(present, held.schema))
+            moved = _still_there(snapshot, missing)
+        if rows != fingerprint.rows:
+            raise LegacySourceError(
+                f"{key}: {rows:,} rows were read, but the same snapshot counts {fingerprint.rows:,}; run again"
+            )
+        # In the bucket before the range's earlier object, which still has them, is replaced at the end of the `with`.
+        removed = _without(missing, moved.select(KEY_COLUMNS))
+        left = _stage_left(store, month, range_index, snapshot.version, moved, removed) if missing.num_rows else None
+    # Also one without rows: it replaces the range's earlier object under the same key.
+    staged = [StagedObject(key, "legacy_email", rows, body.sha256)]
+    size_bytes = body.bytes
+    if left is not None:
+        staged.append(left[0])
+        size_bytes += left[1]
+    return _CopiedRange(tuple(staged), fingerprint, moved.num_rows, removed.num_rows, size_bytes)
+
+
+def _stage_left(
+    store: ObjectStore, month: Month, range_index: int, version: int, moved: pa.Table, removed: pa.Table
+) -> tuple[StagedObject, int]:
+    """Stage what left the range's month: rows that are of another month now, and marks of those that are no more.
+
+    Under a key of its own for each snapshot, for ever: nothing else in the bucket tells it, and who fills an empty
+    warehouse from there must learn it.
+    """
+    key = legacy_left_key(str(month), range_index * RANGE_IDS, version)
+    with store.writer(key) as file:
+        body = _Measured(file)
+        with pq.ParquetWriter(body, LEGACY_EMAIL_SCHEMA, compression="zstd") as parquet:
+            for batch in moved.to_batches():
+                parquet.write_batch(_versioned(batch, version))
+            parquet.write_table(_removal_marks(removed, month, version))
+    return StagedObject(key, "legacy_email", moved.num_rows + removed.num_rows, body.sha256), body.bytes
+
+
+def _no_keys() -> pa.Table:
+    return pa.schema([SOURCE_SCHEMA.field(name) for name in KEY_COLUMNS]).empty_table()
+
+
+def _without(keys: pa.Table, others: pa.Table) -> pa.Table:
+    """The keys that are not among the others."""
+    return keys if not keys.num_rows else keys.join(others, list(KEY_COLUMNS), join_type="left anti")
+
+
+def _still_there(snapshot: RangeSnapshot, missing: pa.Table) -> pa.Table:
+    """The missing keys' rows that the source has under the same key, in another month: created_at was corrected."""
+    if not missing.num_rows:
+        return SOURCE_SCHEMA.empty_table()
+    rows = snapshot.rows_of(missing.column("id").to_pylist())
+    if not rows.num_rows:
+        return rows
+    same_key = rows.select(KEY_COLUMNS).join(missing, list(KEY_COLUMNS), join_type="left semi")
+    return rows.filter(pc.is_in(rows.column("id"), value_set=same_key.column("id").combine_chunks()))
+
+
+def _versioned(batch: pa.RecordBatch, version: int) -> pa.RecordBatch:
+    constants = [pa.repeat(pa.scalar(version, pa.uint64()), batch.num_rows), _zeros(batch.num_rows)]
+    return pa.RecordBatch.from_arrays([*batch.columns, *constants], schema=LEGACY_EMAIL_SCHEMA)
+
+
+def _zeros(rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(0, pa.uint8()), rows)
+
+
+def _removal_marks(keys: pa.Table, month: Month, version: int) -> pa.Table:
+    """One row per key that says that it is no more."""
+    empty: dict[str, Any] = {
+        "user_id": 0, "email": "", "subject": "", "status": "", "provider_message_id": None, "error": None,
+        "sent_at": None, "created_at": month.start, "updated_at": month.start, "version": version, "is_deleted": 1,
+    }  # fmt: skip
+    columns = [
+        keys.column(column.name)
+        if column.name in KEY_COLUMNS
+        else pa.repeat(pa.scalar(empty[column.name], column.type), keys.num_rows)
+        for column in LEGACY_EMAIL_SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=LEGACY_EMAIL_SCHEMA)
+
+
+class _Measured:
+    """A file to write that counts and hashes what passes; Parquet is written from front to end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash, self.bytes = file, sha256(), 0
+        self.closed = False
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._hash.update(data)
+        size = len(memoryview(data).cast("B"))
+        self.bytes += size
+        self._file.write(data)
+        return size
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """The file stays open for the store."""
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()

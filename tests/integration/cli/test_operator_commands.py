@@ -1,0 +1,109 @@
+"""What an operator types: each command on the real database, and what it says when it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from typer.testing import CliRunner, Result
+
+from email_platform.adapters.assembly import open_store
+from email_platform.cli.app import app
+from email_platform.settings import Settings
+from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in settings.variables().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_preview_counts_and_renders_and_leaves_nothing_behind(oltp_engine: Engine, settings: Settings) -> None:
+    rows = numbered(70)
+    city = seed_leads(oltp_engine, [*rows, {"email": "no-at-sign"}])
+    campaign_id = queue_campaign(oltp_engine, in_city(city), status="draft")
+    before = row_of(oltp_engine, campaign_id)
+
+    result = run("campaign", "preview", campaign_id, "--samples", 2)
+
+    assert result.exit_code == 0, result.output
+    assert "71 leads meet the condition; 70 would be mailed" in result.output
+    assert "left out, invalid address: 1" in result.output
+    assert "2 calls of at most 50" in result.output
+    assert f"To: {rows[0]['email']}" in result.output
+    assert f"To: {rows[1]['email']}" in result.output
+    assert result.output.count("Subject: Hello Ada") == 2
+    assert "List-Unsubscribe-Post: List-Unsubscribe=One-Click" in result.output
+    assert row_of(oltp_engine, campaign_id) == before
+    assert [found.key for found in open_store(settings).list("") if f"campaign={campaign_id}/" in found.key] == []
+
+
+def test_a_preview_says_what_would_fail_the_campaign_and_leaves_it_a_draft(oltp_engine: Engine) -> None:
+    wrong_condition = queue_campaign(oltp_engine, {"field": "contry", "op": "eq", "value": "DE"}, status="draft")
+    result = run("campaign", "preview", wrong_condition)
+    assert result.exit_code == 1
+    assert "$.field: unknown field 'contry' (did you mean 'country'?)" in result.output
+
+    city = seed_leads(oltp_engine, numbered(3))
+    wrong_template = queue_campaign(oltp_engine, in_city(city), status="draft", subject_template="{{ attributes.x }}")
+    result = run("campaign", "preview", wrong_template)
+    assert result.exit_code == 1
+    assert "attributes.x" in result.output
+    assert row_of(oltp_engine, wrong_template).status == "draft"
+
+
+def test_an_operator_queues_pauses_resumes_and_cancels(oltp_engine: Engine) -> None:
+    campaign_id = queue_campaign(oltp_engine, {"all": []}, status="draft")
+    for words, status in (
+        (("queue", campaign_id), "queued"),
+        (("pause", campaign_id, "--reason", "wrong [b]subject"), "paused"),
+        (("resume", campaign_id), "queued"),
+        (("cancel", campaign_id), "cancelled"),
+    ):
+        result = run("campaign", *words)
+        assert result.exit_code == 0, result.output
+        assert row_of(oltp_engine, campaign_id).status == status
+        assert status in result.output
+    refused = run("campaign", "resume", campaign_id)
+    assert refused.exit_code == 1
+    assert "cannot go from cancelled to queued" in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_the_list_shows_the_newest_campaigns_with_the_reason_of_their_status(oltp_engine: Engine) -> None:
+    campaign_id = queue_campaign(oltp_engine, {"all": []})
+    assert run("campaign", "pause", campaign_id, "--reason", "wait for the lawyers").exit_code == 0
+    result = run("campaign", "list", "--limit", 1)
+    assert str(campaign_id) in result.output
+    assert "wait for the lawyers" in result.output
+
+
+def test_a_campaign_that_does_not_exist_is_said_in_one_line() -> None:
+    for words in (("preview",), ("pause",), ("cancel",), ("queue",)):
+        result = run("campaign", *words, 987654321)
+        assert result.exit_code == 1, words
+        assert "campaign 987654321 does not exist" in result.output
+
+
+def test_a_campaign_without_unknown_calls_says_so(oltp_engine: Engine) -> None:
+    campaign_id = queue_campaign(oltp_engine, {"all": []}, status="draft")
+    assert "has no call of unknown outcome" in run("campaign", "unknown", campaign_id).output
+
+
+def test_migrating_again_changes_nothing_and_the_doctor_finds_every_part_fit() -> None:
+    assert run("migrate").exit_code == 0
+    result = run("doctor")
+    assert "ClickHouse reads S3" in result.output
+    for part in ("PostgreSQL", "Dagster's storage", "S3", "ClickHouse", "ClickHouse reads S3"):
+        line = next(line for line in result.output.splitlines() if line.startswith(part + "  "))
+        assert " fits " in line

@@ -1,0 +1,456 @@
+"""`dbt build` passes on an empty warehouse, on hostile data and after late changes, and the reports say the truth."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import SecretStr
+
+from email_platform.adapters.clickhouse import dbt_environment, reports_database
+from email_platform.adapters.clickhouse.migrate import upgrade_to_head
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.domain.identity import call_id, message_id
+from email_platform.domain.ports import StagedKind, StagedObject
+from email_platform.domain.storage_layout import deliveries_key, event_normalised_key
+from email_platform.events.event import EVENT_SCHEMA, EventType, status_rank
+from email_platform.settings import Settings
+from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
+from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
+
+pytestmark = pytest.mark.integration
+
+PROJECT = Path(__file__).parents[3] / "dbt_reports"
+MARTS = (
+    "campaign_summary",
+    "sender_activity",
+    "campaign_recipients",
+    "email",
+    "lead_history",
+    "domain_deliverability",
+    "bounce_reasons",
+    "hourly_throughput",
+    "suppression_growth",
+)
+NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
+HOSTILE = 'it\'s "q" `b` \\N \t\n;-- {{ x }} {% raw %} \u202eشلم 😀 %s '
+HOSTILE_DOMAIN = "ДОМЕН\"'\u202e😀.example"
+LONGEST_ADDRESS = f"{'l' * 64}@{'d' * 251}.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """A warehouse of the test's own and what dbt makes of it."""
+
+    settings: Settings
+    warehouse: ClickHouseWarehouse
+    store: S3ObjectStore
+    folder: Path
+
+    def build(self, *arguments: str) -> None:
+        """Run `dbt build` and fail with what it printed where a model, test or warning does not pass."""
+        statuses = self.dbt("build", *arguments)
+        assert set(statuses.values()) <= {"success", "pass", "no-op"}, statuses  # no-op: an exposure
+        assert {f"model.email_reports.{mart}" for mart in MARTS} <= set(statuses)
+
+    def dbt(self, *arguments: str, results: str = "run_results.json") -> dict[str, str]:
+        """Run dbt; the statuses of what it ran."""
+        url = self.settings.clickhouse_url.get_secret_value()
+        command = [
+            *(str(Path(sys.executable).with_name("dbt")), *arguments, "--project-dir", str(PROJECT)),
+            *("--profiles-dir", str(PROJECT), "--target-path", str(self.folder), "--log-path", str(self.folder)),
+        ]
+        environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        password = dbt_environment(url)["EMAIL_PLATFORM_DBT_PASSWORD"]
+        assert password not in ended.stdout + ended.stderr + (self.folder / "dbt.log").read_text()
+        found = json.loads((self.folder / results).read_text())["results"]
+        return {result["unique_id"]: result["status"] for result in found}
+
+    def rows(self, mart: str, order_by: str) -> list[dict[str, Any]]:
+        database = reports_database(self.settings.clickhouse_url.get_secret_value())
+        result = self.warehouse.client.query(f"select * from {database}.{mart} order by {order_by}")
+        return [dict(row) for row in result.named_results()]
+
+    def load_deliveries(self, campaign_id: int, rows: list[Mapping[str, Any]], chunk: int = 0) -> None:
+        self._load("delivery", deliveries_key(campaign_id, chunk), rows, DELIVERY_SCHEMA)
+
+    def load_events(self, *rows: Mapping[str, Any]) -> None:
+        key = event_normalised_key(NOON.date(), sha256(repr(rows).encode()).hexdigest()[:32])
+        self._load("event", key, list(rows), EVENT_SCHEMA)
+
+    def _load(self, kind: StagedKind, key: str, rows: list[Mapping[str, Any]], schema: pa.Schema) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+        # The warehouses of this module share a bucket, not a database: keep their objects apart.
+        key = f"{self.folder.name}/{key}"
+        self.store.put(key, buffer.getvalue())
+        staged = StagedObject(key, kind, len(rows), sha256(buffer.getvalue()).hexdigest())
+        assert self.warehouse.load(staged) == len(rows)
+
+    def statuses(self, campaign_id: int) -> list[str]:
+        """The present status of each recipient of a campaign, by lead."""
+        rows = self.rows("campaign_recipients", "lead_id")
+        return [row["status"] for row in rows if row["campaign_id"] == campaign_id]
+
+    def load_dimensions(self, tables: Mapping[DimensionName, list[Mapping[str, Any]]], at: datetime) -> None:
+        class Source:
+            def snapshot(self, name: DimensionName, snapshot_at: datetime) -> pa.Table:
+                rows = [{**row, "snapshot_at": snapshot_at} for row in tables.get(name, [])]
+                return pa.Table.from_pylist(rows, schema=DIMENSION_SCHEMAS[name])
+
+        refresh_dimensions(Source(), self.store, self.warehouse, lambda: at)
+
+
+@pytest.fixture
+def reports(stack: Settings, tmp_path: Path) -> Iterator[Reports]:
+    """An empty, migrated warehouse."""
+    name = f"test_reports_{uuid4().hex[:8]}"
+    url = f"{stack.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/{name}"
+    upgrade_to_head(url)
+    settings = stack.model_copy(update={"clickhouse_url": SecretStr(url)})
+    warehouse = ClickHouseWarehouse.from_settings(settings)
+    folder = tmp_path / name
+    folder.mkdir()
+    yield Reports(settings, warehouse, S3ObjectStore.from_settings(settings), folder)
+    warehouse.close()
+
+
+def user(user_id: int, **values: Any) -> Mapping[str, Any]:
+    return {"id": user_id, "email": f"u{user_id}@example.org", "name": HOSTILE, "created_at": NOON, **values}
+
+
+def campaign(campaign_id: int, *, eligible: int, excluded: int = 0, **values: Any) -> Mapping[str, Any]:
+    """A sent campaign of user 1 whose audience is frozen."""
+    return {
+        "id": campaign_id, "owner_id": 1, "sender_id": 1, "from_address": "from@example.org", "name": HOSTILE,
+        "subject": HOSTILE, "status": "sent", "status_reason": None, "scheduled_at": None, "queued_at": NOON,
+        "started_at": NOON, "finished_at": NOON + timedelta(hours=1), "created_at": NOON,
+        "considered": eligible + excluded, "eligible": eligible, "excluded_suppressed": excluded,
+        "excluded_unsubscribed": 0, "excluded_invalid_address": 0, "excluded_duplicate_address": 0,
+        "chunk_count": 1, "frozen_at": NOON, **values,
+    }  # fmt: skip
+
+
+def suppressions(count: int, *, source: str, days: int = 0, sender_id: int | None = None) -> Mapping[str, Any]:
+    """So many hard bounces that began so many days after noon's day."""
+    day = NOON.date() + timedelta(days=days)
+    return {
+        "id": f"{day}/{sender_id}/{source}", "created_on": day, "reason": "hard_bounce", "source": source,
+        "sender_id": sender_id, "suppressions": count,
+    }  # fmt: skip
+
+
+def delivery(campaign_id: int, lead_id: int, status: DeliveryStatus, at: datetime, **values: Any) -> Mapping[str, Any]:
+    return {
+        "campaign_id": campaign_id, "lead_id": lead_id, "message_id": str(message_id(campaign_id, lead_id)),
+        "owner_id": 1, "sender_id": 1, "email": f"lead{lead_id}@example.org", "provider": "simulator",
+        "provider_message_id": f"p-{campaign_id}-{lead_id}" if status == "accepted" else "", "status": status,
+        "error_code": "", "error_message": "", "chunk_index": 0, "call_index": 0,
+        "call_id": str(call_id(campaign_id, 0, 0)), "occurred_at": at,
+        "version": delivery_version(status, int(at.timestamp() * 1000)), **values,
+    }  # fmt: skip
+
+
+def event(kind: EventType, subtype: str = "", *, key: str, at: datetime = NOON, **values: Any) -> Mapping[str, Any]:
+    """An event that carries nothing that leads to a delivery, unless the values say so."""
+    return {
+        "event_key": f"simulator:{key}", "provider": "simulator", "account": "default", "event_id": key, "type": kind,
+        "subtype": subtype, "status_rank": status_rank(kind, subtype), "campaign_id": 0, "message_id": "",
+        "provider_message_id": "", "recipient": "", "occurred_at": at, "received_at": at, "normaliser_version": 1,
+        "details": "{}", **values,
+    }  # fmt: skip
+
+
+def about(campaign_id: int, lead_id: int) -> Mapping[str, Any]:
+    """What an event carries that says everything about its message."""
+    return {"campaign_id": campaign_id, "message_id": str(message_id(campaign_id, lead_id))}
+
+
+def test_an_empty_warehouse_has_empty_reports_and_a_second_build_is_the_same(reports: Reports) -> None:
+    database = reports_database(reports.settings.clickhouse_url.get_secret_value())
+
+    def views() -> dict[str, Any]:
+        found = f"select name, (uuid, comment) from system.tables where database = '{database}' and engine = 'View'"
+        return dict(reports.warehouse.client.query(found).result_rows)
+
+    for _ in range(2):  # the second build is the first that computes only what is new
+        reports.build()
+        assert [reports.rows(mart, "1") for mart in MARTS] == [[]] * len(MARTS)
+    first = views()
+    reports.build()
+    assert views() == first, "a view that stands as it should is left alone"
+    assert "Grain: (lead_id, campaign_id)" in first["lead_history"][1]
+
+    reports.warehouse.client.command(f"alter table {database}.lead_history modify comment 'of an older project'")
+    reports.warehouse.client.command(f"create or replace view {database}.hourly_throughput as select 1 as old")
+    reports.build()
+    assert {name for name, what in views().items() if what != first[name]} == {"lead_history", "hourly_throughput"}
+    assert views()["lead_history"][1] == first["lead_history"][1]
+    assert reports.rows("hourly_throughput", "1") == []
+
+
+def test_the_docs_know_every_mart_and_the_freshness_of_every_source_is_told(reports: Reports) -> None:
+    reports.load_dimensions({}, datetime.now(UTC))
+    told = reports.dbt("source", "freshness", results="sources.json")
+    fresh = {name.split(".")[-1]: status for name, status in told.items()}
+    assert {name for name, status in fresh.items() if status == "pass"} == {"campaign", "app_user", "suppression"}
+    assert {name for name, status in fresh.items() if status == "warn"} == {"delivery", "event", "exclusion"}
+
+    reports.build()
+    reports.dbt("docs", "generate", "--static")
+    catalog = json.loads((reports.folder / "catalog.json").read_text())["nodes"]
+    assert {f"model.email_reports.{mart}" for mart in MARTS} <= set(catalog)
+    page = (reports.folder / "static_index.html").read_text()
+    assert "How the list of suppressed addresses grew" in page
+    assert all(f"exposure.email_reports.{name}" in page for name in ("recipient_lookup", "deliverability_watch"))
+
+
+def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) -> None:
+    reports.load_deliveries(
+        1,
+        [
+            delivery(1, 1, "accepted", NOON, email=LONGEST_ADDRESS),
+            delivery(1, 2, "accepted", NOON + timedelta(minutes=2), email=HOSTILE),
+            delivery(
+                1, 3, "rejected", NOON, error_code="550", error_message=HOSTILE, email=f"{HOSTILE}@{HOSTILE_DOMAIN}"
+            ),
+            delivery(1, 4, "unknown", NOON),
+            delivery(1, 5, "abandoned", NOON + timedelta(days=1)),
+        ],
+    )
+    reports.load_dimensions(
+        {
+            "app_user": [user(1)],
+            "campaign": [
+                campaign(1, eligible=5, excluded=2),
+                campaign(2, eligible=3, status="sending", finished_at=None),
+                campaign(
+                    3,
+                    eligible=0,
+                    status="draft",
+                    considered=None,
+                    excluded_suppressed=None,
+                    frozen_at=None,
+                    finished_at=None,
+                ),
+            ],
+            "suppression": [suppressions(1, source=HOSTILE), suppressions(2, source=HOSTILE, days=3, sender_id=4)],
+        },
+        NOON + timedelta(days=2),
+    )
+    reports.build()
+
+    first, second, draft = reports.rows("campaign_summary", "campaign_id")
+    assert (first["name"], first["owner_name"]) == (HOSTILE, HOSTILE)
+    counted = ("considered", "eligible", "excluded", "accepted", "rejected", "unknown", "abandoned", "not_attempted")
+    assert [first[name] for name in counted] == [7, 5, 2, 2, 1, 1, 1, 0]
+    assert [second[name] for name in counted] == [3, 3, 0, 0, 0, 0, 0, 3]
+    assert [draft[name] for name in counted] == [0] * 8
+    assert (first["first_sent_at"], first["duration_seconds"]) == (NOON, 120.0)
+    assert (first["emails_per_minute"], first["accepted_rate"]) == (1.0, 0.4)
+    assert (second["emails_per_minute"], second["accepted_rate"], second["first_sent_at"]) == (None, None, None)
+
+    days = reports.rows("sender_activity", "user_id, activity_date")
+    assert [(day["user_id"], day["campaigns"], day["accepted"], day["abandoned"]) for day in days] == [
+        (1, 1, 2, 0),
+        (1, 1, 0, 1),
+    ]
+
+    recipients = reports.rows("campaign_recipients", "lead_id")
+    assert [row["email"] for row in recipients[:2]] == [LONGEST_ADDRESS, HOSTILE]
+    assert len(LONGEST_ADDRESS) == 320
+    assert recipients[2]["error"] == f"550: {HOSTILE}"
+
+    history = reports.rows("lead_history", "lead_id")
+    for name in ("email", "status", "error", "occurred_at"):
+        assert [row[name] for row in history] == [row[name] for row in recipients]
+    domains = {row["recipient_domain"]: row for row in reports.rows("domain_deliverability", "activity_date desc")}
+    assert set(domains) == {LONGEST_ADDRESS.split("@")[1], HOSTILE_DOMAIN.lower(), "", "example.org"}
+    assert [domains[name]["accepted"] for name in (LONGEST_ADDRESS.split("@")[1], "", "example.org")] == [1, 1, 0]
+    [reason] = reports.rows("bounce_reasons", "1")
+    assert (reason["problem"], reason["reason_code"], reason["reason_class"]) == ("rejected", "550", "address")
+    assert (reason["example_reason"], reason["recipients"]) == (f"550: {HOSTILE}"[:200], 1)
+    hours = reports.rows("hourly_throughput", "activity_hour")
+    assert [(hour["activity_hour"], hour["accepted"], hour["abandoned"]) for hour in hours] == [
+        (NOON, 2, 0),
+        (NOON + timedelta(days=1), 0, 1),
+    ]
+    growth = reports.rows("suppression_growth", "activity_date")
+    assert [(row["source"], row["scope"], row["sender_id"], row["cumulative_suppressions"]) for row in growth] == [
+        (HOSTILE, "every_sender", 0, 1),
+        (HOSTILE, "one_sender", 4, 2),
+    ]
+
+    emails = reports.rows("email", "lead_id")
+    assert [row["status"] for row in emails] == ["sent", "sent", "failed", "unknown", "failed"]
+    assert [row["sent_at"] is not None for row in emails] == [True, True, False, False, False]
+    assert (emails[0]["id"], emails[0]["subject"]) == (str(message_id(1, 1)), HOSTILE)
+    assert (emails[0]["provider_message_id"], emails[3]["provider_message_id"]) == ("p-1-1", None)
+
+
+def test_a_late_change_corrects_the_past_and_a_deleted_campaign_stays(reports: Reports) -> None:
+    later = NOON + timedelta(days=40)
+    reports.load_deliveries(1, [delivery(1, 1, "accepted", NOON), delivery(1, 2, "unknown", NOON)])
+    reports.load_deliveries(2, [delivery(2, 1, "accepted", NOON)])
+    both = [campaign(1, eligible=2), campaign(2, eligible=1)]
+    reports.load_dimensions({"app_user": [user(1)], "campaign": both}, NOON + timedelta(days=1))
+    reports.build()
+    assert [(day["accepted"], day["unknown"]) for day in reports.rows("sender_activity", "activity_date")] == [(2, 1)]
+
+    reports.load_deliveries(1, [delivery(1, 1, "accepted", NOON), delivery(1, 2, "accepted", later)])
+    reports.load_dimensions({"app_user": [user(1)], "campaign": both[1:]}, later)
+    reports.build()
+
+    days = reports.rows("sender_activity", "activity_date")
+    assert [(day["activity_date"], day["accepted"], day["unknown"]) for day in days] == [
+        (NOON.date(), 2, 0),
+        (later.date(), 1, 0),
+    ]
+    deleted, kept = reports.rows("campaign_summary", "campaign_id")
+    assert (deleted["is_deleted"], deleted["accepted"], deleted["unknown"]) == (1, 2, 0)
+    assert (kept["is_deleted"], kept["accepted"]) == (0, 1)
+    assert [row["status"] for row in reports.rows("email", "campaign_id, lead_id")] == ["sent"] * 3
+
+
+def test_campaigns_can_be_computed_anew_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
+    for one in (1, 2):
+        reports.load_deliveries(one, [delivery(one, 1, "accepted", NOON), delivery(one, 2, "accepted", NOON)])
+    both = [campaign(one, eligible=2) for one in (1, 2)]
+    reports.load_dimensions({"app_user": [user(1)], "campaign": both}, NOON + timedelta(days=1))
+    reports.load_events(event("bounced", "hard", key="b", **about(1, 1)))
+    reports.build()
+
+    def told() -> list[tuple[int, int, int]]:
+        rows = reports.rows("campaign_summary", "campaign_id")
+        return [(row["accepted"], row["rejected"], row["bounced_hard"]) for row in rows]
+
+    assert told() == [(2, 0, 1), (2, 0, 0)]
+    reports.warehouse.client.command(
+        "alter table delivery update status = 'rejected', error_code = '550' where lead_id = 2",
+        settings={"mutations_sync": 2},
+    )
+    reports.build()
+    assert told() == [(2, 0, 1), (2, 0, 0)], "no load is new"
+    reports.build("--vars", '{"recompute_campaigns": [1, 99]}')
+    assert told() == [(1, 1, 1), (2, 0, 0)], "only what was asked for, its events included"
+    assert reports.statuses(1) == ["bounced_hard", "rejected"]
+    reports.build("--full-refresh")
+    assert told() == [(1, 1, 1), (1, 1, 0)]
+
+
+def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_delivery(reports: Reports) -> None:
+    later = NOON + timedelta(days=30)
+    reports.load_events(
+        event("delivered", key="early", at=NOON, **about(1, 1)),  # its delivery is loaded after it
+        event("opened", key="opened", at=NOON, message_id=str(message_id(1, 1))),
+        event("delivered", key="nobody", **about(9, 9)),
+    )
+    reports.build()
+    assert reports.statuses(1) == []
+
+    reports.load_deliveries(1, [delivery(1, lead_id, "accepted", NOON) for lead_id in range(1, 7)])
+    reports.load_deliveries(1, [delivery(1, 7, "unknown", NOON)], chunk=1)
+    reports.load_dimensions({"app_user": [user(1)], "campaign": [campaign(1, eligible=7)]}, NOON + timedelta(days=1))
+    reports.build()
+    assert reports.statuses(1) == ["opened", *["sent"] * 5, "unknown"]
+
+    bounce = event("bounced", "hard", key="late", at=later, details=json.dumps({"diagnostic": HOSTILE}), **about(1, 1))
+    reports.load_events(
+        bounce,
+        event("complained", key="complaint", provider_message_id="p-1-2"),
+        event("delivered", key="d2", **about(1, 2)),
+        event("bounced", "soft", key="soft", details='{"diagnostic": "smtp; 550 5.1.1 <x>"}', **about(1, 3)),
+        event("bounced", "soft", key="out of office", **about(1, 4)),
+        event("delivered", key="d4", **about(1, 4)),
+        event("bounced", "hard", key="no id", at=later, recipient="LEAD5@example.org"),
+        event("clicked", key="c6", **about(1, 6)),
+        event("unsubscribed", key="u6", **about(1, 6)),
+        event("delivered", key="d7", **about(1, 7)),
+    )
+    reports.load_events(bounce, event("clicked", key="c6", **about(1, 6)))  # told twice
+    reports.build()
+
+    assert reports.statuses(1) == [
+        *("bounced_hard", "complained", "bounced_soft", "delivered", "bounced_hard", "unsubscribed", "delivered"),
+    ]
+    first = reports.rows("campaign_recipients", "lead_id")[0]
+    assert (first["outcome"], first["error"]) == ("accepted", HOSTILE)
+    assert (first["status_at"], first["bounced_at"], first["opened_at"]) == (later, later, NOON)
+    [summary] = reports.rows("campaign_summary", "campaign_id")
+    counted = ("accepted", "unknown", "delivered", "bounced_hard", "bounced_soft", "complained", "opened", "clicked")
+    assert [summary[name] for name in counted] == [6, 1, 4, 2, 1, 1, 1, 1]
+    assert (summary["unsubscribed"], summary["delivered_rate"]) == (1, 4 / 7)
+    [day] = reports.rows("sender_activity", "activity_date")
+    assert (day["activity_date"], day["bounced_hard"], day["delivered"]) == (NOON.date(), 2, 4)
+    emails = [row["status"] for row in reports.rows("email", "lead_id")]
+    assert emails == ["bounced", "sent", "bounced", "sent", "bounced", "sent", "sent"]
+
+    assert {row["reason_code"]: row["recipients"] for row in reports.rows("bounce_reasons", "1")} == {"": 2, "5.1.1": 1}
+    [domain] = reports.rows("domain_deliverability", "1")
+    assert (domain["bounced_hard"], domain["delivered"], domain["complained"]) == (2, 4, 1)
+    assert [row["status"] for row in reports.rows("lead_history", "lead_id")] == reports.statuses(1)
+
+    tables = ("int_deliveries_current", "int_campaign_hours", "int_campaign_domains", "lead_history")
+
+    def present() -> list[list[dict[str, Any]]]:
+        when = {"built_at": None, "counted_up_to": None}
+        return [[row | when for row in reports.rows(table, "all")] for table in tables]
+
+    with_increments = present()
+    reports.build("--full-refresh")
+    assert present() == with_increments
+
+
+def test_an_event_that_was_read_again_takes_back_what_the_old_reading_said(reports: Reports) -> None:
+    reports.load_deliveries(1, [delivery(1, lead_id, "accepted", NOON) for lead_id in range(1, 4)])
+    reports.load_dimensions({"app_user": [user(1)], "campaign": [campaign(1, eligible=3)]}, NOON)
+    reports.load_events(
+        event("bounced", "hard", key="not so hard", **about(1, 1)),
+        event("bounced", "hard", key="of another", **about(1, 2)),
+    )
+    reports.build()
+    assert reports.statuses(1) == ["bounced_hard", "bounced_hard", "sent"]
+
+    reports.load_events(
+        event("bounced", "soft", key="not so hard", normaliser_version=2, **about(1, 1)),
+        event("bounced", "hard", key="of another", normaliser_version=2, **about(1, 3)),
+    )
+    reports.build()
+    assert reports.statuses(1) == ["bounced_soft", "sent", "bounced_hard"]
+
+    reports.load_events(event("bounced", "hard", key="of another", at=NOON, received_at=NOON, **about(1, 2)))
+    reports.load_deliveries(1, [delivery(1, 2, "accepted", NOON + timedelta(hours=1))], chunk=7)
+    reports.build()
+    assert reports.statuses(1) == ["bounced_soft", "sent", "bounced_hard"], "the old reading came again, and later"
+
+
+def test_one_provider_message_id_of_several_recipients_tells_them_apart_by_address(reports: Reports) -> None:
+    shared = [
+        delivery(1, lead_id, "accepted", NOON, provider_message_id="<shared@mailgun>", email=address)
+        for lead_id, address in [(1, "Quote'd@example.org"), (2, LONGEST_ADDRESS), (3, HOSTILE)]
+    ]
+    reports.load_deliveries(1, shared)
+    reports.load_dimensions({"app_user": [user(1)], "campaign": [campaign(1, eligible=3)]}, NOON)
+    reports.load_events(
+        event("bounced", "hard", key="b", provider_message_id="<shared@mailgun>", recipient=LONGEST_ADDRESS),
+        event("delivered", key="d", provider_message_id="<shared@mailgun>", recipient="quote'd@example.org"),
+        event("opened", key="o", provider_message_id="<shared@mailgun>"),
+    )
+    reports.build()
+    assert reports.statuses(1) == ["delivered", "bounced_hard", "sent"]

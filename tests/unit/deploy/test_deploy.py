@@ -1,0 +1,115 @@
+"""Do the files of deploy/ agree with the settings, the commands and the instance that the embedded stack runs?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster_aws.s3 import S3ComputeLogManager
+from typer.main import get_command
+
+from email_platform.adapters.assembly import account_rate, utc_now
+from email_platform.adapters.providers import account_from_variables
+from email_platform.cli.app import app
+from email_platform.events.accounts import WebhookAccounts
+from email_platform.local.stack.dagster_processes import write_dagster_yaml
+from email_platform.settings import Settings, external_parts, variable_of
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+_ASSIGNMENT = re.compile(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
+
+
+def example_variables() -> dict[str, str]:
+    text = (DEPLOY / "production.env.example").read_text(encoding="utf-8")
+    return {name: value for name, value in _ASSIGNMENT.findall(text) if f"#{name}=" not in text}
+
+
+def compose_services() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+
+
+def test_the_example_is_a_complete_set_of_settings_with_every_part_external(tmp_path: Path) -> None:
+    variables = example_variables()
+    settings = Settings.load(variables, state_folder=tmp_path)
+    assert external_parts(variables) == {"postgres", "s3", "clickhouse"}
+    assert settings.public_base_url == "https://mail.example.com"
+
+
+def test_every_variable_of_the_example_is_read_by_somebody(tmp_path: Path) -> None:
+    text = (DEPLOY / "production.env.example").read_text(encoding="utf-8")
+    names = {name for name, _ in _ASSIGNMENT.findall(text)}
+    settings = {variable_of(field) for field in Settings.model_fields}
+    accounts = {
+        f"EMAIL_PLATFORM_{provider}_{setting}"
+        for provider in ("SES", "RESEND")
+        for setting in (
+            *("REGION", "API_KEY", "RECIPIENTS_PER_SECOND", "CALLS_PER_SECOND"),
+            *("WEBHOOK_SECRET", "WEBHOOK_TOPIC_ARNS"),
+        )
+    }
+    assert names - settings - accounts == set()
+
+
+def test_the_example_s_provider_account_is_one_that_sends_and_receives() -> None:
+    variables = example_variables()
+    assert account_from_variables("ses", "default", variables).region == "eu-central-1"
+    assert account_rate("ses", "default", variables).recipients_per_second == 500
+
+    def no_fetch(url: str) -> bytes:
+        raise AssertionError(url)
+
+    assert WebhookAccounts(variables, no_fetch, utc_now).find("ses", "default") is not None
+
+
+def test_every_command_of_the_composition_exists() -> None:
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    services = compose_services()
+    assert set(services) == {"migrate", "code", "webserver", "daemon", "receiver"}
+    for name, service in services.items():
+        program, *arguments = service["command"]
+        if program == "email-platform":
+            assert arguments[0] in commands, name
+        else:
+            assert program in ("dagster", "dagster-webserver", "dagster-daemon"), name
+
+
+def test_the_code_server_s_port_is_the_one_the_workspace_names() -> None:
+    workspace = yaml.safe_load((DEPLOY / "workspace.yaml").read_text(encoding="utf-8"))
+    server = workspace["load_from"][0]["grpc_server"]
+    command = compose_services()["code"]["command"]
+    assert command[command.index("-p") + 1] == str(server["port"])
+    assert server["host"] in compose_services()
+
+
+def test_the_image_takes_what_the_definitions_need() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    for folder in ("email_platform", "assets", "sensors", "resources", "dbt_reports"):
+        assert f"COPY {folder} {folder}\n" in dockerfile
+    assert "\nUSER platform\n" in dockerfile
+
+
+def test_production_s_instance_is_the_embedded_one_but_for_the_steps_logs(tmp_path: Path) -> None:
+    settings = Settings.load(example_variables(), state_folder=tmp_path)
+    embedded = yaml.safe_load(write_dagster_yaml(settings).read_text(encoding="utf-8"))
+    production = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"))
+    assert embedded.pop("compute_logs") != production.pop("compute_logs")
+    assert production == embedded
+
+
+def test_dagster_reads_production_s_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dagster.yaml").write_bytes((DEPLOY / "dagster.yaml").read_bytes())
+    for name, value in example_variables().items():
+        monkeypatch.setenv(name, value)
+    reference = InstanceRef.from_dir(str(tmp_path))
+    assert isinstance(reference.compute_log_manager, S3ComputeLogManager)
+    assert isinstance(reference.run_coordinator, QueuedRunCoordinator)
+
+
+def test_the_example_names_the_driver_that_dagster_s_storage_is_written_for() -> None:
+    # dagster.yaml hands the variable to SQLAlchemy as it is, which takes psycopg 3 for a bare postgresql://.
+    assert example_variables()["EMAIL_PLATFORM_DAGSTER_POSTGRES_URL"].startswith("postgresql+psycopg2://")

@@ -1,0 +1,277 @@
+"""The inbox is emptied only when everything that follows from it is durable, whatever dies in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from email_platform.domain.ports import ObjectInfo, StagedObject
+from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX, event_inbox_key
+from email_platform.errors import PartUnavailableError
+from email_platform.events import EVENT_SCHEMA, Event, ReceivedBody, normalise_body
+from email_platform.events.formats.platform import unsubscribed_body
+from email_platform.events.inbox import (
+    Quarantined,
+    inbox_is_waiting,
+    replay_archive,
+    replay_quarantine,
+    stage_inbox,
+)
+from email_platform.events.received import from_parquet, to_parquet
+from email_platform.events.suppression import (
+    SuppressionRequest,
+    suppressions_from,
+)
+
+NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+
+
+def clock() -> datetime:
+    return NOW
+
+
+class DiedError(Exception):
+    """The process dies here."""
+
+
+@dataclass
+class Bucket:
+    """Objects in memory; dies before the n-th change where it is told so."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    changes_until_death: int | None = None
+
+    bucket = "memory"
+
+    def _change(self) -> None:
+        if self.changes_until_death is not None:
+            if self.changes_until_death == 0:
+                raise DiedError
+            self.changes_until_death -= 1
+
+    def put(self, key: str, body: bytes) -> ObjectInfo:
+        self._change()
+        self.objects[key] = body
+        return ObjectInfo(key, len(body), "")
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self.objects[key]
+        except KeyError:
+            raise FileNotFoundError(key) from None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        for key in sorted(self.objects):
+            if key.startswith(prefix):
+                yield ObjectInfo(key, len(self.objects[key]), "")
+
+    def delete(self, key: str) -> None:
+        self._change()
+        self.objects.pop(key, None)
+
+    def inbox(self) -> list[str]:
+        return [key for key in self.objects if key.startswith(EVENT_INBOX_PREFIX)]
+
+
+@dataclass
+class Intake:
+    """The register and the suppressions in memory."""
+
+    staged: dict[str, StagedObject] = field(default_factory=dict)
+    set_aside: dict[str, Quarantined] = field(default_factory=dict)
+    replayed: set[str] = field(default_factory=set)
+    requests: dict[SuppressionRequest, None] = field(default_factory=dict)
+    is_down: bool = False
+
+    def admit(
+        self, staged: StagedObject | None, quarantined: Sequence[Quarantined], requests: Sequence[SuppressionRequest]
+    ) -> int:
+        if self.is_down:
+            raise PartUnavailableError("PostgreSQL did not answer")
+        if staged:
+            self.staged[staged.key] = staged
+        self.set_aside |= {one.staged.key: one for one in quarantined}
+        before = len(self.requests)
+        self.requests |= dict.fromkeys(requests)
+        return len(self.requests) - before
+
+    def quarantined(self) -> Sequence[StagedObject]:
+        return [one.staged for key, one in self.set_aside.items() if key not in self.replayed]
+
+    def mark_replayed(self, staged: StagedObject) -> None:
+        self.replayed.add(staged.key)
+
+
+def event(number: int, kind: str = "delivered", subtype: str | None = None) -> dict[str, Any]:
+    return {
+        "event_id": f"evt_{number}_{kind}",
+        "type": kind,
+        "subtype": subtype,
+        "recipient": f"Lead{number}@Example.com",
+        "occurred_at": "2026-06-01T11:00:00+00:00",
+        "campaign": "7",
+    }
+
+
+def body(*events: dict[str, Any]) -> ReceivedBody:
+    return ReceivedBody("simulator", "default", NOW, "msg_1", json.dumps({"events": events}).encode())
+
+
+def fill(bucket: Bucket, *objects: Sequence[ReceivedBody]) -> None:
+    for number, bodies in enumerate(objects):
+        bucket.objects[event_inbox_key(NOW.date(), f"receiver{number}", number)] = to_parquet(bodies)
+
+
+def staged_rows(bucket: Bucket, intake: Intake) -> list[dict[str, Any]]:
+    tables = [pq.read_table(BytesIO(bucket.objects[key])) for key in sorted(intake.staged)]
+    assert all(table.schema == EVENT_SCHEMA for table in tables)
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def test_the_inbox_becomes_one_object_of_events_and_one_of_raw_bodies() -> None:
+    bucket, intake = Bucket(), Intake()
+    bodies = [body(event(1), event(2, "bounced", "hard")), body(event(3))]
+    fill(bucket, bodies[:1], bodies[1:])
+    assert inbox_is_waiting(bucket)
+    report = stage_inbox(bucket, intake, clock)
+    assert (report.batches, report.objects, report.bodies, report.events, report.problems) == (1, 2, 2, 3, 0)
+    assert not inbox_is_waiting(bucket)
+    assert [row["event_id"] for row in staged_rows(bucket, intake)] == [
+        "evt_1_delivered",
+        "evt_2_bounced",
+        "evt_3_delivered",
+    ]
+    [raw] = [key for key in bucket.objects if key.startswith("events/raw/2026-06-01/")]
+    assert from_parquet(bucket.objects[raw]) == bodies
+    assert [request.address for request in intake.requests] == ["lead2@example.com"]
+
+
+@pytest.mark.parametrize("changes", range(8))
+def test_a_death_at_any_point_loses_nothing_and_repeating_it_changes_nothing(changes: int) -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [body(event(1))], [body(event(2, "complained")), replace(body(), body=b"no json")])
+    bucket.changes_until_death = changes
+    with suppress(DiedError):
+        stage_inbox(bucket, intake, clock)
+    bucket.changes_until_death = None
+    stage_inbox(bucket, intake, clock)
+    assert bucket.inbox() == []
+    rows = staged_rows(bucket, intake)
+    assert {row["event_id"] for row in rows} == {"evt_1_delivered", "evt_2_complained"}
+    assert len(intake.requests) == 1
+    assert intake.quarantined()
+
+
+def test_nothing_leaves_the_inbox_while_the_register_is_down() -> None:
+    bucket, intake = Bucket(), Intake(is_down=True)
+    fill(bucket, [body(event(1))])
+    with pytest.raises(PartUnavailableError):
+        stage_inbox(bucket, intake, clock)
+    assert len(bucket.inbox()) == 1
+    intake.is_down = False
+    assert stage_inbox(bucket, intake, clock).events == 1
+
+
+def test_a_full_inbox_is_staged_in_bounded_batches() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, *[[body(event(number))] for number in range(10)])
+    assert stage_inbox(bucket, intake, clock, batch_objects=4).batches == 3
+    assert len(staged_rows(bucket, intake)) == 10
+    fill(bucket, *[[body(event(number))] for number in range(3)])
+    assert stage_inbox(bucket, intake, clock, batch_bytes=1).batches == 3
+
+
+def test_an_object_that_another_process_has_taken_meanwhile_is_skipped() -> None:
+    class Racing(Bucket):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            yield from super().list(prefix)
+            yield ObjectInfo(event_inbox_key(NOW.date(), "gone", 1), 10, "")
+
+    bucket, intake = Racing(), Intake()
+    fill(bucket, [body(event(1))])
+    assert stage_inbox(bucket, intake, clock).events == 1
+
+
+def test_a_corrupt_inbox_object_is_set_aside_and_blocks_nothing() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [body(event(1))])
+    bucket.objects[event_inbox_key(NOW.date(), "torn", 1)] = b"PAR1 torn"
+    report = stage_inbox(bucket, intake, clock)
+    assert (report.events, report.problems) == (1, 1)
+    [quarantined] = intake.set_aside.values()
+    assert bucket.objects[quarantined.staged.key] == b"PAR1 torn"
+    assert "corrupt" in quarantined.reason
+
+
+def test_a_quarantined_body_is_replayed_after_the_fix_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [body(event(1), {"type": "delivered"})])
+    report = stage_inbox(bucket, intake, clock)
+    assert (report.events, report.problems) == (1, 1)
+    [quarantined] = intake.set_aside.values()
+    assert quarantined.reason == "simulator/default: event 1: event_id must be a text"
+
+    def mended(received: ReceivedBody) -> Any:
+        return normalise_body(replace(received, body=body(event(1), event(2)).body))
+
+    monkeypatch.setattr("email_platform.events.inbox.normalise_body", mended)
+    assert replay_quarantine(bucket, intake, clock) == 1
+    assert replay_quarantine(bucket, intake, clock) == 0
+    assert stage_inbox(bucket, intake, clock).events == 2
+    identities = {row["event_id"] for row in staged_rows(bucket, intake)}
+    assert identities == {"evt_1_delivered", "evt_2_delivered"}
+
+
+def test_the_archive_of_some_days_can_be_read_again() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [body(event(1))], [replace(body(event(2)), received_at=NOW - timedelta(days=1))])
+    stage_inbox(bucket, intake, clock, batch_objects=1)
+    assert replay_archive(bucket, clock, date(2026, 6, 1), date(2026, 6, 2)) == 1
+    assert stage_inbox(bucket, intake, clock).events == 1
+    assert replay_archive(bucket, clock, date(2026, 6, 1), date(2026, 6, 2)) == 1, "the archive did not grow"
+    assert sorted(row["event_id"] for row in staged_rows(bucket, intake)) == [
+        "evt_1_delivered",
+        "evt_1_delivered",
+        "evt_2_delivered",
+    ]
+
+
+# --- suppression --------------------------------------------------------------------------------------------------
+
+
+def events_of(*items: dict[str, Any]) -> tuple[Event, ...]:
+    return normalise_body(body(*items)).events
+
+
+def test_hard_bounces_complaints_and_unsubscriptions_suppress_and_nothing_else_does() -> None:
+    requests = suppressions_from(
+        events_of(
+            event(1, "bounced", "hard"),
+            event(2, "bounced", "soft"),
+            event(3, "complained", "abuse"),
+            event(4, "unsubscribed"),
+            event(5, "delivered"),
+            event(1, "bounced", "hard"),
+        )
+    )
+    assert [(one.address, one.reason, one.everywhere, one.campaign_id) for one in requests] == [
+        ("lead1@example.com", "hard_bounce", True, 0),
+        ("lead3@example.com", "complaint", True, 0),
+        ("lead4@example.com", "unsubscribe", False, 7),
+    ]
+    assert {one.source for one in requests} == {"simulator/default"}
+
+
+def test_the_page_suppresses_a_lead_for_the_sender_of_its_token() -> None:
+    received = ReceivedBody("platform", "default", NOW, "", unsubscribed_body(7, 4, 2, NOW))
+    assert suppressions_from(normalise_body(received).events) == [
+        SuppressionRequest("", "unsubscribe", "one_click", everywhere=False, lead_id=4, sender_id=2, campaign_id=7)
+    ]

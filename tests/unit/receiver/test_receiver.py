@@ -1,0 +1,352 @@
+"""The receiver proves first, keeps second and acknowledges last; everything it refuses, it refuses with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from standardwebhooks import Webhook
+
+from email_platform.content.unsubscribe import UnsubscribeSigner
+from email_platform.domain.ports import ObjectInfo
+from email_platform.errors import PartUnavailableError
+from email_platform.events.accounts import WebhookAccounts
+from email_platform.events.received import ReceivedBody, from_parquet
+from email_platform.events.suppression import SuppressionRequest
+from email_platform.receiver.app import EventReceiver, RequestLimits, create_app
+from email_platform.receiver.inbox_writer import EventInbox, InboxLimits
+from email_platform.receiver.unsubscribe_page import UnsubscribePage
+
+NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+SECRET = "whsec_" + base64.b64encode(b"a-secret-of-the-test-32-bytes-xx").decode()
+SIGNER = UnsubscribeSigner(SecretStr("a secret of the test page"), "http://127.0.0.1:18080")
+BODY = json.dumps({"events": [{"recipient": "ann@example.com"}]}).encode()
+
+
+class Bucket:
+    """Takes objects, or fails, or waits until it is let go."""
+
+    bucket = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.failure: Exception | None = None
+        self.open = threading.Event()
+        self.open.set()
+
+    def put(self, key: str, body: bytes) -> ObjectInfo:
+        assert self.open.wait(20)
+        if self.failure is not None:
+            raise self.failure
+        assert key not in self.objects
+        self.objects[key] = body
+        return ObjectInfo(key, len(body), "")
+
+    def bodies(self) -> list[ReceivedBody]:
+        return [body for key in self.objects for body in from_parquet(self.objects[key])]
+
+
+@dataclass
+class Suppressions:
+    requests: list[SuppressionRequest] = field(default_factory=list)
+    is_down: bool = False
+
+    def add(self, requests: Any) -> int:
+        if self.is_down:
+            raise PartUnavailableError("PostgreSQL did not answer")
+        self.requests += requests
+        return 1
+
+    def all(self) -> Any:
+        raise NotImplementedError
+
+
+@dataclass
+class Bench:
+    bucket: Bucket
+    suppressions: Suppressions
+    inbox: EventInbox
+    receiver: EventReceiver
+    client: httpx.AsyncClient
+
+    async def post(self, body: bytes = BODY, path: str = "/events/simulator/default", **headers: str) -> httpx.Response:
+        return await self.client.post(path, content=body, headers={**signed(body), **headers})
+
+
+def signed(body: bytes, identifier: str = "msg_1") -> dict[str, str]:
+    now = datetime.now(UTC)
+    return {
+        "webhook-id": identifier,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(SECRET).sign(identifier, now, body.decode("latin-1")),
+    }
+
+
+async def no_fetch(address: str) -> bytes:
+    raise AssertionError("nothing may be fetched")
+
+
+def run(
+    scenario: Callable[[Bench], Awaitable[None]],
+    inbox_limits: InboxLimits | None = None,
+    request_limits: RequestLimits | None = None,
+    variables: dict[str, str] | None = None,
+) -> Bench:
+    async def main() -> Bench:
+        bucket, suppressions = Bucket(), Suppressions()
+        inbox = EventInbox(bucket, lambda: NOW, inbox_limits or InboxLimits(batch_milliseconds=1))  # type: ignore[arg-type]
+        accounts = WebhookAccounts(
+            {"EMAIL_PLATFORM_SIMULATOR_WEBHOOK_SECRET": SECRET, **(variables or {})}, no_fetch, lambda: NOW
+        )
+        receiver = EventReceiver(accounts, inbox, lambda: NOW, request_limits or RequestLimits())
+        page = UnsubscribePage(SIGNER.verify, suppressions, inbox, lambda: NOW)
+        app = create_app(receiver, page, inbox)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
+            bench = Bench(bucket, suppressions, inbox, receiver, client)
+            try:
+                await scenario(bench)
+            finally:
+                bucket.open.set()
+                await inbox.aclose()
+        return bench
+
+    return asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_a_proved_body_is_kept_byte_for_byte_and_then_acknowledged() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.post()
+        assert (answer.status_code, answer.json()) == (200, {"status": "kept"})
+        assert bench.bucket.bodies() == [ReceivedBody("simulator", "default", NOW, "msg_1", BODY)]
+
+    run(scenario)
+
+
+def test_no_acknowledgement_comes_before_the_bucket_has_confirmed() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.bucket.open.clear()
+        posting = asyncio.create_task(bench.post())
+        await until(lambda: bench.inbox.held_bytes > 0)
+        await asyncio.sleep(0.02)
+        assert not posting.done()
+        bench.bucket.open.set()
+        assert (await posting).status_code == 200
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("failure", [PartUnavailableError("S3 does not answer"), RuntimeError("anything")])
+def test_what_the_bucket_did_not_take_is_answered_with_503_and_taken_later(failure: Exception) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.bucket.failure = failure
+        answer = await bench.post()
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        bench.bucket.failure = None
+        assert (await bench.post()).status_code == 200
+        assert len(bench.bucket.bodies()) == 1
+        assert bench.inbox.held_bytes == 0
+
+    run(scenario)
+
+
+def test_a_bucket_that_hangs_is_answered_with_503_and_memory_stays_bounded() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.bucket.open.clear()
+        answers = await asyncio.gather(*(bench.post() for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {503}
+        assert bench.inbox.held_bytes <= 10 * len(BODY)
+        assert {answer.json()["reason"] for answer in answers} == {
+            "the inbox is full: the bucket is slower than the events",
+            "the bucket did not confirm in time",
+        }
+
+    limits = InboxLimits(batch_milliseconds=1, store_within_seconds=0.05, backlog_bytes=10 * len(BODY), uploads=1)
+    run(scenario, limits)
+
+
+def test_many_bodies_share_few_objects() -> None:
+    async def scenario(bench: Bench) -> None:
+        answers = await asyncio.gather(*(bench.post() for _ in range(200)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert len(bench.bucket.bodies()) == 200
+        assert len(bench.bucket.objects) <= 20
+
+    run(scenario, InboxLimits(batch_milliseconds=100))
+
+
+def test_a_batch_of_full_size_is_stored_without_waiting() -> None:
+    async def scenario(bench: Bench) -> None:
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(bench.post() for _ in range(10)))
+        assert len(bench.bucket.objects) == 5
+
+    run(scenario, InboxLimits(batch_milliseconds=3_600_000, batch_bytes=2 * len(BODY), store_within_seconds=20))
+
+
+@pytest.mark.parametrize(
+    ("change", "status_code", "reason"),
+    [
+        ({"path": "/events/simulator/other"}, 401, "no such account may send events here"),
+        ({"path": "/events/unknown/default"}, 401, "no such account may send events here"),
+        ({"webhook-signature": "v1,AAAA"}, 401, "the signature does not match, or its time is out of the window"),
+        ({"webhook-id": ""}, 401, "header webhook-id is missing"),
+        ({"content-encoding": "gzip"}, 415, "compressed bodies are not taken"),
+        ({"content-length": "99999999"}, 413, "a body may have 1000 bytes"),
+        ({"body": b"x" * 1001}, 413, "a body may have 1000 bytes"),
+    ],
+)
+def test_what_is_not_proved_or_too_large_is_refused_with_a_reason(
+    change: dict[str, Any], status_code: int, reason: str
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.post(**change)
+        assert (answer.status_code, answer.json()["reason"]) == (status_code, reason)
+        assert bench.bucket.objects == {}
+
+    run(scenario, request_limits=RequestLimits(body_bytes=1000))
+
+
+async def blocks(sizes: list[int], pause: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    for size in sizes:
+        yield b"x" * size
+    if pause is not None:
+        await pause.wait()
+
+
+def test_a_body_without_a_length_is_refused_at_the_limit() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.client.post(
+            "/events/simulator/default", content=blocks([600, 600, 600]), headers=signed(b"")
+        )
+        assert answer.status_code == 413
+
+    run(scenario, request_limits=RequestLimits(body_bytes=1000))
+
+
+def test_a_body_that_never_ends_is_given_up() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.client.post(
+            "/events/simulator/default", content=blocks([10], asyncio.Event()), headers=signed(b"")
+        )
+        assert answer.status_code == 408
+
+    run(scenario, request_limits=RequestLimits(read_within_seconds=0.05))
+
+
+def test_an_unknown_account_is_refused_before_its_body_is_read() -> None:
+    async def scenario(bench: Bench) -> None:
+        async with asyncio.timeout(20):
+            answer = await bench.client.post("/events/ses/default", content=blocks([10], asyncio.Event()))
+        assert answer.status_code == 401
+
+    run(scenario)
+
+
+def test_too_many_bodies_at_once_are_put_off() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.post()
+        assert (answer.status_code, answer.json()["reason"]) == (503, "too many bodies are being read")
+
+    run(scenario, request_limits=RequestLimits(reading_bytes=10))
+
+
+def test_a_body_that_must_hold_the_proof_and_cannot_be_read_is_a_bad_request() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.post(b"no json", "/events/mailgun/default")
+        assert answer.status_code == 400
+        assert answer.json()["reason"].startswith("the body is not JSON (at character")
+
+    run(scenario, variables={"EMAIL_PLATFORM_MAILGUN_WEBHOOK_SIGNING_KEY": "key"})
+
+
+def test_a_wrong_setting_makes_the_provider_try_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.post(path="/events/sendgrid/default")
+        assert answer.status_code == 503
+        assert "secret-value" not in answer.text
+
+    run(scenario, variables={"EMAIL_PLATFORM_SENDGRID_WEBHOOK_PUBLIC_KEY": "secret-value"})
+
+
+def test_nothing_of_a_body_a_path_or_a_secret_is_logged_or_shown(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.bucket.failure = PartUnavailableError("S3 does not answer")
+        await bench.post()
+        await bench.post(**{"webhook-signature": "v1,c2VjcmV0"})
+        await bench.post(path="/events/secret-path/x")
+        await bench.post(b'{"secret', "/events/mailgun/default")
+        shown = caplog.text + (await bench.client.get("/health")).text
+        for text in ("ann@", "secret", "c2VjcmV0"):
+            assert text not in shown.replace("secret_", "")
+        assert "S3 does not answer" in shown
+
+    with caplog.at_level(logging.DEBUG, "email_platform"):
+        run(scenario, variables={"EMAIL_PLATFORM_MAILGUN_WEBHOOK_SIGNING_KEY": "key"})
+
+
+# --- the unsubscribe page -----------------------------------------------------------------------------------------
+
+TOKEN = SIGNER.token(7, 4, 2)
+LINK = "/unsubscribe/" + TOKEN
+
+
+def test_a_get_of_the_page_shows_a_button_and_changes_nothing() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.client.get(LINK)
+        assert answer.status_code == 200
+        assert '<form method="post">' in answer.text
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert bench.suppressions.requests == []
+        assert bench.bucket.objects == {}
+
+    run(scenario)
+
+
+def test_a_one_click_post_is_durable_in_both_places_before_its_answer() -> None:
+    async def scenario(bench: Bench) -> None:
+        answer = await bench.client.post(LINK, data={"List-Unsubscribe": "One-Click"})
+        assert answer.status_code == 200
+        [request] = bench.suppressions.requests
+        assert (request.lead_id, request.sender_id, request.campaign_id, request.everywhere) == (4, 2, 7, False)
+        [kept] = bench.bucket.bodies()
+        assert kept.provider == "platform"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("postgres_down", "bucket_down", "status_code"), [(1, 0, 200), (0, 1, 200), (1, 1, 503)])
+def test_an_unsubscription_needs_one_durable_place(postgres_down: int, bucket_down: int, status_code: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.suppressions.is_down = bool(postgres_down)
+        bench.bucket.failure = PartUnavailableError("S3 does not answer") if bucket_down else None
+        assert (await bench.client.post(LINK)).status_code == status_code
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("token", ["x", "A" * 60, ("B" if TOKEN[0] == "A" else "A") + TOKEN[1:]])
+def test_a_changed_link_does_nothing(token: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        assert (await bench.client.get("/unsubscribe/" + token)).status_code == 404
+        assert (await bench.client.post("/unsubscribe/" + token)).status_code == 404
+        assert bench.suppressions.requests == []
+
+    run(scenario)
