@@ -7,7 +7,7 @@ import dagster as dg
 from assets.outcomes import failures_told
 from assets.partitions import campaign_id_of, campaign_partitions
 from email_platform.domain.storage_layout import eligible_key, excluded_key
-from email_platform.runs.campaign import FrozenAudience, freeze_audience
+from email_platform.runs.freeze import FrozenAudience, freeze_audience
 from resources.parts import PartsResource
 
 PROGRESS_SECONDS = 5.0

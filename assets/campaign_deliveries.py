@@ -14,7 +14,9 @@ from assets.campaign_audience import campaign_audience
 from assets.outcomes import failures_told
 from assets.partitions import campaign_id_of, campaign_partitions
 from email_platform.domain.storage_layout import deliveries_prefix
-from email_platform.runs.campaign import ChunkReport, SendingSummary, find_manifest, finish_sending, send_chunk
+from email_platform.runs.finish import SendingSummary, finish_sending
+from email_platform.runs.parts import find_manifest
+from email_platform.runs.send import ChunkReport, send_chunk
 from email_platform.sending.chunk_delivery import ChunkProgress
 from email_platform.sending.orphan_watch import end_with_ancestors, process_name
 from resources.parts import PartsResource

@@ -5,7 +5,7 @@ from typing import Literal
 import dagster as dg
 
 from assets.outcomes import failures_told
-from email_platform.runs.campaign import decide_unknown_calls
+from email_platform.runs.unknown import decide_unknown_calls
 from resources.parts import PartsResource
 
 

@@ -8,7 +8,7 @@ from assets.campaign_deliveries import campaign_deliveries
 from assets.outcomes import failures_told
 from assets.partitions import campaign_id_of, campaign_partitions
 from assets.reports import DAILY
-from email_platform.runs.campaign import LoadReport, account, load_lost, load_staged
+from email_platform.runs.load import LoadReport, account, load_lost, load_staged
 from email_platform.staging.accounting import AccountingLine
 from email_platform.staging.dimensions import refresh_dimensions
 from resources.parts import PartsResource

@@ -35,7 +35,7 @@ from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.domain.ports import StagedObject
 from email_platform.local.stack.stack import running_stack, surroundings
-from email_platform.runs.campaign import load_staged
+from email_platform.runs.load import load_staged
 from email_platform.settings import Settings
 
 console = Console(width=120)

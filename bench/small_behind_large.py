@@ -23,8 +23,8 @@ from email_platform.adapters.assembly import open_oltp, open_parts
 from email_platform.adapters.postgres.tables import app_user, campaign, sender
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.local.stack.stack import ALL_PART_NAMES, running_stack, surroundings
-from email_platform.runs.campaign import Parts
 from email_platform.runs.launch import LARGE_ROWS
+from email_platform.runs.parts import Parts
 from email_platform.settings import variable_of
 
 RATE_VARIABLE = "EMAIL_PLATFORM_SIMULATOR_RECIPIENTS_PER_SECOND"

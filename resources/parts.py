@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import dagster as dg
 
 from email_platform.adapters.assembly import open_parts
-from email_platform.runs.campaign import Parts
+from email_platform.runs.parts import Parts
 from resources.settings import SettingsResource
 
 
 class PartsResource(dg.ConfigurableResource["PartsResource"]):
-    """Opens `email_platform.runs.campaign.Parts` for one step or one tick."""
+    """Opens `email_platform.runs.parts.Parts` for one step or one tick."""
 
     settings: dg.ResourceDependency[SettingsResource]
 

@@ -34,10 +34,10 @@ from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import ConfigurationError
-from email_platform.runs.campaign import Parts
 from email_platform.runs.events import EventParts
 from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Month, Throttle, import_month
+from email_platform.runs.parts import Parts
 from email_platform.sending.chunk_delivery import DeliveryPolicy
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings

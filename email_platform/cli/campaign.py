@@ -16,7 +16,9 @@ from rich.table import Table
 from email_platform.adapters.assembly import open_parts
 from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.errors import EmailPlatformError
-from email_platform.runs.campaign import Parts, decide_unknown_calls, preview_campaign
+from email_platform.runs.parts import Parts
+from email_platform.runs.preview import preview_campaign
+from email_platform.runs.unknown import decide_unknown_calls
 from email_platform.sending.ledger import UnknownDecision
 from email_platform.settings import Settings
 

@@ -730,7 +730,7 @@ def _campaign_values(manifest: Manifest) -> dict[str, Any]:
 
 
 class TemplateRenderer:
-    """`email_platform.runs.campaign.Renderer` for one campaign's content."""
+    """`email_platform.runs.parts.Renderer` for one campaign's content."""
 
     def __init__(
         self, content_of: Campaign | Manifest, unsubscribe: UnsubscribeLinks, limits: ContentLimits | None = None

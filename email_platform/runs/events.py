@@ -14,13 +14,6 @@ from uuid import UUID
 
 from email_platform.domain.ports import Clock, ObjectStore, Warehouse
 from email_platform.events.inbox import EventIntake, StagingReport, stage_inbox
-from email_platform.runs.campaign import (
-    LoadReport,
-    Parts,
-    load_staged,
-    resolve_unknown_by_evidence,
-    unknown_messages,
-)
 from email_platform.runs.guard import (
     FeedbackCounts,
     GuardAlert,
@@ -29,6 +22,9 @@ from email_platform.runs.guard import (
     GuardReport,
     guard_campaigns,
 )
+from email_platform.runs.load import LoadReport, load_staged
+from email_platform.runs.parts import Parts
+from email_platform.runs.unknown import resolve_unknown_by_evidence, unknown_messages
 
 
 class EventWarehouse(Warehouse, FeedbackCounts, Protocol):

@@ -16,7 +16,7 @@ from typing import Literal
 
 from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.errors import IllegalTransitionError, InvalidConditionError
-from email_platform.runs.campaign import Parts
+from email_platform.runs.parts import Parts
 
 LAUNCHES_PER_TICK = 100  # Dagster takes at most so many run requests from one evaluation of a sensor
 LARGE_ROWS = 20_000

@@ -16,7 +16,7 @@ from typing import Any
 
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.ports import EmailProvider, EncodedCall, RecipientResult
-from email_platform.runs.campaign import Parts
+from email_platform.runs.parts import Parts
 
 # Where a process may die, by part and operation. Each is a place before and a place after. A turn of the ledger is
 # an `intent`, a `receipt`, or both; `provider.send` has a place during it too: the call is accepted, and the answer

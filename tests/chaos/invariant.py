@@ -16,7 +16,7 @@ from email_platform.adapters.assembly import open_oltp, open_parts, open_warehou
 from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.errors import AccountingError
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.runs.campaign import account
+from email_platform.runs.load import account
 from email_platform.sending.ledger import CampaignTotals
 from email_platform.settings import Settings
 from email_platform.staging.accounting import require_all

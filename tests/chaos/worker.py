@@ -21,7 +21,10 @@ from email_platform.errors import (
     PartUnavailableError,
     ProviderDownError,
 )
-from email_platform.runs.campaign import finish_sending, freeze_audience, load_staged, send_chunk
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
+from email_platform.runs.load import load_staged
+from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from tests.chaos.crashing import Crashing, CrashPlan, Killer, crashing_parts
 

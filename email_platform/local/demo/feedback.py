@@ -16,7 +16,7 @@ from email_platform.domain.manifest import EXCLUSION_REASONS
 from email_platform.domain.storage_layout import eligible_key, excluded_key
 from email_platform.local.demo.terminal import print_table
 from email_platform.local.demo.watch import DemoWatch
-from email_platform.runs.campaign import find_manifest
+from email_platform.runs.parts import find_manifest
 from email_platform.staging.accounting import AccountingLine
 
 

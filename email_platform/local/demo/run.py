@@ -34,7 +34,8 @@ from email_platform.local.demo.leads import queue_follow_up, seed_demo
 from email_platform.local.demo.terminal import CampaignProgress, ProgressDisplay, print_reconciliation, print_table
 from email_platform.local.demo.watch import DemoWatch
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.runs.campaign import Parts, account
+from email_platform.runs.load import account
+from email_platform.runs.parts import Parts
 from email_platform.settings import Settings
 from email_platform.staging.accounting import AccountingLine
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.local.demo.leads import DemoCampaign
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.runs.campaign import Parts
+from email_platform.runs.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)

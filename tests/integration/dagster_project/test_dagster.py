@@ -37,7 +37,7 @@ from email_platform.domain.campaigns import CampaignStatus
 from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.local.stack import dagster_processes
 from email_platform.local.stack.dagster_processes import CAMPAIGN_TAG, write_dagster_yaml
-from email_platform.runs.campaign import freeze_audience
+from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.launch import FRUITLESS_ATTEMPTS, LARGE_ROWS
 from email_platform.sending.orphan_watch import is_alive_since
 from email_platform.settings import Settings, variable_of

@@ -41,10 +41,14 @@ from email_platform.local.provider_simulator.webhook_signature import signed_hea
 from email_platform.receiver.__main__ import open_app
 from email_platform.receiver.app import RequestLimits
 from email_platform.receiver.inbox_writer import InboxLimits
-from email_platform.runs.campaign import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
 from email_platform.runs.events import take_in_events
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.legacy_import import Month
+from email_platform.runs.load import account, load_staged
+from email_platform.runs.parts import Parts
 from email_platform.runs.rebuild import rebuild_warehouse
+from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from email_platform.staging.accounting import require_all
 from email_platform.staging.dimensions import refresh_dimensions

@@ -30,16 +30,12 @@ from email_platform.errors import (
     LeaseLostError,
 )
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.runs.campaign import (
-    Parts,
-    account,
-    finish_sending,
-    freeze_audience,
-    load_staged,
-    resolve_unknown_by_evidence,
-    send_chunk,
-    unknown_messages,
-)
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
+from email_platform.runs.load import account, load_staged
+from email_platform.runs.parts import Parts
+from email_platform.runs.send import send_chunk
+from email_platform.runs.unknown import resolve_unknown_by_evidence, unknown_messages
 from email_platform.sending.ledger import CallOutcome, CampaignTotals, Lease
 from email_platform.settings import Settings
 from email_platform.staging.accounting import require_all

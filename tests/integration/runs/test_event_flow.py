@@ -31,8 +31,12 @@ from email_platform.events.inbox import inbox_is_waiting
 from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.local.stack.part import held_free_ports, http_status
 from email_platform.local.stack.stack import running_stack, surroundings
-from email_platform.runs.campaign import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
 from email_platform.runs.events import EventsReport, take_in_events
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
+from email_platform.runs.load import account, load_staged
+from email_platform.runs.parts import Parts
+from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings, variable_of
 from tests.integration.campaign_rows import in_city, queue_campaign, row_of, seed_leads, unique
 

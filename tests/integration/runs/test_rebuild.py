@@ -32,9 +32,13 @@ from email_platform.events.event import EVENT_SCHEMA
 from email_platform.events.inbox import replay_quarantine, stage_inbox
 from email_platform.events.received import ReceivedBody, to_parquet
 from email_platform.local.demo.legacy_emails import INDEXES, LegacyTable, generate_legacy_emails
-from email_platform.runs.campaign import Parts, account, finish_sending, freeze_audience, load_staged, send_chunk
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.legacy_import import Month
+from email_platform.runs.load import account, load_staged
+from email_platform.runs.parts import Parts
 from email_platform.runs.rebuild import RebuildReport, rebuild_warehouse
+from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from email_platform.staging.accounting import require_all
 from email_platform.staging.dimensions import refresh_dimensions

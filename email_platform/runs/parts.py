@@ -1,0 +1,87 @@
+"""The outside world as a campaign's run needs it, one Protocol a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from email_platform.audience.source import AudienceSource
+from email_platform.domain.campaigns import Campaign, CampaignStore, Sender
+from email_platform.domain.manifest import Manifest, ManifestStore
+from email_platform.domain.ports import (
+    Clock,
+    EmailProvider,
+    ObjectStore,
+    ProviderLimits,
+    Recipient,
+    SuppressionLookup,
+)
+from email_platform.errors import (
+    CampaignStoppedError,
+)
+from email_platform.sending.chunk_delivery import DeliveryPolicy
+from email_platform.sending.ledger import CallLedger
+from email_platform.sending.rate_limit import RateLimiter
+from email_platform.staging.delivery_objects import StagingRegister
+from email_platform.staging.dimensions import DimensionSource
+
+
+class Renderer(Protocol):
+    """Turns rows of a manifest into messages; deterministic."""
+
+    def check(self, store: ObjectStore, manifest: Manifest) -> None:
+        """Return where every recipient can be rendered.
+
+        Raises:
+            InvalidTemplateError: says which variable how many recipients lack.
+        """
+        ...
+
+    def render(self, manifest: Manifest, rows: pa.Table) -> tuple[Recipient, ...]:
+        """One message per row, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a campaign's run needs of the outside world.
+
+    Attributes:
+        chunk_rows: eligible leads per chunk of the manifests frozen from now on.
+        limits: what a sender's provider allows, said without connecting to it.
+        provider: makes a client of a sender's provider; called inside the event loop that uses it.
+        limiter: the rate limiter of a sender's provider account, for the campaign with this id.
+        suppressions: asked again before each call.
+        renderer: compiles the content of a campaign or of its manifest (InvalidTemplateError).
+    """
+
+    campaigns: CampaignStore
+    manifests: ManifestStore
+    audience: AudienceSource
+    suppressions: SuppressionLookup
+    ledger: CallLedger
+    store: ObjectStore
+    register: StagingRegister
+    dimensions: DimensionSource
+    clock: Clock
+    policy: DeliveryPolicy
+    chunk_rows: int
+    limits: Callable[[Sender], ProviderLimits]
+    provider: Callable[[Sender], EmailProvider]
+    limiter: Callable[[Sender, int], RateLimiter]
+    renderer: Callable[[Campaign | Manifest], Renderer]
+
+
+def find_manifest(parts: Parts, campaign_id: int) -> Manifest:
+    """The campaign's frozen audience.
+
+    Raises:
+        CampaignStoppedError: it has none.
+    """
+    manifest = parts.manifests.find(campaign_id)
+    if manifest is None:
+        raise CampaignStoppedError(campaign_id, "without a frozen audience")
+    return manifest

@@ -1,0 +1,36 @@
+"""Stages what the ledger knows of one chunk.
+
+Invariant: the last object written for a chunk holds what is known of it, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from email_platform.domain.manifest import Manifest
+from email_platform.runs.parts import Parts
+from email_platform.sending.ledger import CallRecord
+from email_platform.staging.delivery_objects import stage_deliveries
+
+
+def stage_chunk(parts: Parts, manifest: Manifest, chunk_index: int, recipients: pa.Table) -> str | None:
+    """Stage what the ledger knows of the chunk; returns the object's key, None where nothing was attempted.
+
+    Two processes may stage one chunk at once (an orphan, events that prove a call). Each looks at the ledger again
+    after it has written, so that the last object written holds what is known, whoever wrote it.
+    """
+
+    def knowledge() -> tuple[Sequence[CallRecord], bool]:
+        finished = parts.ledger.chunk_is_finished(manifest.campaign_id, chunk_index)
+        return parts.ledger.calls(manifest.campaign_id, chunk_index), finished
+
+    records, finished = knowledge()
+    while True:
+        staged = stage_deliveries(
+            manifest, chunk_index, recipients, records, parts.store, parts.register, finished=finished
+        )
+        known, (records, finished) = (records, finished), knowledge()
+        if known == (records, finished):
+            return staged.key if staged else None
