@@ -88,7 +88,10 @@ def _bounced_in_old_table(watch: DemoWatch) -> dict[int, int]:
 
 
 def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLine]:
-    """Whoever bounced hard or complained before and met the next condition again is in its manifest as suppressed.
+    """Nobody whose mail bounced hard, or who complained, is in the audience of the next campaign.
+
+    Such a lead may be excluded for another reason that comes first: whoever complained and unsubscribed as well
+    stands in the manifest as unsubscribed. So what counts is that the lead is not eligible.
 
     Args:
         before: the campaigns that were sent first.
@@ -98,15 +101,16 @@ def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLin
         return []
     lost = set[str]().union(*(before.log.lost_recipients(str(campaign_id)) for campaign_id in before.ids))
     [campaign_id] = follow_up.ids
-    excluded = _read(follow_up, excluded_key, ["email", "reason"])
-    suppressed = {row["email"].lower() for row in excluded.to_pylist() if row["reason"] == "suppressed"}
-    considered = {str(email).lower() for email in excluded.column("email").to_pylist() if email}
-    considered |= {email.lower() for email in _read(follow_up, eligible_key, ["email"]).column("email").to_pylist()}
+    excluded, eligible = (
+        {str(email).lower() for email in _read(follow_up, key_of, ["email"]).column("email").to_pylist() if email}
+        for key_of in (excluded_key, eligible_key)
+    )
+    met_again = (excluded | eligible) & lost
     return [
         AccountingLine(
-            f"campaign {campaign_id}: who bounced or complained is left out",
-            ("met the condition again", len(considered & lost)),
-            ("suppressed in manifest", len(suppressed & lost)),
+            f"campaign {campaign_id}: hard bounces and complaints are left out",
+            ("met the condition again", len(met_again)),
+            ("not eligible", len(met_again - eligible)),
         )
     ]
 
