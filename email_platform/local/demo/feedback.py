@@ -105,14 +105,23 @@ def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLin
         {str(email).lower() for email in _read(follow_up, key_of, ["email"]).column("email").to_pylist() if email}
         for key_of in (excluded_key, eligible_key)
     )
+    return [left_out_line(campaign_id, lost, excluded, eligible)]
+
+
+def left_out_line(campaign_id: int, lost: set[str], excluded: set[str], eligible: set[str]) -> AccountingLine:
+    """Of the lost addresses that met the campaign's condition, none is eligible.
+
+    Args:
+        campaign_id: the campaign that came after.
+        lost: addresses that bounced hard or complained before.
+        excluded, eligible: the addresses of its manifest.
+    """
     met_again = (excluded | eligible) & lost
-    return [
-        AccountingLine(
-            f"campaign {campaign_id}: hard bounces and complaints are left out",
-            ("met the condition again", len(met_again)),
-            ("not eligible", len(met_again - eligible)),
-        )
-    ]
+    return AccountingLine(
+        f"campaign {campaign_id}: hard bounces and complaints are left out",
+        ("met the condition again", len(met_again)),
+        ("not eligible", len(met_again - eligible)),
+    )
 
 
 def _read(watch: DemoWatch, key_of: Callable[[str], str], columns: list[str]) -> pa.Table:
