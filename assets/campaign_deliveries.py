@@ -18,7 +18,7 @@ from email_platform.runs.finish import SendingSummary, finish_sending
 from email_platform.runs.parts import find_manifest
 from email_platform.runs.send import ChunkReport, send_chunk
 from email_platform.sending.chunk_delivery import ChunkProgress
-from email_platform.sending.orphan_watch import end_with_ancestors, process_name
+from email_platform.sending.orphan_watch import ending_with_ancestors, process_name
 from resources.parts import PartsResource
 
 PROGRESS_SECONDS = 10.0
@@ -42,8 +42,7 @@ def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_in
     """Make the chunk's calls that the ledger does not show as done, then stage what became of everybody."""
     campaign_id = campaign_id_of(context.partition_key)
     stop = threading.Event()
-    end_with_ancestors(stop.set)
-    with failures_told(), parts.open() as opened:
+    with failures_told(), ending_with_ancestors(stop.set), parts.open() as opened:
         report = send_chunk(
             opened,
             campaign_id,

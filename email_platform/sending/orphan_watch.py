@@ -14,7 +14,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import psutil
@@ -56,35 +57,46 @@ def ancestors() -> tuple[int, ...]:
     return (parent,)
 
 
-def end_with_ancestors(
+@contextmanager
+def ending_with_ancestors(
     stop: Callable[[], None],
     *,
     grace_seconds: float = 90.0,
     look: Callable[[], tuple[int, ...]] = ancestors,
-    sleep: Callable[[float], None] = time.sleep,
     end: Callable[[], None] = lambda: os._exit(70),
-) -> threading.Thread:
-    """Call `stop` soon after an ancestor died, and end the process if it has not ended by itself in time.
+) -> Iterator[None]:
+    """Within the `with`, call `stop` soon after an ancestor died, and end the process if it outlives the grace.
+
+    The watch ends with the block, so that a worker process that runs one step after the other keeps no thread of a
+    step that is over. An orphan is watched to its end: it has nobody left who would end it.
 
     Args:
         stop: asks the work to end between two calls.
         grace_seconds: for the calls in flight; longer than the provider's read timeout.
         look: reads the ancestors' ids.
-        sleep: pauses the check.
         end: ends the process at once.
     """
     original = look()
+    is_over = threading.Event()
+    is_orphan = threading.Event()
 
     def watch() -> None:
         while look() == original:
-            sleep(CHECK_SECONDS)
+            if is_over.wait(CHECK_SECONDS):
+                return
+        is_orphan.set()
         stop()
-        sleep(grace_seconds)
+        time.sleep(grace_seconds)
         end()
 
     thread = threading.Thread(target=watch, name="ancestor-watch", daemon=True)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        is_over.set()
+        while thread.is_alive() and not is_orphan.is_set():
+            thread.join(timeout=0.05)
 
 
 def exit_with_parent(
