@@ -5,8 +5,10 @@ from datetime import date
 import dagster as dg
 
 from assets.outcomes import failures_told
+from assets.warehouse import log_campaign_loads
 from email_platform.events.inbox import replay_archive, replay_quarantine
 from email_platform.runs.events import EventsReport, take_in_events
+from email_platform.runs.load import prove_all
 from resources.events import EventsResource
 from resources.parts import PartsResource
 from resources.warehouse import WarehouseResource
@@ -44,7 +46,9 @@ def warehouse_events(
     """
     with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
         report = take_in_events(incoming, opened, clickhouse)
+        accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         bucket = incoming.store.bucket
+    log_campaign_loads(context, report.loaded, accounts)
     for alert in report.guarded.alerts:
         context.log.error(alert.text)
     return dg.MaterializeResult(
@@ -142,10 +146,12 @@ def take_in_replayed_events(
     """Take in the inbox with what was put back, as `warehouse_events` does."""
     with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
         report = take_in_events(incoming, opened, clickhouse)
+        accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         metadata = _metadata(report, incoming.store.bucket)
     context.log_event(dg.AssetMaterialization(_KEY, metadata=metadata))
-    for key, reason in {**report.staged.quarantined, **report.loaded.quarantined}.items():
+    for key, reason in report.staged.quarantined.items():
         context.log.warning(f"quarantined {key}: {reason}")
+    log_campaign_loads(context, report.loaded, accounts)
 
 
 @dg.job(

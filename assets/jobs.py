@@ -1,4 +1,4 @@
-"""The jobs: one run per campaign, one for the reports, one to load what a dead run left staged."""
+"""The jobs: one run per campaign to send it, one for all campaigns to load what they staged, one for the reports."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ STEP_PROCESSES = dg.multiprocess_executor.configured(
 
 campaign_job = dg.define_asset_job(
     "campaign_job",
-    selection=dg.AssetSelection.assets(campaign_audience, campaign_deliveries, warehouse_deliveries),
+    selection=dg.AssetSelection.assets(campaign_audience, campaign_deliveries),
     executor_def=STEP_PROCESSES,
     tags=RETRY_TAGS,
-    description="One campaign: freeze its audience, send its chunks, load its deliveries. Safe to run again.",
+    description="One campaign: freeze its audience, send its chunks, stage its deliveries. Safe to run again.",
 )
 
 load_campaigns_job = dg.define_asset_job(
@@ -51,7 +51,7 @@ reports_job = dg.define_asset_job(
 @dg.job(
     executor_def=dg.in_process_executor,
     tags=RETRY_TAGS,
-    description="Load every staged object that the warehouse does not hold, whichever run left it.",
+    description="Load what is staged and the warehouse does not hold, of all campaigns, and prove their accounting.",
 )
 def load_staged_job() -> None:
     """Load what waits in the staging area."""

@@ -88,7 +88,7 @@ def take_in_events(events: EventParts, parts: Parts, warehouse: EventWarehouse) 
     loaded = load_staged(parts.register, warehouse)
     resolved = resolve_unknown_calls(parts, warehouse)
     if resolved.recipients:  # their chunks are staged anew
-        loaded = _both(loaded, load_staged(parts.register, warehouse))
+        loaded = loaded.and_then(load_staged(parts.register, warehouse))
     guarded = guard_campaigns(
         events.guard,
         warehouse,
@@ -97,15 +97,6 @@ def take_in_events(events: EventParts, parts: Parts, warehouse: EventWarehouse) 
         events.alert,
     )
     return EventsReport(staged, loaded, resolved, guarded, time.monotonic() - began_seconds)
-
-
-def _both(first: LoadReport, later: LoadReport) -> LoadReport:
-    return LoadReport(
-        first.objects + later.objects,
-        first.rows + later.rows,
-        first.seconds + later.seconds,
-        {**first.quarantined, **later.quarantined},
-    )
 
 
 def resolve_unknown_calls(parts: Parts, warehouse: EventWarehouse) -> UnknownResolved:

@@ -78,6 +78,13 @@ class StagingRegister(Protocol):
         """How many objects have waited for so long to be loaded."""
         ...
 
+    def objects_due(self, waiting_seconds: float) -> int:
+        """How many objects should be loaded now.
+
+        Those that have waited for so long, and all of campaigns whose sending is over: nothing will be added to them.
+        """
+        ...
+
     def last_change_at(self) -> datetime | None:
         """When the warehouse was last loaded or a campaign last started or ended; None before the first."""
         ...

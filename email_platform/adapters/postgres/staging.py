@@ -8,12 +8,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Engine, Text, any_, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Engine, Text, and_, any_, bindparam, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from email_platform.adapters.postgres.tables import campaign, staged_object
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.ports import StagedObject
+
+_IS_WAITING = and_(
+    staged_object.c.loaded_sha256.is_distinct_from(staged_object.c.content_sha256),
+    staged_object.c.quarantined_reason.is_(None),
+)
+
+
+def _staged_before(waiting_seconds: float) -> ColumnElement[bool]:
+    return staged_object.c.staged_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, waiting_seconds)
 
 
 class PostgresStagingRegister:
@@ -99,10 +108,7 @@ class PostgresStagingRegister:
         columns = staged_object.c
         statement = (
             select(columns.key, columns.kind, columns.rows, columns.content_sha256)
-            .where(
-                columns.loaded_sha256.is_distinct_from(columns.content_sha256),
-                columns.quarantined_reason.is_(None),
-            )
+            .where(_IS_WAITING)
             .order_by(columns.staged_at, columns.key)
             .limit(limit)
         )
@@ -196,12 +202,18 @@ class PostgresStagingRegister:
 
     def waiting_objects(self, waiting_seconds: float) -> int:
         """How many objects have waited for so long to be loaded."""
-        columns = staged_object.c
-        statement = select(func.count()).where(
-            columns.loaded_sha256.is_distinct_from(columns.content_sha256),
-            columns.quarantined_reason.is_(None),
-            columns.staged_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, waiting_seconds),
+        statement = select(func.count()).where(_IS_WAITING, _staged_before(waiting_seconds))
+        with oltp_transaction(self._engine) as connection:
+            return connection.execute(statement).scalar_one()
+
+    def objects_due(self, waiting_seconds: float) -> int:
+        """How many objects have waited for so long, or are of a campaign whose sending is over."""
+        is_over = (
+            select(campaign.c.id)
+            .where(campaign.c.id == staged_object.c.campaign_id, campaign.c.status.not_in(["queued", "sending"]))
+            .exists()
         )
+        statement = select(func.count()).where(_IS_WAITING, or_(_staged_before(waiting_seconds), is_over))
         with oltp_transaction(self._engine) as connection:
             return connection.execute(statement).scalar_one()
 

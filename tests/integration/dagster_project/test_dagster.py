@@ -88,6 +88,21 @@ def run_campaign(campaign_id: int, instance: dg.DagsterInstance) -> dg.ExecuteIn
     )
 
 
+def load_what_waits(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    result = defs.resolve_job_def("load_staged_job").execute_in_process(instance=instance)
+    assert result.success
+    return result
+
+
+def checks_of(result: dg.ExecuteInProcessResult, campaign_id: int) -> dict[str, bool]:
+    evaluations = result.get_asset_check_evaluations()
+    return {check.check_name: check.passed for check in evaluations if check.partition == str(campaign_id)}
+
+
+def loaded_partitions(result: dg.ExecuteInProcessResult) -> set[str | None]:
+    return {event.partition for event in result.all_events if event.is_step_materialization}
+
+
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     (event,) = result.asset_materializations_for_node(
         {"campaign_deliveries": "campaign_deliveries.finish_campaign"}.get(asset, asset)
@@ -161,8 +176,9 @@ def test_a_campaign_s_run_materializes_its_assets_with_counts_rates_and_places(
     deliveries = metadata_of(result, "campaign_deliveries")
     assert (deliveries["accepted"], deliveries["unknown"], deliveries["status"]) == (230, 0, "sent")
     assert "made 5 calls" in deliveries["this run"]
-    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
-    assert checks == {"accounting": True, "nothing_quarantined": True}
+    loaded = load_what_waits(instance)
+    assert str(campaign_id) in loaded_partitions(loaded)
+    assert checks_of(loaded, campaign_id) == {"accounting": True, "nothing_quarantined": True}
     steps = {event.step_key for event in result.all_events if event.is_step_success}
     assert {f"campaign_deliveries.send_chunk[chunk_{index:05d}]" for index in range(3)} <= steps
     assert row_of(oltp_engine, campaign_id).status == "sent"
@@ -173,6 +189,7 @@ def test_a_backfill_of_a_sent_campaign_sends_nothing_and_says_so(
 ) -> None:
     campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(150))))
     assert run_campaign(campaign_id, instance).success
+    load_what_waits(instance)
     asked = provider_calls(settings)
     again = run_campaign(campaign_id, instance)
     assert again.success
@@ -181,22 +198,31 @@ def test_a_backfill_of_a_sent_campaign_sends_nothing_and_says_so(
     assert (accepted.accepted_rows, accepted.distinct_message_ids) == (150, 150)
     assert metadata_of(again, "campaign_deliveries")["this run"].startswith("sent nothing")
     assert "an earlier run" in metadata_of(again, "campaign_audience")["frozen by"]
-    assert metadata_of(again, "warehouse_deliveries")["objects loaded now"] == 0
+    assert str(campaign_id) not in loaded_partitions(load_what_waits(instance))
 
 
-def test_a_campaign_whose_counts_differ_fails_its_run_and_the_reports_know_what_is_staged(
+def test_a_campaign_whose_counts_differ_fails_its_check_and_the_reports_know_what_is_staged(
     oltp_engine: Engine, settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(30))))
+    campaign_id, other = (queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(30)))) for _ in range(2))
     assert run_campaign(campaign_id, instance).success
+    load_what_waits(instance)
     with open_warehouse(settings) as warehouse:
         warehouse.client.command(
             "insert into delivery select * replace (lead_id + 1000000 as lead_id, generateUUIDv4() as message_id) "
             f"from delivery where campaign_id = {campaign_id} limit 1"
         )
-    result = run_campaign(campaign_id, instance)
-    assert not result.success
-    (failed,) = [one for one in result.get_asset_check_evaluations() if not one.passed]
+    with oltp_engine.begin() as connection:
+        connection.execute(text(f"update staged_object set loaded_sha256 = null where campaign_id = {campaign_id}"))
+    assert run_campaign(other, instance).success
+    both = load_what_waits(instance)
+    assert checks_of(both, campaign_id) == {"accounting": False, "nothing_quarantined": True}
+    assert checks_of(both, other) == {"accounting": True, "nothing_quarantined": True}, "it stops no other campaign"
+    by_hand = defs.resolve_job_def("load_campaigns_job").execute_in_process(
+        partition_key=str(campaign_id), instance=instance, raise_on_error=False
+    )
+    assert not by_hand.success
+    (failed,) = [one for one in by_hand.get_asset_check_evaluations() if not one.passed]
     assert (failed.check_name, failed.blocking) == ("accounting", True)
     snapshot = PostgresDimensionSource(oltp_engine).snapshot("campaign", datetime.now(UTC)).to_pylist()
     assert {row["id"]: row["staged"] for row in snapshot}[campaign_id] == 30
@@ -207,6 +233,7 @@ def test_a_backfill_of_a_load_brings_back_what_the_warehouse_lost(
 ) -> None:
     campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(30))))
     assert run_campaign(campaign_id, instance).success
+    load_what_waits(instance)
 
     def load_again() -> dict[str, Any]:
         job = defs.resolve_job_def("load_campaigns_job")
@@ -234,6 +261,7 @@ def test_a_backfill_of_reports_computes_a_range_of_campaigns_in_one_run(
     with open_oltp(own) as engine:
         ids = [queue_campaign(engine, in_city(seed_leads(engine, numbered(size)))) for size in (10, 20)]
     assert all(run_campaign(campaign_id, instance).success for campaign_id in ids)
+    load_what_waits(instance)
     assert dg.materialize([warehouse_dimensions], instance=instance, resources=defs.resources).success
     with open_warehouse(own) as warehouse:
         changed = f"alter table delivery update status = 'rejected' where campaign_id in ({ids[0]}, {ids[1]})"
