@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine
 
 from email_platform.adapters.alerts import alert_webhook
+from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
@@ -158,9 +159,14 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
 
 
 @contextmanager
-def open_warehouse(settings: Settings) -> Iterator[ClickHouseWarehouse]:
-    """ClickHouse, reading objects from the same bucket."""
-    warehouse = ClickHouseWarehouse.from_settings(settings)
+def open_warehouse(settings: Settings, timeout_seconds: float = LOAD_TIMEOUT_SECONDS) -> Iterator[ClickHouseWarehouse]:
+    """ClickHouse, reading objects from the same bucket.
+
+    Args:
+        settings: where the parts are.
+        timeout_seconds: how long a statement may stay without an answer; `READER_TIMEOUT_SECONDS` where somebody waits.
+    """
+    warehouse = ClickHouseWarehouse.from_settings(settings, timeout_seconds)
     try:
         yield warehouse
     finally:

@@ -19,7 +19,10 @@ from email_platform.adapters.clickhouse.address import URL_VARIABLE, ClickHouseA
 from email_platform.errors import ConfigurationError, EmailPlatformError, PartUnavailableError
 
 CONNECT_TIMEOUT_SECONDS = 5
-QUERY_TIMEOUT_SECONDS = 600
+# How long one statement may stay without an answer, by who waits for it. A server that is stopped or overloaded takes
+# connections and says nothing.
+LOAD_TIMEOUT_SECONDS = 600.0
+READER_TIMEOUT_SECONDS = 8.0
 
 _WRONG_CREDENTIALS = {192, 193, 194, 516}  # unknown user, wrong password, password required, authentication failed
 UNKNOWN_DATABASE = 81
@@ -80,12 +83,15 @@ def clickhouse_errors(address: str, secrets: Collection[str]) -> Iterator[None]:
     raise problem  # outside the handler, so that the original is no context either
 
 
-def connect(address: ClickHouseAddress, *, database: str | None = None) -> Any:
+def connect(
+    address: ClickHouseAddress, *, database: str | None = None, timeout_seconds: float = LOAD_TIMEOUT_SECONDS
+) -> Any:
     """A clickhouse-connect client that may be used by several threads at once.
 
     Args:
         address: where, as whom.
         database: instead of the address's database; "" for the server's default.
+        timeout_seconds: how long a statement may stay without an answer.
 
     Raises:
         ConfigurationError: wrong user, password or database.
@@ -100,7 +106,7 @@ def connect(address: ClickHouseAddress, *, database: str | None = None) -> Any:
             database=(address.database if database is None else database) or None,
             interface="https" if address.is_secure else "http",
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            send_receive_timeout=QUERY_TIMEOUT_SECONDS,
+            send_receive_timeout=timeout_seconds,
             autogenerate_session_id=False,  # a session allows one query at a time; loaders run side by side
             client_name="email-platform",
             tz_mode="aware",  # every _at of this platform is UTC-aware

@@ -15,7 +15,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress, reports_database_beside
-from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
+from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, clickhouse_errors, connect
 from email_platform.adapters.clickhouse.loading import ObjectLoader
 from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
@@ -63,8 +63,12 @@ class ClickHouseWarehouse:
         self._loader = ObjectLoader(client, location, address=address, secrets=self._secrets)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> ClickHouseWarehouse:
+    def from_settings(cls, settings: Settings, timeout_seconds: float = LOAD_TIMEOUT_SECONDS) -> ClickHouseWarehouse:
         """Connect to ``clickhouse_url`` and read objects from the bucket of the settings.
+
+        Args:
+            settings: where the parts are.
+            timeout_seconds: how long a statement may stay without an answer.
 
         Raises:
             ConfigurationError: wrong URL, credentials or database.
@@ -73,7 +77,7 @@ class ClickHouseWarehouse:
         address = ClickHouseAddress.parse(settings.clickhouse_url.get_secret_value())
         location = StagingLocation.from_settings(settings)
         return cls(
-            connect(address),
+            connect(address, timeout_seconds=timeout_seconds),
             location,
             address=str(address),
             password=address.password,
