@@ -46,9 +46,11 @@ def main() -> None:
                 ratio = statistics.median(a.recipients_per_second / b.recipients_per_second for a, b in found)
                 ours = statistics.median(a.processor_microseconds for a, _ in found)
                 bare = statistics.median(b.processor_microseconds for _, b in found)
+                first = found[0][0]
                 print(
                     f"{html_bytes:,} bytes: ratio {ratio:.2f}; processor {ours:.0f} µs a recipient, bare {bare:.1f}; "
-                    f"{found[0][0].body_bytes / found[0][0].calls:,.0f} bytes a call of {found[0][0].recipients / found[0][0].calls:.0f}; load {os.getloadavg()[0]:.1f}"
+                    f"{first.body_bytes / first.calls:,.0f} bytes a call of {first.recipients / first.calls:.0f}; "
+                    f"load {os.getloadavg()[0]:.1f}"
                 )
 
 

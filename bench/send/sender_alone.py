@@ -221,9 +221,8 @@ def in_a_process(
         for line in process.stdout:
             ours, bare = json.loads(line)
             found.append((Turn(**ours), Turn(**bare)))
-            say(
-                f"  {html_bytes:,} bytes: {found[-1][0].recipients_per_second:,.0f} against {found[-1][1].recipients_per_second:,.0f} recipients/s"
-            )
+            rates = " against ".join(f"{turn.recipients_per_second:,.0f}" for turn in found[-1])
+            say(f"  {html_bytes:,} bytes: {rates} recipients a second")
     if process.returncode:
         raise SystemExit(f"the sender's process ended with {process.returncode}")
     return found
