@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest dbt-docs dbt-freshness demo up test test-unit chaos chaos-dagster chaos-demo flood check fix clean bench
+.PHONY: help setup dbt-manifest dbt-docs dbt-freshness demo up test test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -63,6 +63,8 @@ flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=20
 SCALE ?= full
 bench: setup  ## the old table in PostgreSQL against this platform, side by side (SCALE=small for 2 minutes)
 	$(BIN)/python bench/old_table_or_platform.py --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
+	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
 	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
 
