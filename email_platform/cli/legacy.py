@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from email_platform.cli.embedded import embedded_imports
+from email_platform.cli.embedded import embedded_imports, require_engines
 from email_platform.cli.output import say
 from email_platform.settings import LEGACY_DATABASE, Settings
 
@@ -38,6 +38,7 @@ def generate(
     with embedded_imports():
         from email_platform.local.demo.legacy_emails import LegacyTable, generate_legacy_emails, practice_database
 
+    require_engines({"postgres"}, os.environ)
     table = LegacyTable(rows, date(first_month.year, first_month.month, 1), months, seed)
     began_seconds = time.monotonic()
     with practice_database(Settings.load(), os.environ) as engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,12 @@ def test_an_address_is_added_listed_and_removed_for_one_sender_or_for_all(
     assert "every" in listed
     assert str(sender_id) in listed
     assert address.lower() in run("list", "--limit", 5).output
+    as_json = json.loads(run("list", "--address", address, "--json").stdout)
+    assert {(row["address"], row["sender_id"], row["reason"]) for row in as_json} == {
+        (address.lower(), None, "manual"),
+        (address.lower(), sender_id, "manual"),
+    }
+    assert all(row["created_at"].endswith("+00:00") for row in as_json)
 
     assert "removed 1" in run("remove", address, "--sender", sender_id).output
     assert [row[1] for row in rows_of(oltp_engine, tag)] == [None]
