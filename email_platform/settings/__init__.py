@@ -8,7 +8,7 @@ provider, the receiver of its events) whose address is set in the environment is
 *embedded*, and its address and credentials come from ``<state_folder>/embedded.env``, which the supervisor
 writes. The values of an external part never fall back to that file: a local access key must not be tried on AWS.
 
-pydantic-settings reads and merges; what it reads from is said in `Settings.load` and nowhere else. By itself a
+pydantic-settings reads and merges; `Settings.load` names what it reads from, and nothing else does. By itself a
 `BaseSettings` would read the process's environment whenever one is built, from `checked` too.
 """
 

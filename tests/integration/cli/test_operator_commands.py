@@ -146,7 +146,7 @@ def test_the_doctor_s_answers_as_json_name_each_part() -> None:
     assert {"PostgreSQL", "S3", "ClickHouse", "ClickHouse reads S3"} <= {check["part"] for check in checks}
 
 
-def test_a_campaign_that_does_not_exist_is_said_in_one_line() -> None:
+def test_a_campaign_that_does_not_exist_is_named_in_one_line() -> None:
     for words in (("preview",), ("pause",), ("cancel",), ("queue",)):
         result = run("campaign", *words, 987654321)
         assert result.exit_code == 1, words

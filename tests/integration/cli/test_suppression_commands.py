@@ -140,7 +140,7 @@ def test_an_address_is_added_listed_and_removed_for_one_sender_or_for_all(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("add", "nobody"), "nobody: no address"),
         (("add", "a@example.com", "--sender", 999_999), "there is no sender with this sender_id"),
@@ -148,10 +148,10 @@ def test_an_address_is_added_listed_and_removed_for_one_sender_or_for_all(
         (("export", "absent/all.csv"), "absent"),
     ],
 )
-def test_a_mistake_ends_in_one_line(arguments: tuple[object, ...], said: str) -> None:
+def test_a_mistake_ends_in_one_line(arguments: tuple[object, ...], expected: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
-    assert said in result.output
+    assert expected in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 

@@ -141,7 +141,7 @@ def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, va
     assert failure.value.__context__ is None
 
 
-def test_one_mistake_is_told_once(tmp_path: Path) -> None:
+def test_one_mistake_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as failure:
         load(tmp_path, postgres_url="mysql://u:p@h/d")
     assert len(str(failure.value).splitlines()) == 1
