@@ -102,9 +102,10 @@ _EMBEDDED_HEADING = """\
 # Written by `email-platform up` at every start. Checked against dagster 1.13; the keys are explained in
 # Dagster's reference of dagster.yaml.
 """
-_PRODUCTION_HEADING = """\
-# Dagster's instance in production: what `email-platform dagster-yaml` writes. The image runs that command before each
-# of Dagster's processes; the copy in deploy/, with 4 runs side by side, is for reading, and a test holds it equal.
+_OURS = "# Written by `email-platform dagster-yaml` at each start of the image, as long as this line is here."
+_PRODUCTION_HEADING = f"""\
+{_OURS}
+# Dagster's instance in production. The copy in deploy/ has 4 runs side by side; a test holds it equal to the command's.
 """
 _EMBEDDED_LOGS = """\
 # Logs of steps as local files; production keeps them in the bucket.
@@ -139,6 +140,17 @@ def embedded_dagster_yaml(max_concurrent_runs: int, compute_logs_folder: Path) -
 def production_dagster_yaml(max_concurrent_runs: int) -> str:
     """Production's file: the steps' logs go to the bucket."""
     return _filled(_PRODUCTION_HEADING, _PRODUCTION_LOGS, max_concurrent_runs)
+
+
+def write_production_dagster_yaml(path: Path, max_concurrent_runs: int) -> bool:
+    """Write production's file, unless an operator's own is there (another run launcher, say); whether it was written.
+
+    The operator's own is one without our first line.
+    """
+    if path.exists() and _OURS not in path.read_text(encoding="utf-8").splitlines():
+        return False
+    write_whole(path, production_dagster_yaml(max_concurrent_runs))
+    return True
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_whole
+from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_production_dagster_yaml
 from email_platform.adapters.part_checks import check_parts
 from email_platform.adapters.preparation import prepare
 from email_platform.cli.failures import ExitCode
-from email_platform.cli.output import AsJson, Column, say, show_rows
+from email_platform.cli.output import AsJson, Column, note, say, show_rows
 from email_platform.receiver import __main__ as receiver
 from email_platform.settings import Settings, variable_of
 
@@ -72,7 +72,10 @@ def events(
 @app.command("dagster-yaml")
 def dagster_yaml(
     output: Annotated[
-        Path | None, typer.Option(help="Write the file here, in one step; without it, print it.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="Write the file here, unless one of your own is there; without it, print it.", dir_okay=False
+        ),
     ] = None,
 ) -> None:
     """Print production's dagster.yaml for these settings, or write it.
@@ -80,8 +83,8 @@ def dagster_yaml(
     Dagster takes no whole number of this file from a variable, so EMAIL_PLATFORM_MAX_CONCURRENT_RUNS gets into it
     here: run this before Dagster's processes start, as the image does.
     """
-    text = production_dagster_yaml(Settings.load().max_concurrent_runs)
+    runs = Settings.load().max_concurrent_runs
     if output is None:
-        typer.echo(text, nl=False)
-    else:
-        write_whole(output, text)
+        typer.echo(production_dagster_yaml(runs), nl=False)
+    elif not write_production_dagster_yaml(output, runs):
+        note(f"{output} is a file of your own (it lacks our first line) and was left as it is")

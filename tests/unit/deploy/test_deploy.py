@@ -18,7 +18,7 @@ from dagster_aws.s3 import S3ComputeLogManager
 from typer.main import get_command
 
 from email_platform.adapters.assembly import account_rate, utc_now
-from email_platform.adapters.dagster_yaml import production_dagster_yaml
+from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_production_dagster_yaml
 from email_platform.adapters.providers import account_from_variables
 from email_platform.cli.app import app
 from email_platform.events.accounts import WebhookAccounts
@@ -131,6 +131,17 @@ def test_the_image_s_entrypoint_brings_the_number_of_runs_into_dagster_s_file(
     written = InstanceRef.from_dir(str(tmp_path)).settings["concurrency"]["runs"]
     assert written["max_concurrent_runs"] == int(runs)
     assert [limit["limit"] for limit in written["tag_concurrency_limits"]] == [1, of_large_campaigns]
+
+
+def test_an_operator_s_own_instance_file_is_never_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "dagster.yaml"
+    assert write_production_dagster_yaml(path, 4)
+    assert write_production_dagster_yaml(path, 5)
+    assert "max_concurrent_runs: 5" in path.read_text(encoding="utf-8")
+    own = path.read_text(encoding="utf-8").split("\n", 1)[1].replace("DefaultRunLauncher", "K8sRunLauncher")
+    path.write_text(own, encoding="utf-8")
+    assert not write_production_dagster_yaml(path, 6)
+    assert path.read_text(encoding="utf-8") == own
 
 
 def test_the_image_s_entrypoint_starts_other_commands_as_they_are_and_hands_on_their_exit_code(tmp_path: Path) -> None:
