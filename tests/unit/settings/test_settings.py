@@ -10,7 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from email_platform.errors import ConfigurationError
-from email_platform.settings import Settings, embedded_values, external_parts, state_folder_of, values_of
+from email_platform.settings import PART_NAMES, Settings, embedded_values, external_parts, state_folder_of, values_of
+from email_platform.settings.clickhouse import CLICKHOUSE
+from email_platform.settings.object_store import OBJECT_STORE
+from email_platform.settings.postgres import POSTGRES
+from email_platform.settings.provider import PROVIDER
+from email_platform.settings.receiver import RECEIVER
 
 SECRET = "very-secret-value"
 COMPLETE = {
@@ -228,3 +233,10 @@ def test_the_state_folder_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.chdir(tmp_path)
     assert state_folder_of({}) == tmp_path / ".state"
     assert state_folder_of({"EMAIL_PLATFORM_STATE_FOLDER": "x"}) == tmp_path / "x"
+
+
+def test_every_field_that_a_part_names_is_a_setting() -> None:
+    for part in (POSTGRES, OBJECT_STORE, CLICKHOUSE, PROVIDER, RECEIVER):
+        assert {*part.addresses, *part.fields} <= set(Settings.model_fields), part.name
+        assert set(part.addresses) <= set(part.fields), "an external part's address is never the embedded one"
+    assert tuple(part.name for part in (POSTGRES, OBJECT_STORE, CLICKHOUSE, PROVIDER, RECEIVER)) == PART_NAMES
