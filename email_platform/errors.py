@@ -4,6 +4,7 @@ EmailPlatformError
 ├── ConfigurationError          the operator must change a setting; retrying cannot help
 │   └── PortTakenError          another process listens where an embedded part should
 ├── PartUnavailableError        a part (PostgreSQL, S3, ClickHouse, provider) did not answer in time
+├── CommandRefusedError         a command cannot do what the operator asked of it; the message says why
 ├── InvalidConditionError       a campaign's audience condition breaks the grammar (path and mend inside)
 ├── InvalidTemplateError        a campaign's content cannot be rendered for every recipient
 ├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
@@ -42,6 +43,10 @@ class PartUnavailableError(EmailPlatformError):
     """A part did not answer within its start-up time; the message names the part and its address."""
 
 
+class CommandRefusedError(EmailPlatformError):
+    """A command cannot do what the operator asked of it, and nothing was changed; the message says why."""
+
+
 class InvalidConditionError(EmailPlatformError):
     """An audience condition breaks the grammar.
 
@@ -61,10 +66,10 @@ class InvalidTemplateError(EmailPlatformError):
 
 
 class CampaignNotFoundError(EmailPlatformError):
-    """No campaign has this id: it was deleted in flight, or never existed."""
+    """No campaign has this id now; whether it was deleted or never existed is not known."""
 
     def __init__(self, campaign_id: int) -> None:
-        super().__init__(f"campaign {campaign_id} does not exist (deleted while queued or sending?)")
+        super().__init__(f"campaign {campaign_id} does not exist")
         self.campaign_id = campaign_id
 
 

@@ -12,9 +12,13 @@ their workers themselves (Kubernetes, ECS, Docker) are left alone: Dagster's run
 import json
 
 import dagster as dg
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from email_platform.sending.orphan_watch import is_alive_since
+
+# How Dagster's default launcher marks a run that a code server works on. Dagster has no public name for it (`dagster`
+# exports no tag but MAX_RUNTIME_SECONDS_TAG), and the default launcher has no check of a worker's health to ask
+# instead. A test holds the text to Dagster's own constant.
+CODE_SERVER_TAG = ".dagster/grpc_info"
 
 
 def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -22,7 +26,7 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
     A run that no code server started (an operator's `dagster job execute`) may work on another machine.
     """
-    if GRPC_INFO_TAG not in run.tags:
+    if CODE_SERVER_TAG not in run.tags:
         return False
     events = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=20).records
     for entry in (record.event_log_entry for record in events):

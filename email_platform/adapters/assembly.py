@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +28,10 @@ from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
 from email_platform.adapters.postgres.session_lock import session_lock
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
-from email_platform.adapters.providers.registry import variable_name
 from email_platform.content.render import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.ports import EmailProvider, ProviderLimits
-from email_platform.errors import ConfigurationError
 from email_platform.runs.events import EventParts
 from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Month, Throttle, import_month
@@ -42,6 +39,7 @@ from email_platform.runs.parts import Parts
 from email_platform.sending.chunk_delivery import DeliveryPolicy
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
+from email_platform.settings.provider_accounts import AccountVariables
 
 _LEGACY_SOURCE_LOCK = 0x6C656761  # "lega"
 
@@ -80,19 +78,8 @@ def account_rate(provider: str, account: str, variables: Mapping[str, str]) -> A
     Raises:
         ConfigurationError: a rate is no positive number.
     """
-
-    def rate(setting: str) -> float | None:
-        variable = variable_name(provider, account, setting)
-        text = variables.get(variable, "").strip()
-        try:
-            value = float(text) if text else None
-        except ValueError:
-            value = math.nan
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigurationError(f"{variable} must be a positive number, not {text!r}")
-        return value
-
-    return AccountRate(rate("recipients_per_second"), rate("calls_per_second"))
+    found = AccountVariables(provider, account, variables)
+    return AccountRate(found.rate("recipients_per_second"), found.rate("calls_per_second"))
 
 
 @contextmanager

@@ -16,15 +16,24 @@ from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from email_platform.adapters.assembly import account_rate, open_oltp, open_store, open_warehouse, provider_account
+from email_platform.adapters.assembly import (
+    account_rate,
+    open_oltp,
+    open_store,
+    open_warehouse,
+    provider_account,
+    utc_now,
+)
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
 from email_platform.adapters.postgres.tables import sender as sender_table
 from email_platform.adapters.providers import ProviderAccount, build_provider
+from email_platform.adapters.sns_fetch import fetch_from_sns
 from email_platform.domain.campaigns import Sender
 from email_platform.errors import ConfigurationError, EmailPlatformError, PartUnavailableError
+from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
 from email_platform.settings import Settings, variable_of
 
 _PROBE_PREFIX = "part-checks/"
@@ -139,16 +148,31 @@ def _check_accounts(settings: Settings, variables: Mapping[str, str]) -> str:
                 return "no sender yet"
             accounts = connection.execute(select(columns.provider, columns.provider_account).distinct()).all()
     problems = []
+    webhooks = WebhookAccounts(_with_simulator_secret(settings, variables), fetch_from_sns, utc_now)
+    without_events = []
     for provider, account in sorted((str(row[0]), str(row[1])) for row in accounts):
         sender = Sender(0, 0, "", "", None, provider, account)
         try:
             asyncio.run(_build_adapter(provider, provider_account(settings, sender, variables)))
             account_rate(provider, account, variables)
+            if webhooks.find(provider, account) is None:
+                without_events.append(f"{provider}/{account}")
         except ConfigurationError as problem:
             problems.append(f"{provider}/{account}: {problem}")
     if problems:
         raise ConfigurationError("\n".join(problems))
-    return f"{len(accounts)} in use, each with its settings" if accounts else "no sender yet"
+    if not accounts:
+        return "no sender yet"
+    found = f"{len(accounts)} in use, each with its settings"
+    if without_events:
+        found += f"; without webhook settings, so that their events are refused: {', '.join(without_events)}"
+    return found
+
+
+def _with_simulator_secret(settings: Settings, variables: Mapping[str, str]) -> Mapping[str, str]:
+    """The variables as the receiver has them: the simulator's secret may come from ``embedded.env``."""
+    secret = settings.provider_webhook_secret
+    return {**({SIMULATOR_SECRET_VARIABLE: secret.get_secret_value()} if secret else {}), **variables}
 
 
 async def _build_adapter(provider: str, account: ProviderAccount) -> None:

@@ -1,1 +1,1 @@
-"""The command line `email-platform`, one module per noun."""
+"""The command line `email-platform`, one module per noun; `app` puts them together."""

@@ -5,104 +5,89 @@ Invariant: every change of status goes through the state machine; what is shown 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from email_platform.adapters.assembly import open_parts
+from email_platform.cli.output import AsJson, Column, print_json, say, show_rows, visible, visible_lines
 from email_platform.domain.campaigns import Campaign, CampaignStatus
-from email_platform.errors import EmailPlatformError
 from email_platform.runs.parts import Parts
-from email_platform.runs.preview import preview_campaign
+from email_platform.runs.preview import CampaignPreview, preview_campaign
 from email_platform.runs.unknown import decide_unknown_calls
 from email_platform.sending.ledger import UnknownDecision
 from email_platform.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Look at campaigns, queue, pause, resume and cancel them.")
-console = Console()
+app = typer.Typer(no_args_is_help=True, help="Look at campaigns; queue, pause, resume and cancel them.")
 
-CampaignId = Annotated[int, typer.Argument(help="the campaign's id", min=1)]
-Reason = Annotated[str | None, typer.Option(help="kept with the status")]
+CampaignId = Annotated[int, typer.Argument(help="The campaign's id.", min=1, show_default=False)]
+Reason = Annotated[str | None, typer.Option(help="Why; it is kept with the status.")]
 
-
-@contextmanager
-def _parts() -> Iterator[Parts]:
-    """The platform's parts; an expected error ends the command with one line and status 1."""
-    try:
-        with open_parts(Settings.load()) as parts:
-            yield parts
-    except EmailPlatformError as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from error
-
-
-def _change(campaign_id: int, wanted: CampaignStatus, reason: str | None) -> None:
-    with _parts() as parts:
-        _say(parts.campaigns.change_status(campaign_id, wanted, reason))
-
-
-def _say(campaign: Campaign) -> None:
-    reason = f" ({campaign.status_reason})" if campaign.status_reason else ""
-    _print(f"campaign {campaign.campaign_id} {campaign.name!r}: {campaign.status}{reason}")
-
-
-def _print(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+_CAMPAIGN_COLUMNS = (
+    Column("campaign_id", "id", kind="id"),
+    Column("name", "name"),
+    Column("status", "status"),
+    Column("eligible", "eligible", kind="count"),
+    Column("accepted", "accepted", kind="count"),
+    Column("rejected", "rejected", kind="count"),
+    Column("unknown", "unknown", kind="count"),
+    Column("chunks", "chunks", kind="id", show=lambda row: f"{row['chunks_finished']}/{row['chunks']}"),
+    Column("status_reason", "reason", below=True),
+)
+_UNKNOWN_COLUMNS = (
+    Column("chunk_index", "chunk", kind="id"),
+    Column("call_index", "call", kind="id"),
+    Column("recipients", "recipients", kind="count"),
+    Column("attempts", "attempts", kind="count"),
+    Column("intent_at", "intended at"),
+    Column("error", "error", below=True, show=lambda row: row["error"] or "no answer was recorded"),
+)
 
 
 @app.command("list")
 def list_campaigns(
-    limit: Annotated[int, typer.Option(help="the newest so many", min=1, max=1000)] = 50,
+    limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=1000)] = 50,
+    as_json: AsJson = False,
 ) -> None:
-    """Campaigns, the newest first, with what the ledger knows of each."""
-    table = Table("id", "name", "status", "eligible", "accepted", "rejected", "unknown", "chunks", "reason")
-    with _parts() as parts:
-        for campaign in parts.campaigns.newest(limit):
-            manifest = parts.manifests.find(campaign.campaign_id)
-            totals = parts.ledger.totals(campaign.campaign_id)
-            table.add_row(
-                str(campaign.campaign_id),
-                campaign.name,
-                campaign.status,
-                f"{manifest.eligible_rows:,}" if manifest else "-",
-                f"{totals.accepted:,}",
-                f"{totals.rejected:,}",
-                f"{totals.unknown + totals.in_call:,}",
-                f"{totals.chunks_finished}/{totals.chunks}",
-                campaign.status_reason or "",
-            )
-    console.print(table)
+    """List campaigns, the newest first, with what became of their recipients so far."""
+    with open_parts(Settings.load()) as parts:
+        rows = [_row(parts, campaign) for campaign in parts.campaigns.newest(limit)]
+    show_rows(_CAMPAIGN_COLUMNS, rows, as_json=as_json, nothing="there is no campaign yet")
 
 
 @app.command()
 def preview(
     campaign_id: CampaignId,
-    samples: Annotated[int, typer.Option(help="show the messages of the first so many recipients", min=0)] = 1,
+    samples: Annotated[int, typer.Option(help="Show the messages to the first so many recipients.", min=0)] = 1,
+    as_json: AsJson = False,
 ) -> None:
-    """Who would get what, were the campaign sent now; sends nothing and changes nothing."""
-    with _parts() as parts:
+    """Show who would get what if the campaign were sent now; sends nothing and changes nothing."""
+    with open_parts(Settings.load()) as parts:
         found = preview_campaign(parts, campaign_id, samples)
-    manifest = found.manifest
-    _say(found.campaign)
-    _print(f"{manifest.considered_rows:,} leads meet the condition; {manifest.eligible_rows:,} would be mailed")
-    for reason, leads in manifest.excluded_by_reason.items():
-        _print(f"  left out, {reason.replace('_', ' ')}: {leads:,}")
-    calls = sum(-(-manifest.chunk_size_rows(index) // manifest.call_rows) for index in range(manifest.chunk_count))
-    _print(f"{calls:,} calls of at most {manifest.call_rows} in {manifest.chunk_count} chunks; every message renders")
-    for message in found.samples:
-        _print(f"\nTo: {message.address}\nSubject: {message.subject}")
-        for name, value in message.headers.items():
-            _print(f"{name}: {value}")
-        _print(f"\n{message.text or message.html}")
+    document = _preview_document(found)
+    if as_json:
+        print_json(document)
+        return
+    _say_campaign(found.campaign)
+    say(f"{document['considered']:,} leads meet the condition; {document['eligible']:,} would be mailed")
+    for reason, leads in document["excluded_by_reason"].items():
+        say(f"  left out, {reason.replace('_', ' ')}: {leads:,}")
+    say(
+        f"{document['calls']:,} calls of at most {document['recipients_per_call']} in {document['chunks']} chunks; "
+        "every message renders"
+    )
+    for message in document["samples"]:
+        say(f"\nTo: {visible(message['address'])}\nSubject: {visible(message['subject'])}")
+        for name, value in message["headers"].items():
+            say(f"{visible(name)}: {visible(value)}")
+        # Indented, so that no line of a message can pass for one of ours.
+        body = visible_lines(message["text"] or message["html"])
+        say("\n" + "\n".join(f"    {line}" for line in body.split("\n")))
 
 
 @app.command()
 def queue(campaign_id: CampaignId) -> None:
-    """Queue a draft, paused or failed campaign; the sensor launches it when its time has come."""
+    """Queue a draft, paused or failed campaign; it is sent when its time has come."""
     _change(campaign_id, CampaignStatus.QUEUED, None)
 
 
@@ -114,7 +99,7 @@ def pause(campaign_id: CampaignId, reason: Reason = "by an operator") -> None:
 
 @app.command()
 def resume(campaign_id: CampaignId) -> None:
-    """Queue a paused campaign again; it goes on where the ledger ends."""
+    """Queue a paused campaign again; it goes on where it stopped."""
     _change(campaign_id, CampaignStatus.QUEUED, None)
 
 
@@ -125,30 +110,93 @@ def cancel(campaign_id: CampaignId, reason: Reason = "by an operator") -> None:
 
 
 @app.command()
-def unknown(campaign_id: CampaignId) -> None:
-    """The calls whose outcome nobody knows: which, since when, and what was the matter."""
-    table = Table("chunk", "call", "recipients", "attempts", "intended at", "error")
-    with _parts() as parts:
-        for chunk_index, record in parts.ledger.unknown_calls(campaign_id):
-            table.add_row(
-                str(chunk_index),
-                str(record.call_index),
-                str(record.unknown_count),
-                str(record.attempts),
-                record.intent_at.isoformat(timespec="seconds"),
-                record.error or "no answer was recorded",
-            )
-    console.print(table if table.row_count else f"campaign {campaign_id} has no call of unknown outcome")
+def unknown(campaign_id: CampaignId, as_json: AsJson = False) -> None:
+    """List the calls to the provider that got no answer: which, since when, and what was the matter."""
+    with open_parts(Settings.load()) as parts:
+        rows = [
+            {
+                "chunk_index": chunk_index,
+                "call_index": record.call_index,
+                "recipients": record.unknown_count,
+                "attempts": record.attempts,
+                "intent_at": record.intent_at,
+                "error": record.error,
+            }
+            for chunk_index, record in parts.ledger.unknown_calls(campaign_id)
+        ]
+    nothing = f"campaign {campaign_id} has no call of unknown outcome"
+    show_rows(_UNKNOWN_COLUMNS, rows, as_json=as_json, nothing=nothing)
 
 
 @app.command()
 def decide(
     campaign_id: CampaignId,
-    decision: Annotated[UnknownDecision, typer.Argument(help="abandon: never twice; resend: never missed")],
-    chunk: Annotated[int | None, typer.Option(help="only this chunk", min=0)] = None,
+    decision: Annotated[
+        UnknownDecision, typer.Argument(help="abandon: nobody is mailed twice; resend: nobody is missed.")
+    ],
+    chunk: Annotated[int | None, typer.Option(help="Only the calls of this chunk.", min=0)] = None,
 ) -> None:
-    """Abandon or resend the calls whose outcome nobody knows."""
-    with _parts() as parts:
+    """Abandon or resend the calls that got no answer."""
+    with open_parts(Settings.load()) as parts:
         decided = decide_unknown_calls(parts, campaign_id, decision, chunk)
-    console.print(f"{decision}: {decided.calls:,} calls, {decided.recipients:,} recipients")
-    _say(decided.campaign)
+    say(f"{decision}: {decided.calls:,} calls, {decided.recipients:,} recipients")
+    _say_campaign(decided.campaign)
+
+
+# Further commands for one campaign go here, above the functions that the commands share.
+
+
+def _change(campaign_id: int, wanted: CampaignStatus, reason: str | None) -> None:
+    with open_parts(Settings.load()) as parts:
+        _say_campaign(parts.campaigns.change_status(campaign_id, wanted, reason))
+
+
+def _say_campaign(campaign: Campaign) -> None:
+    reason = f" ({visible(campaign.status_reason)})" if campaign.status_reason else ""
+    say(f"campaign {campaign.campaign_id} '{visible(campaign.name)}': {campaign.status}{reason}")
+
+
+def _row(parts: Parts, campaign: Campaign) -> dict[str, Any]:
+    manifest = parts.manifests.find(campaign.campaign_id)
+    totals = parts.ledger.totals(campaign.campaign_id)
+    return {
+        "campaign_id": campaign.campaign_id,
+        "name": campaign.name,
+        "status": campaign.status,
+        "status_reason": campaign.status_reason,
+        "scheduled_at": campaign.scheduled_at,
+        "created_at": campaign.created_at,
+        "finished_at": campaign.finished_at,
+        "eligible": manifest.eligible_rows if manifest else None,
+        "accepted": totals.accepted,
+        "rejected": totals.rejected,
+        "unknown": totals.unknown + totals.in_call,
+        "chunks": totals.chunks,
+        "chunks_finished": totals.chunks_finished,
+    }
+
+
+def _preview_document(found: CampaignPreview) -> dict[str, Any]:
+    manifest = found.manifest
+    return {
+        "campaign_id": found.campaign.campaign_id,
+        "name": found.campaign.name,
+        "status": found.campaign.status,
+        "status_reason": found.campaign.status_reason,
+        "considered": manifest.considered_rows,
+        "eligible": manifest.eligible_rows,
+        "excluded_by_reason": {str(reason): leads for reason, leads in manifest.excluded_by_reason.items()},
+        "chunks": manifest.chunk_count,
+        "calls": sum(-(-manifest.chunk_size_rows(at) // manifest.call_rows) for at in range(manifest.chunk_count)),
+        "recipients_per_call": manifest.call_rows,
+        "samples": [
+            {
+                "address": message.address,
+                "subject": message.subject,
+                "headers": dict(message.headers),
+                "text": message.text,
+                "html": message.html,
+            }
+            for message in found.samples
+        ],
+    }

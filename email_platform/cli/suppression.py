@@ -1,6 +1,6 @@
 """`email-platform suppression …`: who must not be mailed, by hand and by file.
 
-Invariant: every line of an imported file is told as new, known before, or rejected; a rejected one is kept with its
+Invariant: every line of an imported file is counted as new, known before, or rejected; a rejected one is kept with its
 number and the reason, in a file that can be mended and imported again.
 """
 
@@ -8,67 +8,85 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from email_platform.adapters.assembly import open_oltp
 from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.cli.failures import ExitCode
+from email_platform.cli.output import AsJson, Column, Row, say, show_rows
 from email_platform.domain.addresses import normalised_address
-from email_platform.errors import EmailPlatformError
+from email_platform.errors import CommandRefusedError
 from email_platform.events.suppression import Suppression, SuppressionReason, SuppressionRequest
 from email_platform.events.suppression_csv import PROBLEM_COLUMNS, CsvProblem, csv_line, export_csv, parse_csv
 from email_platform.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Look at, add, remove, import and export addresses not to be mailed.")
-console = Console()
+app = typer.Typer(no_args_is_help=True, help="Addresses that must not be mailed: list, add, remove, import, export.")
 
 REQUESTS_PER_TRANSACTION = 20_000
 _PROBLEMS_SHOWN = 10
 
-Address = Annotated[str, typer.Argument(help="the address")]
-Sender = Annotated[int | None, typer.Option(help="for this sender's mail only; without it for everybody's", min=1)]
+Address = Annotated[str, typer.Argument(help="The email address.", show_default=False)]
+Sender = Annotated[int | None, typer.Option(help="For this sender's mail only; without it for everybody's.", min=1)]
+
+_COLUMNS = (
+    Column("address", "address"),
+    Column("sender_id", "sender", kind="id", show=lambda row: str(row["sender_id"] or "every")),
+    Column("reason", "reason"),
+    Column("created_at", "since"),
+    Column("source", "source", below=True),
+)
 
 
 @contextmanager
 def _suppressions() -> Iterator[PostgresSuppressions]:
-    """The table; an expected error ends the command with one line and status 1."""
-    try:
-        with open_oltp(Settings.load()) as engine:
-            yield PostgresSuppressions(engine)
-    except (EmailPlatformError, OSError, ValueError) as error:
-        _say(str(error), style="red")
-        raise typer.Exit(1) from error
+    """The table."""
+    with open_oltp(Settings.load()) as engine:
+        yield PostgresSuppressions(engine)
 
 
-def _say(text: str, style: str | None = None) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+def _show(found: Sequence[Suppression], as_json: bool = False) -> None:
+    show_rows(_COLUMNS, [_row(one) for one in found], as_json=as_json, nothing="no address is suppressed")
+
+
+def _row(suppression: Suppression) -> Row:
+    return {
+        "address": suppression.address,
+        "sender_id": suppression.sender_id,
+        "reason": suppression.reason,
+        "source": suppression.source,
+        "created_at": suppression.created_at,
+    }
 
 
 @app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help="CSV with a header that names at least `address`", dir_okay=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A CSV file whose first line names the columns, among them `address`.", dir_okay=False),
+    ],
     rejects: Annotated[
-        Path | None, typer.Option(help="where rejected lines go; FILE.rejects.csv by default", dir_okay=False)
+        Path | None, typer.Option(help="Where rejected lines go; FILE.rejects.csv by default.", dir_okay=False)
     ] = None,
 ) -> None:
     """Suppress the addresses of a CSV file; safe to repeat. Exit code 1 where a line was rejected."""
     rejects = rejects or file.with_name(f"{file.name}.rejects.csv")
     with _suppressions() as suppressions, file.open("rb") as lines, _Rejects(rejects, lines.readline()) as rejected:
         lines.seek(0)
-        counts = _import(suppressions, parse_csv(lines, suppressions.sender_ids()), rejected)
-    told = ", ".join(f"{counts[what]:,} {what}" for what in ("new", "known before", "rejected"))
-    _say(f"{counts.total():,} lines: {told}")
+        try:
+            counts = _import(suppressions, parse_csv(lines, suppressions.sender_ids()), rejected)
+        except ValueError as unreadable:  # the first line; what is wrong with another one is a rejected line
+            raise CommandRefusedError(f"{file}: {unreadable}") from unreadable
+    by_outcome = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in ("new", "known before", "rejected"))
+    say(f"{counts.total():,} lines: {by_outcome}")
     if counts["rejected"]:
-        _say(f"rejected lines with their reasons: {rejects}", style="yellow")
-        raise typer.Exit(1)
+        say(f"rejected lines with their reasons: {rejects}", style="yellow")
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _import(
@@ -112,7 +130,7 @@ class _Rejects:
         self._write((str(problem.line), problem.problem), problem.text)
         self._count += 1
         if self._count <= _PROBLEMS_SHOWN:
-            _say(f"line {problem.line}: {problem.problem}", style="yellow")
+            say(f"line {problem.line}: {problem.problem}", style="yellow")
 
     def _write(self, cells: tuple[str, ...], line: str) -> None:
         assert self._file is not None
@@ -121,7 +139,7 @@ class _Rejects:
 
 @app.command("export")
 def export_file(
-    file: Annotated[Path, typer.Argument(help="`-` for standard output", dir_okay=False, allow_dash=True)],
+    file: Annotated[Path, typer.Argument(help="Where to; `-` for standard output.", dir_okay=False, allow_dash=True)],
 ) -> None:
     """Write every suppression as CSV, which `import` takes again."""
     with _suppressions() as suppressions:
@@ -132,15 +150,15 @@ def export_file(
         with unfinished.open("w", encoding="utf-8", newline="") as lines:
             count = sum(1 for line in export_csv(suppressions.all()) if lines.write(line))
         unfinished.replace(file)
-    _say(f"{count - 1:,} suppressions written to {file}")
+    say(f"{count - 1:,} suppressions written to {file}")
 
 
 @app.command()
 def add(
     address: Address,
     sender: Sender = None,
-    reason: Annotated[SuppressionReason, typer.Option(help="why")] = "manual",
-    source: Annotated[str, typer.Option(help="where it comes from")] = "operator",
+    reason: Annotated[SuppressionReason, typer.Option(help="Why.")] = "manual",
+    source: Annotated[str, typer.Option(help="Where it comes from.")] = "operator",
 ) -> None:
     """Suppress one address; safe to repeat."""
     line = csv_line((address, str(sender or ""), reason, source)).encode()
@@ -148,10 +166,10 @@ def add(
     with _suppressions() as suppressions:
         [request] = parse_csv([header, line], suppressions.sender_ids())
         if isinstance(request, CsvProblem):
-            raise ValueError(f"{address}: {request.problem}")
+            raise CommandRefusedError(f"{address}: {request.problem}")
         new = suppressions.add([request])
-        _say("suppressed" if new else "was suppressed before")
-        console.print(_table(suppressions.of_address(request.address)))
+        say("suppressed" if new else "was suppressed before")
+        _show(suppressions.of_address(request.address))
 
 
 @app.command()
@@ -160,33 +178,21 @@ def remove(address: Address, sender: Sender = None) -> None:
     with _suppressions() as suppressions:
         removed = suppressions.remove(normalised_address(address.strip()), sender)
         if not removed:
-            raise ValueError(f"{address} is not suppressed" + (f" for sender {sender}" if sender else ""))
-    _say(f"removed {len(removed)}:")
-    console.print(_table(removed))
+            raise CommandRefusedError(f"{address} is not suppressed" + (f" for sender {sender}" if sender else ""))
+    say(f"removed {len(removed)}:")
+    _show(removed)
 
 
 @app.command("list")
 def list_suppressions(
-    address: Annotated[str | None, typer.Option(help="only this address")] = None,
-    limit: Annotated[int, typer.Option(help="the newest so many", min=1, max=10_000)] = 50,
+    address: Annotated[str | None, typer.Option(help="Only this address.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=10_000)] = 50,
+    as_json: AsJson = False,
 ) -> None:
-    """Suppressions, the newest first, or all of one address."""
+    """List suppressions, the newest first, or all of one address."""
     with _suppressions() as suppressions:
-        console.print(
-            _table(
-                suppressions.of_address(normalised_address(address.strip())) if address else suppressions.newest(limit)
-            )
-        )
-
-
-def _table(found: Iterable[Suppression]) -> Table:
-    table = Table("address", "sender", "reason", "source", "since", box=None, pad_edge=False)
-    for one in found:
-        table.add_row(
-            Text(one.address, overflow="fold"),
-            "every" if one.sender_id is None else str(one.sender_id),
-            one.reason,
-            Text(one.source, overflow="fold"),
-            one.created_at.isoformat(sep=" ", timespec="seconds"),
-        )
-    return table
+        if address is None:
+            found = suppressions.newest(limit)
+        else:
+            found = suppressions.of_address(normalised_address(address.strip()))
+    _show(found, as_json)

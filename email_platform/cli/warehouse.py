@@ -6,23 +6,20 @@ Invariant: the statements that are printed are those that `email-platform migrat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from email_platform.adapters.assembly import open_warehouse
+from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.lookups import FoundEmail, LookupBy, find_emails
 from email_platform.adapters.clickhouse.migrate import ddl as all_statements
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.production_form import ProductionForm
-from email_platform.errors import EmailPlatformError
+from email_platform.cli.output import AsJson, note, print_json, say, utc_text, visible
 from email_platform.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Find single emails in the warehouse; print its tables.")
-console = Console()
 
 
 @app.callback()
@@ -32,12 +29,16 @@ def main() -> None:
 
 @app.command()
 def find(
-    lead: Annotated[int | None, typer.Option(help="the lead's id", min=1, max=2**63 - 1)] = None,
-    address: Annotated[str | None, typer.Option(help="the address, in upper or lower case")] = None,
-    provider_message_id: Annotated[str | None, typer.Option(help="the provider's id of the message")] = None,
-    limit: Annotated[int, typer.Option(help="the newest so many", min=1, max=500)] = 100,
+    lead: Annotated[int | None, typer.Option(help="The lead's id.", min=1, max=2**63 - 1)] = None,
+    address: Annotated[str | None, typer.Option(help="The address, in upper or lower case.")] = None,
+    provider_message_id: Annotated[str | None, typer.Option(help="The provider's id of the message.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=500)] = 100,
+    as_json: AsJson = False,
 ) -> None:
-    """Every email to a lead or an address, or the one with a provider's id: what became of it, the old system's too."""
+    """Find every email to a lead or an address, or the one with a provider's id, and what became of it.
+
+    The old system's emails are found too, once they are imported.
+    """
     options: dict[LookupBy, int | str | None] = {
         "lead": lead,
         "address": address.strip(" ") if address is not None else None,
@@ -49,64 +50,77 @@ def find(
     by, wanted = given[0]
     if not wanted:  # every email that no provider accepted has an empty id
         raise typer.BadParameter(f"the {by.replace('_', ' ')} is empty")
-    try:
-        with open_warehouse(Settings.load()) as warehouse:
-            found = find_emails(warehouse, by, wanted, limit + 1)
-    except EmailPlatformError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    if not found:
-        told = Text(f"no email with {by.replace('_', ' ')} {wanted!r} is loaded")
-        console.print(told, soft_wrap=True)
-        return
-    for email in found[:limit]:
-        # Texts of providers and leads are shown as they are: never as markup.
-        console.print(Text("\n".join(_lines(email))), soft_wrap=True)
+    with open_warehouse(Settings.load(), READER_TIMEOUT_SECONDS) as warehouse:
+        found = find_emails(warehouse, by, wanted, limit + 1)
+    if as_json:
+        print_json([_document(email) for email in found[:limit]])
+    elif not found:
+        say(f"no email with {by.replace('_', ' ')} {wanted!r} is loaded")
+    else:
+        for email in found[:limit]:
+            say("\n".join(visible(line) for line in _lines(email)))
     if len(found) > limit:
-        console.print(f"only the newest {limit} are shown; --limit shows more", style="yellow")
+        remark = f"only the newest {limit} are shown; --limit shows more"
+        if as_json:
+            note(remark)
+        else:
+            say(remark, style="yellow")
 
 
 def _lines(email: FoundEmail) -> Iterator[str]:
-    """What became of one email: whom it went to, what the provider answered, what it told later."""
+    """What became of one email: whom it went to, what the provider answered, what it reported later."""
     provider = "old system" if email.is_old else email.provider
     yield f"campaign {email.campaign_id}, lead {email.lead_id}, {email.email}"
-    yield "  ".join(filter(None, (f"  {_moment(email.occurred_at)}", email.status, email.error)))
+    yield "  ".join(filter(None, (f"  {utc_text(email.occurred_at)}", email.status, email.error)))
     yield f"  {provider} {email.provider_message_id}".rstrip()
     for event in email.events:
-        yield f"  {_moment(event.occurred_at)}  {event.type}{f' ({event.subtype})' if event.subtype else ''}"
+        yield f"  {utc_text(event.occurred_at)}  {event.type}{f' ({event.subtype})' if event.subtype else ''}"
 
 
-def _moment(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+def _document(email: FoundEmail) -> dict[str, Any]:
+    return {
+        "campaign_id": email.campaign_id,
+        "lead_id": email.lead_id,
+        "address": email.email,
+        "status": email.status,
+        "error": email.error,
+        "provider": email.provider,
+        "provider_message_id": email.provider_message_id,
+        "occurred_at": email.occurred_at,
+        "is_old": email.is_old,
+        "events": [
+            {"type": event.type, "subtype": event.subtype, "occurred_at": event.occurred_at} for event in email.events
+        ],
+    }
 
 
 @app.command()
 def ddl(
     cluster: Annotated[
-        str | None, typer.Option(help="replicated tables on this cluster; without it, one server")
+        str | None, typer.Option(help="Make replicated tables on this cluster; without it, one server.")
     ] = None,
     sharded: Annotated[
-        bool, typer.Option("--sharded", help="several shards: Distributed tables over local ones")
+        bool, typer.Option("--sharded", help="The cluster has several shards: Distributed tables over local ones.")
     ] = False,
-    storage_policy: Annotated[str | None, typer.Option(help="of the tables that grow; has a volume `cold`")] = None,
-    cold_after_months: Annotated[int | None, typer.Option(help="older rows go to the volume `cold`", min=1)] = None,
-    keep_events_months: Annotated[int | None, typer.Option(help="older events are deleted", min=1)] = None,
+    storage_policy: Annotated[
+        str | None, typer.Option(help="The storage policy of the tables that grow; it has a volume `cold`.")
+    ] = None,
+    cold_after_months: Annotated[
+        int | None, typer.Option(help="Rows older than this go to the volume `cold`.", min=1)
+    ] = None,
+    keep_events_months: Annotated[int | None, typer.Option(help="Events older than this are deleted.", min=1)] = None,
 ) -> None:
     """Print every statement that a new database needs; connects to nothing."""
-    try:
-        form = None
-        if cluster is not None:
-            form = ProductionForm(
-                cluster,
-                sharded=sharded,
-                storage_policy=storage_policy,
-                cold_after_months=cold_after_months,
-                keep_events_months=keep_events_months,
-            )
-        elif sharded or storage_policy or cold_after_months or keep_events_months:
-            raise typer.BadParameter("shards, policies and keeping need --cluster")
-        for statement in all_statements(read_migrations(), form):
-            typer.echo(f"{statement};\n")
-    except EmailPlatformError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    form = None
+    if cluster is not None:
+        form = ProductionForm(
+            cluster,
+            sharded=sharded,
+            storage_policy=storage_policy,
+            cold_after_months=cold_after_months,
+            keep_events_months=keep_events_months,
+        )
+    elif sharded or storage_policy or cold_after_months or keep_events_months:
+        raise typer.BadParameter("shards, policies and keeping need --cluster")
+    for statement in all_statements(read_migrations(), form):
+        typer.echo(f"{statement};\n")

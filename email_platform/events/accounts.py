@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 
 from email_platform.domain.ports import Clock
@@ -30,17 +29,18 @@ from email_platform.events.verification import (
     StandardWebhooksVerifier,
     Verifier,
 )
+from email_platform.settings.names import variable_of
+from email_platform.settings.provider_accounts import AccountVariables, account_variable, is_account_name
 
 _SETTING_OF: Mapping[str, str] = {
-    "simulator": "WEBHOOK_SECRET",
-    "resend": "WEBHOOK_SECRET",
-    "sendgrid": "WEBHOOK_PUBLIC_KEY",
-    "postmark": "WEBHOOK_CREDENTIALS",
-    "mailgun": "WEBHOOK_SIGNING_KEY",
-    "ses": "WEBHOOK_TOPIC_ARNS",
+    "simulator": "webhook_secret",
+    "resend": "webhook_secret",
+    "sendgrid": "webhook_public_key",
+    "postmark": "webhook_credentials",
+    "mailgun": "webhook_signing_key",
+    "ses": "webhook_topic_arns",
 }
-SIMULATOR_SECRET_VARIABLE = "EMAIL_PLATFORM_PROVIDER_WEBHOOK_SECRET"  # noqa: S105  (a name; the simulator's own)
-_ACCOUNT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+SIMULATOR_SECRET_VARIABLE = variable_of("provider_webhook_secret")  # the simulator's own
 
 
 def webhook_variable(provider: str, account: str) -> str:
@@ -49,8 +49,7 @@ def webhook_variable(provider: str, account: str) -> str:
     Raises:
         KeyError: no such provider.
     """
-    parts = ["EMAIL_PLATFORM", provider, *([] if account == "default" else [account]), _SETTING_OF[provider]]
-    return "_".join(parts).upper().replace("-", "_")
+    return account_variable(provider, account, _SETTING_OF[provider])
 
 
 def standard_webhooks_key(secret: str) -> bytes:
@@ -99,18 +98,16 @@ class WebhookAccounts:
         known = self._verifiers.get((provider, account))
         if known is not None:
             return known
-        if provider not in _SETTING_OF or not _ACCOUNT_NAME.fullmatch(account):
+        if provider not in _SETTING_OF or not is_account_name(account):
             return None
-        variable = webhook_variable(provider, account)
-        value = self._variables.get(variable, "").strip()
-        if not value and (provider, account) == ("simulator", "default"):
-            value = self._variables.get(SIMULATOR_SECRET_VARIABLE, "").strip()
-        if not value:
+        found = AccountVariables(provider, account, self._variables)
+        value = found.text(_SETTING_OF[provider])
+        if value is None:
             return None
         try:
             verifier = self._build(provider, value)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{variable}: {error}") from None
+            raise ConfigurationError(f"{found.name(_SETTING_OF[provider])}: {error}") from None
         # Bounded by the variables: only accounts with a setting get here.
         self._verifiers[(provider, account)] = verifier
         return verifier

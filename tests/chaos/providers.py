@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from email_platform.adapters.providers.registry import variable_name
 from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.local.stack.part import held_free_ports
+from email_platform.settings.provider_accounts import account_variable
 
 PATIENCE_SECONDS = 120.0
 KEYS, NO_KEYS = "keys", "nokeys"  # names of provider accounts
@@ -53,7 +53,7 @@ class Simulator:
             "recipients_per_call": str(recipients_per_call),
             **({} if self.honours_keys else {"idempotency": "off"}),
         }
-        return {variable_name("simulator", self.account, name): value for name, value in settings.items()}
+        return {account_variable("simulator", self.account, name): value for name, value in settings.items()}
 
     def set_faults(self, **plan: Any) -> None:
         """Put this plan of faults in force, and nothing of an earlier one."""

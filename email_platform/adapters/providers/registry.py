@@ -6,7 +6,6 @@ campaign before its first call, with the variable's name and never its value.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
@@ -32,11 +31,9 @@ from email_platform.adapters.providers.ses import SES_LIMITS, SesProvider, open_
 from email_platform.adapters.providers.simulator import SIMULATOR_LIMITS, SimulatorProvider
 from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import ConfigurationError
+from email_platform.settings.provider_accounts import AccountVariables, account_variable
 
-VARIABLE_PREFIX = "EMAIL_PLATFORM"
-SIMULATOR_API_KEY_VARIABLE = "EMAIL_PLATFORM_PROVIDER_API_KEY"
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
-_ACCOUNT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,55 +67,26 @@ class ProviderAccount:
     message_stream: str | None = None
 
 
-def variable_name(provider: str, account: str, setting: str) -> str:
-    """The environment variable of one setting.
-
-    ``EMAIL_PLATFORM_RESEND_API_KEY`` for the account "default", ``EMAIL_PLATFORM_RESEND_ACME_API_KEY`` for
-    the account "acme".
-    """
-    parts = [VARIABLE_PREFIX, provider, *([] if account == "default" else [account]), setting]
-    return "_".join(parts).upper().replace("-", "_")
-
-
 def account_from_variables(provider: str, account: str, variables: Mapping[str, str]) -> ProviderAccount:
-    """Read an account's settings from environment variables; absent and empty ones are None.
+    """Read an account's settings for sending; absent and empty ones are None.
 
     Raises:
         ConfigurationError: the account's name cannot be part of a variable's name, or a number is none.
     """
-    if not _ACCOUNT_NAME.fullmatch(account):
-        raise ConfigurationError(
-            f"provider account {account!r}: use letters, digits, '-' and '_', beginning with a letter"
-        )
-
-    def text(setting: str) -> str | None:
-        return variables.get(variable_name(provider, account, setting), "").strip() or None
-
-    def secret(setting: str) -> SecretStr | None:
-        value = text(setting)
-        if value is None and (provider, account, setting) == ("simulator", "default", "api_key"):
-            # The simulator's process reads its key from this variable; one setting serves both sides.
-            value = variables.get(SIMULATOR_API_KEY_VARIABLE, "").strip() or None
-        return None if value is None else SecretStr(value)
-
-    recipients = text("recipients_per_call")
-    if recipients is not None and not recipients.isdecimal():
-        raise ConfigurationError(
-            f"{variable_name(provider, account, 'recipients_per_call')} must be a whole number, not {recipients!r}"
-        )
+    found = AccountVariables(provider, account, variables)
     return ProviderAccount(
         name=account,
-        api_key=secret("api_key"),
-        base_url=text("base_url"),
-        recipients_per_call=None if recipients is None else int(recipients),
-        idempotency=text("idempotency"),
-        region=text("region"),
-        access_key_id=secret("access_key_id"),
-        secret_access_key=secret("secret_access_key"),
-        configuration_set=text("configuration_set"),
-        domain=text("domain"),
-        template_id=text("template_id"),
-        message_stream=text("message_stream"),
+        api_key=found.secret("api_key"),
+        base_url=found.text("base_url"),
+        recipients_per_call=found.whole_number("recipients_per_call"),
+        idempotency=found.text("idempotency"),
+        region=found.text("region"),
+        access_key_id=found.secret("access_key_id"),
+        secret_access_key=found.secret("secret_access_key"),
+        configuration_set=found.text("configuration_set"),
+        domain=found.text("domain"),
+        template_id=found.text("template_id"),
+        message_stream=found.text("message_stream"),
     )
 
 
@@ -148,7 +116,7 @@ class _Building:
         is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK_HOSTS)
         if not is_safe or not parts.hostname or parts.username or parts.query or parts.fragment:
             raise ConfigurationError(
-                f"{variable_name(self.provider, self.account.name, 'base_url')} must be https://host[/path] "
+                f"{account_variable(self.provider, self.account.name, 'base_url')} must be https://host[/path] "
                 "(http:// on this machine only), without user, query or fragment"
             )
         return url
@@ -156,7 +124,7 @@ class _Building:
     def missing(self, setting: str) -> ConfigurationError:
         return ConfigurationError(
             f"provider {self.provider!r}, account {self.account.name!r}: set "
-            f"{variable_name(self.provider, self.account.name, setting)}"
+            f"{account_variable(self.provider, self.account.name, setting)}"
         )
 
     def limits(self) -> ProviderLimits:
@@ -165,7 +133,7 @@ class _Building:
             self.account.idempotency == "on" and not documented.honours_idempotency_keys
         ):
             raise ConfigurationError(
-                f"{variable_name(self.provider, self.account.name, 'idempotency')} must be off"
+                f"{account_variable(self.provider, self.account.name, 'idempotency')} must be off"
                 + (" or on" if documented.honours_idempotency_keys else "")
                 + f", not {self.account.idempotency!r}"
             )
@@ -176,7 +144,7 @@ class _Building:
             return documented
         if not 1 <= wanted <= documented.recipients_per_call:
             raise ConfigurationError(
-                f"{variable_name(self.provider, self.account.name, 'recipients_per_call')} must be 1 to "
+                f"{account_variable(self.provider, self.account.name, 'recipients_per_call')} must be 1 to "
                 f"{documented.recipients_per_call}, not {wanted}"
             )
         return replace(documented, recipients_per_call=wanted)

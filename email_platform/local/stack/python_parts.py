@@ -25,7 +25,7 @@ def project_folder() -> Path:
 
 
 def python_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The caller's surroundings without its other variables, and with this project importable."""
+    """What a Python process needs of the caller's environment, with this project importable; none of its settings."""
     kept = {name: variables[name] for name in _KEPT_VARIABLES if name in variables}
     path = [str(project_folder()), *filter(None, [variables.get("PYTHONPATH", "")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}

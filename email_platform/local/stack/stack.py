@@ -238,7 +238,7 @@ def _settings_for_start(
     state_folder: Path, environ: Mapping[str, str], known: Mapping[str, str], chosen_ports: Mapping[str, int]
 ) -> Settings:
     """Write ``embedded.env`` for this start's ports and load the settings that result."""
-    from_environment = values_of(environ, tuple(Settings.model_fields))
+    from_environment = values_of(environ)
     ports = {name: Settings.model_fields[name].default for name in _PORT_FIELDS}
     # Checked before the file is written, with the addresses of any ports: a wrong setting changes nothing.
     draft = Settings.checked(

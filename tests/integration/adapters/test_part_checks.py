@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
-from email_platform.adapters.assembly import open_store
+from email_platform.adapters.assembly import open_oltp, open_store
 from email_platform.adapters.part_checks import PartCheck, check_parts
 from email_platform.adapters.preparation import prepare
 from email_platform.settings import Settings
@@ -93,24 +93,37 @@ def test_a_dagster_storage_that_names_no_driver_is_refused_before_it_breaks(sett
     assert "postgresql+psycopg2://" in found["Dagster's storage"].says
 
 
-def test_a_sender_without_its_account_s_settings_is_named(settings: Settings, oltp_engine: Engine) -> None:
-    with oltp_engine.begin() as connection:
+def add_sender(engine: Engine, provider: str, account: str) -> None:
+    with engine.begin() as connection:
         owner = connection.execute(
             text("insert into app_user (email, name) values ('part-checks@example.org', 'P') returning id")
         ).scalar_one()
         connection.execute(
             text(
                 "insert into sender (owner_id, from_address, from_name, provider, provider_account) "
-                "values (:owner, 'a@example.org', 'A', 'sendgrid', 'part_checks')"
+                "values (:owner, 'a@example.org', 'A', :provider, :account)"
             ),
-            {"owner": owner},
+            {"owner": owner, "provider": provider, "account": account},
         )
-    try:
-        found = checks(settings)["provider accounts"]
-        assert not found.fits
-        assert "sendgrid/part_checks: " in found.says
-        assert "EMAIL_PLATFORM_SENDGRID" in found.says
-    finally:
-        with oltp_engine.begin() as connection:
-            connection.execute(text("delete from sender where owner_id = :owner"), {"owner": owner})
-            connection.execute(text("delete from app_user where id = :owner"), {"owner": owner})
+
+
+def test_a_sender_s_account_is_checked_for_sending_and_for_events(settings: Settings, empty_database: str) -> None:
+    alone = settings.model_copy(update={"postgres_url": with_database(settings.postgres_url, empty_database)})
+    prepare(alone, {"postgres"})
+    with open_oltp(alone) as engine:
+        add_sender(engine, "sendgrid", "part_checks")
+    variables: dict[str, str] = {}
+
+    def found() -> PartCheck:
+        return next(check for check in check_parts(alone, variables) if check.part == "provider accounts")
+
+    assert not found().fits
+    assert "sendgrid/part_checks: " in found().says
+    assert "EMAIL_PLATFORM_SENDGRID" in found().says
+    variables["EMAIL_PLATFORM_SENDGRID_PART_CHECKS_API_KEY"] = "k"
+    assert found().fits, found().says
+    assert "without webhook settings, so that their events are refused: sendgrid/part_checks" in found().says
+    variables["EMAIL_PLATFORM_SENDGRID_PART_CHECKS_WEBHOOK_PUBLIC_KEY"] = "not-a-key"
+    assert not found().fits
+    assert "EMAIL_PLATFORM_SENDGRID_PART_CHECKS_WEBHOOK_PUBLIC_KEY" in found().says
+    assert "not-a-key" not in found().says

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -88,11 +90,68 @@ def test_the_list_shows_the_newest_campaigns_with_the_reason_of_their_status(olt
     assert "wait for the lawyers" in result.output
 
 
-def test_a_campaign_that_does_not_exist_is_said_in_one_line() -> None:
+def test_the_list_as_json_has_every_field_under_its_own_name(oltp_engine: Engine) -> None:
+    campaign_id = queue_campaign(oltp_engine, {"all": []}, scheduled_at="2999-01-02T03:04:05+02:00")
+    result = run("campaign", "list", "--limit", 1, "--json")
+    [row] = json.loads(result.stdout)
+    assert row["campaign_id"] == campaign_id
+    assert row["scheduled_at"] == "2999-01-02T01:04:05+00:00"
+    assert datetime.fromisoformat(row["created_at"]).utcoffset() == datetime.now(UTC).utcoffset()
+    assert {"name", "status", "status_reason", "finished_at", "eligible", "accepted", "rejected", "unknown", "chunks",
+            "chunks_finished"} <= set(row)  # fmt: skip
+    assert row["eligible"] is None
+
+
+HOSTILE = "Sale [/b] \x1b[31m\r\n99999  spoofed  sent \u202e"
+
+
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_a_hostile_name_and_reason_break_and_spoof_no_listing(
+    oltp_engine: Engine, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    city = seed_leads(oltp_engine, [{**numbered(1)[0], "first_name": "Eve\x1b[2J\nTo: spoof@example.com"}])
+    campaign_id = queue_campaign(oltp_engine, in_city(city), name=HOSTILE)
+    paused = run("campaign", "pause", campaign_id, "--reason", HOSTILE)
+    listed = run("campaign", "list", "--limit", 1)
+    previewed = run("campaign", "preview", campaign_id)
+    for result in (paused, listed, previewed):
+        assert result.exit_code == 0, result.output
+        assert not set(result.output) & set("\x1b\r\u202e")
+        assert "[/b]" in result.output
+        assert not any(line.startswith(("99999", "To: spoof")) for line in result.output.splitlines())
+    assert f"campaign {campaign_id} 'Sale [/b] \\x1b[31m\\r\\n99999  spoofed  sent \\u202e'" in previewed.output
+    assert [row["name"] for row in json.loads(run("campaign", "list", "--limit", 1, "--json").stdout)] == [HOSTILE]
+
+
+def test_a_preview_as_json_is_one_document_with_the_same_counts(oltp_engine: Engine) -> None:
+    rows = numbered(70)
+    city = seed_leads(oltp_engine, [*rows, {"email": "no-at-sign"}])
+    campaign_id = queue_campaign(oltp_engine, in_city(city), status="draft")
+    document = json.loads(run("campaign", "preview", campaign_id, "--samples", 2, "--json").stdout)
+    assert (document["considered"], document["eligible"], document["calls"]) == (71, 70, 2)
+    assert document["excluded_by_reason"]["invalid_address"] == 1
+    assert [sample["address"] for sample in document["samples"]] == [rows[0]["email"], rows[1]["email"]]
+    assert "List-Unsubscribe" in document["samples"][0]["headers"]
+
+
+def test_an_empty_listing_of_unknown_calls_is_an_empty_array(oltp_engine: Engine) -> None:
+    campaign_id = queue_campaign(oltp_engine, {"all": []}, status="draft")
+    assert json.loads(run("campaign", "unknown", campaign_id, "--json").stdout) == []
+
+
+def test_the_doctor_s_answers_as_json_name_each_part() -> None:
+    checks = json.loads(run("doctor", "--json").stdout)
+    assert {"part", "fits", "says"} == set(checks[0])
+    assert {"PostgreSQL", "S3", "ClickHouse", "ClickHouse reads S3"} <= {check["part"] for check in checks}
+
+
+def test_a_campaign_that_does_not_exist_is_named_in_one_line() -> None:
     for words in (("preview",), ("pause",), ("cancel",), ("queue",)):
         result = run("campaign", *words, 987654321)
         assert result.exit_code == 1, words
         assert "campaign 987654321 does not exist" in result.output
+        assert "deleted" not in result.output, "nobody knows"
 
 
 def test_a_campaign_without_unknown_calls_says_so(oltp_engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,12 @@ def test_an_address_is_added_listed_and_removed_for_one_sender_or_for_all(
     assert "every" in listed
     assert str(sender_id) in listed
     assert address.lower() in run("list", "--limit", 5).output
+    as_json = json.loads(run("list", "--address", address, "--json").stdout)
+    assert {(row["address"], row["sender_id"], row["reason"]) for row in as_json} == {
+        (address.lower(), None, "manual"),
+        (address.lower(), sender_id, "manual"),
+    }
+    assert all(row["created_at"].endswith("+00:00") for row in as_json)
 
     assert "removed 1" in run("remove", address, "--sender", sender_id).output
     assert [row[1] for row in rows_of(oltp_engine, tag)] == [None]
@@ -133,7 +140,7 @@ def test_an_address_is_added_listed_and_removed_for_one_sender_or_for_all(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("add", "nobody"), "nobody: no address"),
         (("add", "a@example.com", "--sender", 999_999), "there is no sender with this sender_id"),
@@ -141,10 +148,10 @@ def test_an_address_is_added_listed_and_removed_for_one_sender_or_for_all(
         (("export", "absent/all.csv"), "absent"),
     ],
 )
-def test_a_mistake_ends_in_one_line(arguments: tuple[object, ...], said: str) -> None:
+def test_a_mistake_ends_in_one_line(arguments: tuple[object, ...], expected: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
-    assert said in result.output
+    assert expected in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 

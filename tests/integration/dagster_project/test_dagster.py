@@ -29,14 +29,14 @@ from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
 from assets.partitions import campaign_partitions
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_dimensions
+from email_platform.adapters import dagster_yaml
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call
 from email_platform.definitions import defs
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.local.stack import dagster_processes
-from email_platform.local.stack.dagster_processes import CAMPAIGN_TAG, write_dagster_yaml
+from email_platform.local.stack.dagster_processes import write_dagster_yaml
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.launch import FRUITLESS_ATTEMPTS, LARGE_ROWS
 from email_platform.sending.orphan_watch import is_alive_since
@@ -131,8 +131,8 @@ def test_every_retry_of_a_campaign_s_run_runs_all_its_steps() -> None:
 
 
 def test_the_run_queue_limits_the_tag_that_the_sensor_sets() -> None:
-    assert CAMPAIGN_TAG == CAMPAIGN_ID_TAG
-    assert dagster_processes.SIZE_TAG == SIZE_TAG
+    assert dagster_yaml.CAMPAIGN_TAG == CAMPAIGN_ID_TAG
+    assert dagster_yaml.SIZE_TAG == SIZE_TAG
 
 
 def test_the_sensor_asks_for_one_run_per_due_campaign_and_again_for_the_same_key(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,18 @@ import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster_aws.s3 import S3ComputeLogManager
 from typer.main import get_command
 
 from email_platform.adapters.assembly import account_rate, utc_now
+from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_production_dagster_yaml
 from email_platform.adapters.providers import account_from_variables
 from email_platform.cli.app import app
 from email_platform.events.accounts import WebhookAccounts
 from email_platform.local.stack.dagster_processes import write_dagster_yaml
 from email_platform.settings import Settings, external_parts, variable_of
+from sensors.dead_runs import CODE_SERVER_TAG
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 _ASSIGNMENT = re.compile(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
@@ -99,6 +105,76 @@ def test_production_s_instance_is_the_embedded_one_but_for_the_steps_logs(tmp_pa
     production = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"))
     assert embedded.pop("compute_logs") != production.pop("compute_logs")
     assert production == embedded
+
+
+def test_production_s_file_is_what_the_command_writes(tmp_path: Path) -> None:
+    settings = Settings.load(example_variables(), state_folder=tmp_path)
+    assert (DEPLOY / "dagster.yaml").read_text(encoding="utf-8") == production_dagster_yaml(
+        settings.max_concurrent_runs
+    ), "write it again with `email-platform dagster-yaml`"
+
+
+@pytest.mark.parametrize(("runs", "of_large_campaigns"), [("1", 1), ("2", 1), ("9", 8)])
+def test_the_image_s_entrypoint_brings_the_number_of_runs_into_dagster_s_file(
+    tmp_path: Path, runs: str, of_large_campaigns: int
+) -> None:
+    environment = {
+        **example_variables(),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DAGSTER_HOME": str(tmp_path),
+        "EMAIL_PLATFORM_MAX_CONCURRENT_RUNS": runs,
+    }
+    subprocess.run(
+        ["sh", DEPLOY / "entrypoint.sh", "dagster", "--version"],
+        env=environment, cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    written = InstanceRef.from_dir(str(tmp_path)).settings["concurrency"]["runs"]
+    assert written["max_concurrent_runs"] == int(runs)
+    assert [limit["limit"] for limit in written["tag_concurrency_limits"]] == [1, of_large_campaigns]
+
+
+def test_an_operator_s_own_instance_file_is_never_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "dagster.yaml"
+    assert write_production_dagster_yaml(path, 4)
+    assert write_production_dagster_yaml(path, 5)
+    assert "max_concurrent_runs: 5" in path.read_text(encoding="utf-8")
+    own = path.read_text(encoding="utf-8").split("\n", 1)[1].replace("DefaultRunLauncher", "K8sRunLauncher")
+    path.write_text(own, encoding="utf-8")
+    assert not write_production_dagster_yaml(path, 6)
+    assert path.read_text(encoding="utf-8") == own
+
+
+def test_the_image_s_entrypoint_starts_other_commands_as_they_are_and_hands_on_their_exit_code(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        ["sh", DEPLOY / "entrypoint.sh", "sh", "-c", "exit 7"], env={"PATH": os.environ["PATH"]}, check=False
+    )
+    assert ended.returncode == 7
+
+
+def test_dagster_s_processes_do_not_start_on_wrong_settings(tmp_path: Path) -> None:
+    environment = {
+        **example_variables(),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DAGSTER_HOME": str(tmp_path),
+        "EMAIL_PLATFORM_MAX_CONCURRENT_RUNS": "many",
+    }
+    ended = subprocess.run(
+        ["sh", DEPLOY / "entrypoint.sh", "dagster", "--version"],
+        env=environment, cwd=tmp_path, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "EMAIL_PLATFORM_MAX_CONCURRENT_RUNS: " in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_sensor_has_a_thread_of_its_own() -> None:
+    sensors = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"))["sensors"]
+    assert sensors["use_threads"] is True
+    assert sensors["num_workers"] >= len(list((DEPLOY.parent / "sensors").glob("[!_]*.py"))), "a module is a sensor"
+
+
+def test_the_tag_of_a_code_server_s_run_is_still_dagster_s() -> None:
+    assert CODE_SERVER_TAG == GRPC_INFO_TAG
 
 
 def test_dagster_reads_production_s_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

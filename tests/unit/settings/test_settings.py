@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from pathlib import Path
 
@@ -9,7 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from email_platform.errors import ConfigurationError
-from email_platform.settings import Settings, external_parts, state_folder_of
+from email_platform.settings import PART_NAMES, Settings, embedded_values, external_parts, state_folder_of, values_of
+from email_platform.settings.clickhouse import CLICKHOUSE
+from email_platform.settings.object_store import OBJECT_STORE
+from email_platform.settings.postgres import POSTGRES
+from email_platform.settings.provider import PROVIDER
+from email_platform.settings.receiver import RECEIVER
 
 SECRET = "very-secret-value"
 COMPLETE = {
@@ -140,7 +146,7 @@ def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, va
     assert failure.value.__context__ is None
 
 
-def test_one_mistake_is_told_once(tmp_path: Path) -> None:
+def test_one_mistake_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as failure:
         load(tmp_path, postgres_url="mysql://u:p@h/d")
     assert len(str(failure.value).splitlines()) == 1
@@ -164,6 +170,55 @@ def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
     assert SECRET not in settings.model_dump_json()
 
 
+def test_no_secret_is_logged_when_pydantic_settings_logs_its_sources(
+    embedded_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PYDANTIC_SETTINGS_DEBUG", "1")
+    with caplog.at_level(logging.DEBUG):
+        load(embedded_folder, provider_api_key=SECRET, legacy_postgres_url=f"postgresql://u:{SECRET}@h/d")
+        Settings.checked({"postgres_url": f"postgresql://u:{SECRET}@h/d", "s3_bucket": "staging",
+                          "clickhouse_url": f"http://u:{SECRET}@h/d", "unsubscribe_secret": SECRET * 2,
+                          "state_folder": embedded_folder})  # fmt: skip
+    assert "s3_bucket" in caplog.text, "it does log"
+    assert SECRET not in caplog.text
+    assert "local-local" not in caplog.text
+
+
+def test_only_what_is_given_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAIL_PLATFORM_S3_ACCESS_KEY_ID", "of this process")
+    monkeypatch.setenv("EMAIL_PLATFORM_CHUNK_ROWS", "7")
+    values = values_of(COMPLETE)
+    for settings in (
+        load(tmp_path),
+        Settings.checked({**values, "state_folder": tmp_path}),
+        Settings(**values, state_folder=tmp_path),  # type: ignore[arg-type]
+        Settings.model_validate({**values, "state_folder": tmp_path}),
+    ):
+        assert (settings.s3_access_key_id, settings.chunk_rows) == (None, 10_000)
+
+
+def test_a_variable_s_name_counts_in_capitals_only(tmp_path: Path) -> None:
+    settings = Settings.load({**COMPLETE, "email_platform_s3_region": "eu-west-1"}, state_folder=tmp_path)
+    assert settings.s3_region == "us-east-1"
+
+
+def test_empty_variables_count_as_not_set(tmp_path: Path) -> None:
+    assert load(tmp_path, s3_region=" ", chunk_rows="").s3_region == "us-east-1"
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_S3_BUCKET is not set"):
+        load(tmp_path, s3_bucket="  ")
+
+
+def test_the_embedded_file_is_read_as_it_is_written_whatever_a_secret_holds(tmp_path: Path) -> None:
+    (tmp_path / "embedded.env").write_text("# made\n\nEMAIL_PLATFORM_PROVIDER_API_KEY=a${HOME}b#c=d\nno assignment\n")
+    assert embedded_values(tmp_path, {}) == {"provider_api_key": "a${HOME}b#c=d"}
+
+
+def test_an_unreadable_embedded_file_is_an_error_with_both_ways_out(tmp_path: Path) -> None:
+    (tmp_path / "embedded.env").mkdir()
+    with pytest.raises(ConfigurationError, match=r"cannot read .*EMAIL_PLATFORM_STATE_FOLDER"):
+        Settings.load({}, state_folder=tmp_path)
+
+
 def test_settings_are_frozen(tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         load(tmp_path).chunk_rows = 1  # type: ignore[misc]
@@ -178,3 +233,10 @@ def test_the_state_folder_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.chdir(tmp_path)
     assert state_folder_of({}) == tmp_path / ".state"
     assert state_folder_of({"EMAIL_PLATFORM_STATE_FOLDER": "x"}) == tmp_path / "x"
+
+
+def test_every_field_that_a_part_names_is_a_setting() -> None:
+    for part in (POSTGRES, OBJECT_STORE, CLICKHOUSE, PROVIDER, RECEIVER):
+        assert {*part.addresses, *part.fields} <= set(Settings.model_fields), part.name
+        assert set(part.addresses) <= set(part.fields), "an external part's address is never the embedded one"
+    assert tuple(part.name for part in (POSTGRES, OBJECT_STORE, CLICKHOUSE, PROVIDER, RECEIVER)) == PART_NAMES

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -169,6 +170,12 @@ def test_the_command_shows_what_became_of_each_email(reports: Reports, monkeypat
     for text in ("[red]not markup[/red]", f"{NOON:%Y-%m-%d %H:%M:%S} UTC  bounced (hard)", "old system", "900001"):
         assert text in shown.stdout
     assert "only the newest 1 are shown" in find(reports, monkeypatch, "--lead", "1", "--limit", "1").stdout
+    as_json = json.loads(find(reports, monkeypatch, "--lead", "1", "--json").stdout)
+    assert [email["is_old"] for email in as_json].count(True) == 1
+    assert [email["error"] for email in as_json if "not markup" in email["error"]]
+    [bounced] = [event for email in as_json for event in email["events"]]
+    assert (bounced["type"], bounced["subtype"]) == ("bounced", "hard")
+    assert bounced["occurred_at"] == NOON.replace(tzinfo=UTC).isoformat()
     nobody = find(reports, monkeypatch, "--address", "[b]nobody@example.org")
     assert (nobody.exit_code, nobody.stdout.strip()) == (0, "no email with address '[b]nobody@example.org' is loaded")
     for wrong, why in {

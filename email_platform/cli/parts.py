@@ -1,0 +1,90 @@
+"""`email-platform migrate`, `doctor`, `events`, `dagster-yaml`: what a production system runs besides Dagster.
+
+Invariant: nothing here needs the embedded engines.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_production_dagster_yaml
+from email_platform.adapters.part_checks import check_parts
+from email_platform.adapters.preparation import prepare
+from email_platform.cli.failures import ExitCode
+from email_platform.cli.output import AsJson, Column, note, say, show_rows
+from email_platform.receiver import __main__ as receiver
+from email_platform.settings import Settings, variable_of
+
+app = typer.Typer()
+
+_CHECK_COLUMNS = (
+    Column("part", "part"),
+    Column("fits", "", show=lambda row: "fits" if row["fits"] else "WRONG"),
+    Column("says", "says", kind="lines"),
+)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's and the warehouse's tables to this release; safe to repeat, and side by side."""
+    prepare(Settings.load())
+    say("the schemas are up to date")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Ask every part whether the platform can work with it; exit code 1 where one says no.
+
+    Checked are PostgreSQL, Dagster's storage, S3, ClickHouse, ClickHouse's own way to S3, and the settings of every
+    provider account in use. Nothing is sent.
+    """
+    checks = list(check_parts(Settings.load(), os.environ))
+    rows = [{"part": check.part, "fits": check.fits, "says": check.says} for check in checks]
+    show_rows(_CHECK_COLUMNS, rows, as_json=as_json, nothing="nothing was checked")
+    if not all(check.fits for check in checks):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+@app.command()
+def events(
+    host: Annotated[str, typer.Option(help="The address to listen on; put a TLS proxy in front for any other.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[
+        int,
+        typer.Option(
+            min=1, max=65535, envvar=variable_of("receiver_port"), help="Where providers and recipients reach us."
+        ),
+    ] = 18080,
+    share_port: Annotated[
+        bool, typer.Option("--share-port", help="Several of these commands listen on the same port.")
+    ] = False,
+) -> None:
+    """Receive providers' signed events and recipients' unsubscriptions until Ctrl-C."""
+    share = ["--share-port"] if share_port else []
+    raise typer.Exit(receiver.main(["--host", host, "--port", str(port), *share]))
+
+
+@app.command("dagster-yaml")
+def dagster_yaml(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the file here, unless one of your own is there; without it, print it.", dir_okay=False
+        ),
+    ] = None,
+) -> None:
+    """Print production's dagster.yaml for these settings, or write it.
+
+    Dagster takes no whole number of this file from a variable, so EMAIL_PLATFORM_MAX_CONCURRENT_RUNS gets into it
+    here: run this before Dagster's processes start, as the image does.
+    """
+    runs = Settings.load().max_concurrent_runs
+    if output is None:
+        typer.echo(production_dagster_yaml(runs), nl=False)
+    elif not write_production_dagster_yaml(output, runs):
+        note(f"{output} is a file of your own (it lacks our first line) and was left as it is")

@@ -1,0 +1,64 @@
+"""The OLTP database, and Dagster's storage beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from pydantic import BaseModel, SecretStr, model_validator
+
+from email_platform.settings.names import ReplaceablePart
+from email_platform.settings.values import POSTGRES_SCHEMES, Port, PostgresUrl, plain
+
+DAGSTER_DATABASE = "dagster"
+POSTGRES = ReplaceablePart(
+    "postgres",
+    addresses=("postgres_url",),
+    fields=("postgres_url", "dagster_postgres_url", "legacy_postgres_url"),
+)
+
+
+class PostgresSettings(BaseModel):
+    """Where PostgreSQL is.
+
+    Attributes:
+        postgres_url: the OLTP database, ``postgresql+psycopg://user:password@host:port/database``.
+        dagster_postgres_url: Dagster's storage, by default the database ``dagster`` on the same server as
+            `postgres_url`. Its driver is always psycopg2, which dagster-postgres is written for: SQLAlchemy 2.1
+            gives a bare ``postgresql://`` psycopg 3, with which its NOTIFY statements are syntax errors.
+        postgres_port: of the embedded server.
+    """
+
+    postgres_url: PostgresUrl
+    dagster_postgres_url: PostgresUrl = SecretStr("")
+    postgres_port: Port = 15432
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_drivers(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        url = plain(values.get("postgres_url"))
+        dagster_url = plain(values.get("dagster_postgres_url")) or _with_database(url, DAGSTER_DATABASE)
+        return {
+            **values,
+            # A bare postgresql:// means another driver in another SQLAlchemy release: name it.
+            **({"postgres_url": _with_scheme(url, "postgresql+psycopg")} if url else {}),
+            **({"dagster_postgres_url": _with_scheme(dagster_url, "postgresql+psycopg2")} if dagster_url else {}),
+        }
+
+    def postgres_password(self) -> str:
+        """The password in `postgres_url`."""
+        return unquote(urlsplit(self.postgres_url.get_secret_value()).password or "")
+
+
+def _with_database(url: str, database: str) -> str:
+    """The same server's other database; nothing where the URL is wrong anyway, so that one mistake gives one line."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"/{database}")) if parts.scheme.startswith("postgresql") else ""
+
+
+def _with_scheme(url: str, scheme: str) -> str:
+    """The same URL with the driver that its reader needs; a foreign scheme stays, to be refused."""
+    parts = urlsplit(url)
+    return url.replace(parts.scheme, scheme, 1) if parts.scheme in POSTGRES_SCHEMES else url

@@ -1,0 +1,34 @@
+"""How campaigns are sent, and when one is stopped for its own good."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from email_platform.settings.values import PositiveInt, PositiveSeconds, Share, WebhookUrl
+
+
+class SendingSettings(BaseModel):
+    """How campaigns are sent.
+
+    Attributes:
+        chunk_rows: recipients of one chunk.
+        provider_connections: calls in flight of one process.
+        lease_seconds: how long a chunk's lease lives without renewal.
+        stall_seconds: a campaign without progress for so long is resumed.
+        guard_bounce_rate, guard_complaint_rate: shares of the accepted messages at which a campaign is paused.
+        guard_minimum_accepted, guard_minimum_events: below this sample, or from fewer bounces or complaints, nothing
+            is concluded.
+        alert_webhook_url: where alerts are POSTed as JSON with a ``text``; a credential. None: the log alone.
+    """
+
+    chunk_rows: PositiveInt = 10_000
+    provider_connections: Annotated[int, Field(ge=1, le=512)] = 16
+    lease_seconds: PositiveSeconds = 20.0
+    stall_seconds: PositiveSeconds = 60.0
+    guard_bounce_rate: Share = 0.05
+    guard_complaint_rate: Share = 0.003
+    guard_minimum_accepted: PositiveInt = 200
+    guard_minimum_events: PositiveInt = 3
+    alert_webhook_url: WebhookUrl | None = None

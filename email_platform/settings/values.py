@@ -1,0 +1,71 @@
+"""The kinds of values that settings have, each with the sentence that says what it must look like.
+
+Invariant: no check repeats the value that it refuses; it may be a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+
+POSTGRES_SCHEMES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+
+
+def plain(value: Any) -> str:
+    """A value as text, secret or not; empty where there is none."""
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+
+
+def has_database(url: str) -> bool:
+    """Whether the URL names a host and a database."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and len(parts.path) > 1
+
+
+def _check_http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must look like http(s)://host:port")
+    if parts.username or parts.password:
+        raise ValueError("must hold no credentials: they have variables of their own")
+    return url.rstrip("/")
+
+
+def _check_webhook_url(url: SecretStr) -> SecretStr:
+    if not urlsplit(url.get_secret_value()).hostname:
+        raise ValueError("must look like https://host/path")
+    return url
+
+
+def _check_postgres_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if text and (urlsplit(text).scheme not in POSTGRES_SCHEMES or not has_database(text)):
+        raise ValueError("must look like postgresql+psycopg://user:password@host:port/database")
+    return url
+
+
+def _check_clickhouse_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if urlsplit(text).scheme not in ("http", "https") or not has_database(text):
+        raise ValueError("must look like http(s)://user:password@host:port/database")
+    return url
+
+
+def _check_signing_secret(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < 16:
+        raise ValueError("must have at least 16 characters")
+    return secret
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+WebhookUrl = Annotated[SecretStr, AfterValidator(_check_webhook_url)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_check_postgres_url)]
+ClickHouseUrl = Annotated[SecretStr, AfterValidator(_check_clickhouse_url)]
+SigningSecret = Annotated[SecretStr, AfterValidator(_check_signing_secret)]
