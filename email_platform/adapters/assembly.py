@@ -28,7 +28,7 @@ from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
 from email_platform.adapters.postgres.session_lock import session_lock
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
-from email_platform.content.render import TemplateRenderer
+from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.ports import EmailProvider, ProviderLimits

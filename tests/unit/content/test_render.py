@@ -20,16 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from email_platform.content.render import (
-    ContentLimits,
-    TemplateRenderer,
-    check_against_manifest,
-    check_content,
-    compile_content,
-    header_text,
-    render_recipients,
-    required_attributes,
-)
+from email_platform.content.check import check_against_manifest
+from email_platform.content.compile import ContentLimits, check_content, compile_content, required_attributes
+from email_platform.content.render import header_text, render_recipients
+from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import CampaignContent, Sender
 from email_platform.domain.identity import message_id
@@ -263,7 +257,7 @@ def test_another_process_with_another_hash_seed_renders_the_same_bytes() -> None
     program = (
         "from jinja2 import Template\n"
         "from email_platform.domain.campaigns import CampaignContent\n"
-        "from email_platform.content.render import compile_content\n"
+        "from email_platform.content.compile import compile_content\n"
         "c = compile_content(CampaignContent('{{ attributes }}'.replace('attributes', 'attributes.a'), 'x', ''))\n"
         "print(c.subject.render(attributes={'a': {'z': 1, 'b': [2, 3], 'c': 'd'}}))\n"
     )
@@ -425,7 +419,7 @@ def test_no_json_is_parsed_where_no_attribute_is_used(monkeypatch: pytest.Monkey
     def refuse(_: object) -> None:
         raise AssertionError("parsed")
 
-    monkeypatch.setattr("email_platform.content.render._attributes_of", refuse)
+    monkeypatch.setattr("email_platform.content.check.attributes_of", refuse)
     check(content("{{ first_name }}"), *[{"first_name": "A"}] * 30)
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from email_platform.audience.conditions import parse_condition
-from email_platform.content.render import check_content, compile_content, render_recipients
+from email_platform.content.compile import check_content, compile_content
+from email_platform.content.render import render_recipients
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.manifest import ELIGIBLE_SCHEMA, Manifest

@@ -1,0 +1,136 @@
+"""Compiles a campaign's content and says which variables it uses and requires.
+
+Invariant: content that compiles and passes `check_content` names only variables that exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from jinja2 import Template, TemplateSyntaxError, meta
+
+from email_platform.content.analysis import CONTENT_FIELDS, LEAD_FIELDS, Reader
+from email_platform.content.sandbox import Bounding, Sandbox
+from email_platform.domain.campaigns import CampaignContent
+from email_platform.errors import InvalidTemplateError
+
+MAXIMUM_TEMPLATE_CHARACTERS = 512_000
+
+
+@dataclass(frozen=True, slots=True)
+class ContentLimits:
+    """How large one rendered message may be.
+
+    Attributes:
+        subject_characters: a longer subject is cut (998 is RFC 5322's longest line).
+        html_bytes, text_bytes: of the UTF-8 encoding; a larger body is an error.
+    """
+
+    subject_characters: int = 998
+    html_bytes: int = 1_000_000
+    text_bytes: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledContent:
+    """A campaign's content, compiled and analysed; rendering it touches nothing outside.
+
+    Attributes:
+        subject, html, text: the compiled templates.
+        used: every variable named, dotted: ``first_name``, ``campaign.id``, ``attributes.score``.
+        required: those of them that a recipient must have: used somewhere without default or guard.
+        limits: how large one rendered message may be.
+    """
+
+    subject: Template
+    html: Template
+    text: Template
+    used: frozenset[str]
+    required: frozenset[str]
+    limits: ContentLimits = field(default_factory=ContentLimits)
+
+    @property
+    def used_columns(self) -> tuple[str, ...]:
+        """The manifest's columns that rendering reads."""
+        columns = [name for name in LEAD_FIELDS if name in self.used]
+        return (*columns, "attributes") if any(name.startswith("attributes.") for name in self.used) else (*columns,)
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """The manifest's nullable columns in which a NULL makes a recipient impossible to render."""
+        return tuple(name for name in LEAD_FIELDS if name in self.required)
+
+
+def required_attributes(compiled: CompiledContent) -> frozenset[str]:
+    """Dotted keys of ``attributes`` that every recipient must have, such as ``score`` or ``address.street``."""
+    return frozenset(name.removeprefix("attributes.") for name in compiled.required if name.startswith("attributes."))
+
+
+def compile_content(content: CampaignContent, limits: ContentLimits | None = None) -> CompiledContent:
+    """Compile subject, html and text.
+
+    Raises:
+        InvalidTemplateError: a syntax error, with part and line; or something that is not allowed.
+    """
+    if not content.subject_template.strip():
+        raise InvalidTemplateError("subject template: is empty")
+    if not content.html_template.strip() and not content.text_template.strip():
+        raise InvalidTemplateError("html and text templates: both are empty")
+    subject, html, text = (
+        _compile_part("subject", content.subject_template, autoescape=False),
+        _compile_part("html", content.html_template, autoescape=True),
+        _compile_part("text", content.text_template, autoescape=False),
+    )
+    return CompiledContent(
+        subject.template,
+        html.template,
+        text.template,
+        used=subject.used | html.used | text.used,
+        required=subject.required | html.required | text.required,
+        limits=limits or ContentLimits(),
+    )
+
+
+def check_content(compiled: CompiledContent, fields: Collection[str] = CONTENT_FIELDS) -> None:
+    """Return where every variable named exists for campaigns in general.
+
+    Raises:
+        InvalidTemplateError: names the unknown variable and the nearest known ones.
+    """
+    for name in sorted(compiled.used):
+        if name in fields or name.startswith("attributes."):
+            continue
+        near = get_close_matches(name, fields, n=2, cutoff=0.6)
+        near += [each for each in sorted(fields) if each.startswith(f"{name}.") and each not in near]
+        meant = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(fields))}."
+        raise InvalidTemplateError(
+            f"unknown variable {name!r}: {meant} A key of the lead's attributes is written attributes.{name}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    template: Template
+    used: frozenset[str]
+    required: frozenset[str]
+
+
+def _compile_part(part: str, source: str, *, autoescape: bool) -> _Part:
+    if len(source) > MAXIMUM_TEMPLATE_CHARACTERS:
+        raise InvalidTemplateError(f"{part} template: longer than {MAXIMUM_TEMPLATE_CHARACTERS:,} characters")
+    environment = Sandbox(autoescape)
+    try:
+        tree = environment.parse(source)
+        reader = Reader(part, tree)
+        undeclared = meta.find_undeclared_variables(tree)
+        tree = Bounding(environment).visit(tree)
+        template = environment.from_string(tree)
+    except TemplateSyntaxError as error:
+        raise InvalidTemplateError(f"{part} template, line {error.lineno}: {error.message}") from error
+    except (SyntaxError, RecursionError, MemoryError, OverflowError, ValueError) as error:
+        raise InvalidTemplateError(f"{part} template: too deeply nested or too large to compile") from error
+    # A local name used outside its scope is as unknown as one that was never set.
+    used = reader.used | (undeclared & reader.local_names)
+    return _Part(template, frozenset(used), frozenset(reader.required))
