@@ -35,7 +35,7 @@ from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.runs.events import EventParts
 from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Month, Throttle, import_month
-from email_platform.runs.parts import Parts
+from email_platform.runs.parts import ContentErrorLimits, Parts
 from email_platform.sending.chunk_delivery import DeliveryPolicy
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
@@ -123,6 +123,7 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
             provider=provider,
             limiter=limiter,
             renderer=lambda content_of: TemplateRenderer(content_of, signer),
+            content_errors=ContentErrorLimits(settings.content_error_share, settings.content_error_minimum),
         )
 
 

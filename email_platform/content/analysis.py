@@ -10,7 +10,13 @@ from difflib import get_close_matches
 
 from jinja2 import nodes
 
-from email_platform.content.sandbox import ALLOWED_FILTERS, ALLOWED_FUNCTIONS, ALLOWED_METHODS, MAXIMUM_LOOP_DEPTH
+from email_platform.content.sandbox import (
+    ALLOWED_FILTERS,
+    ALLOWED_FUNCTIONS,
+    ALLOWED_METHODS,
+    ALLOWED_TESTS,
+    MAXIMUM_LOOP_DEPTH,
+)
 from email_platform.errors import InvalidTemplateError
 
 LEAD_FIELDS = ("first_name", "last_name", "email", "country", "city", "plan", "language", "age")
@@ -75,6 +81,10 @@ class Reader:
                 self._visit_filter(node, guarded, depth)
             case nodes.Test() if node.name in ("defined", "undefined") and (path := _path_of(node.node)) is not None:
                 self._note_optional(node, path, guarded)
+            case nodes.Test() if node.name not in ALLOWED_TESTS:
+                raise self._error(
+                    node, f"the test {node.name!r} is not allowed; allowed are {', '.join(sorted(ALLOWED_TESTS))}"
+                )
             case nodes.Call():
                 self._visit_call(node, guarded, depth)
             case nodes.If():
@@ -161,6 +171,13 @@ class Reader:
                 raise self._error(node, "a key of attributes must not hold a dot")
             return ".".join(path)
         return ".".join(path[:2]) if root == "campaign" else root
+
+
+def written_names(tree: nodes.Template) -> frozenset[str]:
+    """The names and constant keys that stand in a template: they may stand in a message about it."""
+    names = {each.name for each in tree.find_all(nodes.Name)} | {each.attr for each in tree.find_all(nodes.Getattr)}
+    keys = (each.arg for each in tree.find_all(nodes.Getitem) if isinstance(each.arg, nodes.Const))
+    return frozenset(names | {key.value for key in keys if isinstance(key.value, str)})
 
 
 def _path_of(node: nodes.Node) -> Path | None:

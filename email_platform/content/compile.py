@@ -9,10 +9,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from jinja2 import Template, TemplateSyntaxError, meta
+from jinja2 import TemplateSyntaxError, meta
 
-from email_platform.content.analysis import CONTENT_FIELDS, LEAD_FIELDS, Reader
-from email_platform.content.sandbox import Bounding, Sandbox
+from email_platform.content.analysis import CONTENT_FIELDS, LEAD_FIELDS, Reader, written_names
+from email_platform.content.budget import MAXIMUM_VALUE_CHARACTERS
+from email_platform.content.pieces import Pieces, cut
+from email_platform.content.sandbox import Sandbox
 from email_platform.domain.campaigns import CampaignContent
 from email_platform.errors import InvalidTemplateError
 
@@ -34,22 +36,57 @@ class ContentLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One template of a message.
+
+    Attributes:
+        name: ``subject``, ``html`` or ``text``.
+        environment: the sandbox it is compiled for.
+        pieces: what it is made of.
+        used, required: variables, as in `CompiledContent`.
+    """
+
+    name: str
+    environment: Sandbox
+    pieces: Pieces
+    used: frozenset[str]
+    required: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledContent:
     """A campaign's content, compiled and analysed; rendering it touches nothing outside.
 
     Attributes:
-        subject, html, text: the compiled templates.
-        used: every variable named, dotted: ``first_name``, ``campaign.id``, ``attributes.score``.
-        required: those of them that a recipient must have: used somewhere without default or guard.
+        subject, html, text: the templates, cut into static text and pieces.
         limits: how large one rendered message may be.
     """
 
-    subject: Template
-    html: Template
-    text: Template
-    used: frozenset[str]
-    required: frozenset[str]
+    subject: Part
+    html: Part
+    text: Part
     limits: ContentLimits = field(default_factory=ContentLimits)
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        """Subject, html, text."""
+        return self.subject, self.html, self.text
+
+    def maximum_bytes(self, part: str) -> int:
+        """How long the part's output may be."""
+        if part == "subject":
+            return MAXIMUM_VALUE_CHARACTERS
+        return self.limits.html_bytes if part == "html" else self.limits.text_bytes
+
+    @property
+    def used(self) -> frozenset[str]:
+        """Every variable named, dotted: ``first_name``, ``campaign.id``, ``attributes.score``."""
+        return self.subject.used | self.html.used | self.text.used
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Those of them that a recipient must have: used somewhere without default or guard."""
+        return self.subject.required | self.html.required | self.text.required
 
     @property
     def used_columns(self) -> tuple[str, ...]:
@@ -78,17 +115,10 @@ def compile_content(content: CampaignContent, limits: ContentLimits | None = Non
         raise InvalidTemplateError("subject template: is empty")
     if not content.html_template.strip() and not content.text_template.strip():
         raise InvalidTemplateError("html and text templates: both are empty")
-    subject, html, text = (
+    return CompiledContent(
         _compile_part("subject", content.subject_template, autoescape=False),
         _compile_part("html", content.html_template, autoescape=True),
         _compile_part("text", content.text_template, autoescape=False),
-    )
-    return CompiledContent(
-        subject.template,
-        html.template,
-        text.template,
-        used=subject.used | html.used | text.used,
-        required=subject.required | html.required | text.required,
         limits=limits or ContentLimits(),
     )
 
@@ -110,14 +140,7 @@ def check_content(compiled: CompiledContent, fields: Collection[str] = CONTENT_F
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    template: Template
-    used: frozenset[str]
-    required: frozenset[str]
-
-
-def _compile_part(part: str, source: str, *, autoescape: bool) -> _Part:
+def _compile_part(part: str, source: str, *, autoescape: bool) -> Part:
     if len(source) > MAXIMUM_TEMPLATE_CHARACTERS:
         raise InvalidTemplateError(f"{part} template: longer than {MAXIMUM_TEMPLATE_CHARACTERS:,} characters")
     environment = Sandbox(autoescape)
@@ -125,12 +148,12 @@ def _compile_part(part: str, source: str, *, autoescape: bool) -> _Part:
         tree = environment.parse(source)
         reader = Reader(part, tree)
         undeclared = meta.find_undeclared_variables(tree)
-        tree = Bounding(environment).visit(tree)
-        template = environment.from_string(tree)
+        environment.written_names = written_names(tree)
+        pieces = cut(tree, environment)
     except TemplateSyntaxError as error:
         raise InvalidTemplateError(f"{part} template, line {error.lineno}: {error.message}") from error
     except (SyntaxError, RecursionError, MemoryError, OverflowError, ValueError) as error:
         raise InvalidTemplateError(f"{part} template: too deeply nested or too large to compile") from error
     # A local name used outside its scope is as unknown as one that was never set.
     used = reader.used | (undeclared & reader.local_names)
-    return _Part(template, frozenset(used), frozenset(reader.required))
+    return Part(part, environment, pieces, frozenset(used), frozenset(reader.required))

@@ -1,8 +1,7 @@
-"""Renders a campaign's content for each recipient, in a sandbox, from the frozen manifest alone.
+"""Renders a campaign's content: one skeleton for all, values for each recipient, from the frozen manifest alone.
 
-Invariant: the same manifest row renders to the same bytes on every machine at any time, and what cannot be
-rendered for every recipient is found before the first message is sent. No value of a lead can add a header,
-markup, or unbounded work.
+Invariant: the same manifest row renders to the same bytes on every machine at any time, and a recipient whose
+message cannot be rendered changes nobody else's. No value of a lead can add a header, markup, or unbounded work.
 
 A template is Jinja2 with these variables:
 
@@ -12,45 +11,46 @@ A template is Jinja2 with these variables:
     campaign.id campaign.from_name campaign.from_address campaign.date campaign.year
 
 A missing value is an error unless the template says what to do: ``{{ first_name | default('there') }}`` or
-``{% if attributes.score is defined %}…{% endif %}``. What a template may do is an allow-list of filters,
-methods and tags; anything that depends on chance or the clock, or that can grow without bound, is not on it.
+``{% if attributes.score is defined %}…{% endif %}``. What a template may do is an allow-list of filters, tests,
+methods and tags; anything that depends on chance or the clock, or that can grow without bound, is not on it. See
+docs/templates.md.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import orjson
 import pyarrow as pa
-from jinja2 import Template
+from jinja2 import UndefinedError
+from markupsafe import escape
 
-from email_platform.content.compile import CompiledContent
-from email_platform.content.sandbox import MAXIMUM_VALUE_CHARACTERS, RANGE
-from email_platform.domain.identity import message_id
+from email_platform.content.budget import Budget
+from email_platform.content.compile import CompiledContent, Part
+from email_platform.content.exact_number import attributes_of
+from email_platform.content.layout import Layout, UnsubscribeLinks, header_text
+from email_platform.content.pieces import Direct, walk
+from email_platform.content.problem import ContentProblem, missing, reason_of
 from email_platform.domain.manifest import Manifest
-from email_platform.domain.ports import Recipient
-from email_platform.errors import InvalidTemplateError
+from email_platform.domain.message import Skeleton, joined
 
-# Everything that a mail server or a header parser may take for the end of a line, and all other controls.
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# orjson reads integers beyond 64 bits as floating point: an account number would lose its last digits.
-_LONG_NUMBER = re.compile("[0-9]{19}")
+_LONGEST_CHARACTER_BYTES = 4
+_NO_TEXT = ""  # stands for the values of a row that has a problem
 
 
-class UnsubscribeLinks(Protocol):
-    """Makes the signed link of one recipient of one campaign; deterministic."""
+@dataclass(frozen=True, slots=True)
+class RenderedRows:
+    """The messages of some rows of a manifest.
 
-    def url(self, campaign_id: int, lead_id: int, sender_id: int) -> str:
-        """An absolute URL without control characters."""
-        ...
+    Attributes:
+        skeleton: the same for all rows of the manifest.
+        values: one per row, in order: the skeleton's values, or why there is no message for this row.
+    """
 
-
-def attributes_of(document: str) -> Any:
-    """The lead's attributes; whole numbers keep every digit."""
-    return json.loads(document) if _LONG_NUMBER.search(document) else orjson.loads(document)
+    skeleton: Skeleton
+    values: Sequence[tuple[str, ...] | ContentProblem]
 
 
 def step_into(value: Any, step: str) -> Any:
@@ -62,97 +62,196 @@ def step_into(value: Any, step: str) -> Any:
     return None
 
 
-def header_text(value: str, maximum_characters: int = 998) -> str:
-    """The value fit for a message header: control characters and line ends become one space, length bounded."""
-    if not value.isprintable():  # a fast C scan; only few values need the substitution
-        value = _CONTROL_CHARACTERS.sub(" ", value)
-    return value.strip()[:maximum_characters]
-
-
-def render_recipients(
-    compiled: CompiledContent, rows: pa.Table, manifest: Manifest, unsubscribe: UnsubscribeLinks
-) -> tuple[Recipient, ...]:
-    """One message per row, in order; the same rows always give the same messages.
+def render_rows(
+    compiled: CompiledContent,
+    rows: pa.Table,
+    manifest: Manifest,
+    unsubscribe: UnsubscribeLinks,
+    layout: Layout | None = None,
+) -> RenderedRows:
+    """The values of each row, in order; the same rows always give the same values.
 
     Args:
         compiled: the content.
         rows: rows of the manifest (`email_platform.domain.manifest.ELIGIBLE_SCHEMA`), with at least the used columns.
         manifest: for the campaign's id and sender.
         unsubscribe: makes the signed link for body and headers (RFC 8058).
+        layout: of this content and manifest, where it was made before.
 
     Raises:
-        InvalidTemplateError: one row cannot be rendered; names its lead id, never its address.
+        InvalidTemplateError: what depends on the campaign alone cannot be computed.
     """
-    return tuple(_rendered(compiled, rows, manifest, unsubscribe))
+    layout = layout or Layout(compiled, manifest, unsubscribe)
+    return RenderedRows(layout.skeleton, _Rows(compiled, rows, manifest, unsubscribe, layout).values())
 
 
-def _rendered(
-    compiled: CompiledContent, rows: pa.Table, manifest: Manifest, unsubscribe: UnsubscribeLinks
-) -> Iterator[Recipient]:
-    limits = compiled.limits
-    campaign_id, sender_id = manifest.campaign_id, manifest.sender.sender_id
-    shared = {"range": RANGE, "campaign": _campaign_values(manifest)}
-    # Only the columns that are used leave Arrow: 0.1 µs a value of the 30 µs a recipient.
-    columns = [
-        (name, rows.column(name).to_pylist()) for name in compiled.used_columns if name not in ("attributes", "email")
-    ]
-    documents = rows.column("attributes").to_pylist() if "attributes" in compiled.used_columns else None
-    lead_ids, addresses = rows.column("lead_id").to_pylist(), rows.column("email").to_pylist()
-    for row, (lead_id, address) in enumerate(zip(lead_ids, addresses, strict=True)):
-        url = unsubscribe.url(campaign_id, lead_id, sender_id)
-        values: dict[str, Any] = {**shared, "unsubscribe_url": url, "email": address}
-        for name, column in columns:
+class _Rows:
+    """Some rows, on their way to values: one list a value, so that plain columns never meet Python row by row."""
+
+    def __init__(
+        self,
+        compiled: CompiledContent,
+        rows: pa.Table,
+        manifest: Manifest,
+        unsubscribe: UnsubscribeLinks,
+        layout: Layout,
+    ) -> None:
+        self._compiled, self._rows, self._layout = compiled, rows, layout
+        self._count = rows.num_rows
+        self._problems: dict[int, str] = {}
+        self._columns: list[list[str]] = [[] for _ in layout.keys]
+        ids = rows.column("lead_id").to_pylist()
+        self._urls = [unsubscribe.url(manifest.campaign_id, lead, manifest.sender.sender_id) for lead in ids]
+        self._lead: dict[str, list[Any]] = {
+            name: rows.column(name).to_pylist() for name in compiled.used_columns if name != "attributes"
+        }
+
+    def values(self) -> list[tuple[str, ...] | ContentProblem]:
+        layout = self._layout
+        for index, key in enumerate(layout.keys):
+            if isinstance(key, Direct) and key.root != "attributes":
+                self._columns[index] = self._plain_column(key)
+        self._row_by_row()
+        self._check_sizes()
+        whole: Sequence[Sequence[str]] = self._columns[: layout.body_values]
+        if layout.subject is not None:
+            whole = [*whole, self._subjects(layout.subject)]
+        values: list[tuple[str, ...] | ContentProblem] = list(zip(*whole, strict=True))
+        for row, reason in self._problems.items():
+            values[row] = ContentProblem(reason)
+        return values
+
+    def _plain_column(self, key: Direct) -> list[str]:
+        if key.root == "unsubscribe_url":
+            return [str(escape(url)) for url in self._urls] if key.escaped else self._urls
+        column = self._lead[key.root]
+        if not key.default_for_false and not self._rows.column(key.root).null_count:
+            if key.escaped:
+                return [str(escape(value)) for value in column]
+            return column if pa.types.is_string(self._rows.column(key.root).type) else [str(value) for value in column]
+        texts: list[str] = []
+        for row, value in enumerate(column):
+            try:
+                texts.append(key.text(value))
+            except UndefinedError:
+                self._problems.setdefault(row, missing(key.name))
+                texts.append(_NO_TEXT)
+        return texts
+
+    def _row_by_row(self) -> None:
+        """What needs the row's attributes or Jinja."""
+        compiled, layout = self._compiled, self._layout
+        deep = [
+            (self._columns[index].append, key)
+            for index, key in enumerate(layout.keys)
+            if isinstance(key, Direct) and key.root == "attributes"
+        ]
+        computed = {
+            key: self._columns[index].append for index, key in enumerate(layout.keys) if not isinstance(key, Direct)
+        }
+        programs = [part for part in compiled.parts if part.pieces.program is not None]
+        if not deep and not programs:
+            return
+        environment = compiled.html.environment
+        documents = self._rows.column("attributes").to_pylist() if "attributes" in compiled.used_columns else None
+        for row in range(self._count):
+            attributes: Any = None
+            texts: list[str] = []
+            outputs: dict[tuple[str, int], str] = {}
+            try:
+                if documents is not None:
+                    attributes = attributes_of(documents[row])
+                texts = [key.text(walk(environment, attributes, key.steps)) for _, key in deep]
+                if programs:
+                    outputs = self._computed(row, programs, attributes)
+                if documents is not None and "\\u" in documents[row]:
+                    for text in (*texts, *outputs.values()):
+                        text.encode()  # half a surrogate pair has no UTF-8 form
+            except Exception as error:  # whatever fails for one row is this row's outcome
+                self._problems.setdefault(row, self._reason(row, attributes, documents is not None, error))
+                texts, outputs = [_NO_TEXT] * len(deep), {}
+            for (append, _), text in zip(deep, texts, strict=True):
+                append(text)
+            for key, add in computed.items():
+                add(outputs.get(key, _NO_TEXT))
+
+    def _computed(self, row: int, programs: Sequence[Part], attributes: Any) -> dict[tuple[str, int], str]:
+        """The outputs of all programs for one row, by part and index."""
+        variables = self._variables(row, attributes)
+        budget = Budget()
+        outputs: dict[tuple[str, int], str] = {}
+        for part in programs:
+            program = part.pieces.program
+            assert program is not None
+            budget.begin_part(self._compiled.maximum_bytes(part.name))
+            try:
+                texts = program.run(variables, budget)
+            except UndefinedError:
+                raise
+            except Exception as error:
+                raise _PartError(reason_of(error, part.name, program.template)) from error
+            outputs |= {(part.name, index): text for index, text in enumerate(texts)}
+        return outputs
+
+    def _variables(self, row: int, attributes: Any) -> dict[str, Any]:
+        variables: dict[str, Any] = {**self._layout.campaign, "unsubscribe_url": self._urls[row]}
+        for name, column in self._lead.items():
             if (value := column[row]) is not None:
-                values[name] = value
-        part = "attributes"
-        try:
-            if documents is not None:
-                values["attributes"] = attributes_of(documents[row])
-            part = "subject"
-            subject = _text_of(compiled.subject, values, MAXIMUM_VALUE_CHARACTERS)
-            part = "html"
-            html = _text_of(compiled.html, values, limits.html_bytes)
-            part = "text"
-            text = _text_of(compiled.text, values, limits.text_bytes)
-        except Exception as error:  # whatever a template may raise is the template's fault
-            raise InvalidTemplateError(
-                f"{part} template: lead {lead_id} cannot be rendered: {header_text(str(error), 300)}"
-            ) from error
-        yield Recipient(
-            lead_id=lead_id,
-            message_id=message_id(campaign_id, lead_id),
-            address=address,
-            subject=header_text(subject, limits.subject_characters),
-            html=html,
-            text=text,
-            headers={"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"},
-        )
+                variables[name] = value
+        if attributes is not None:
+            variables["attributes"] = attributes
+        return variables
+
+    def _reason(self, row: int, attributes: Any, needs_attributes: bool, error: Exception) -> str:
+        if isinstance(error, _PartError):
+            return str(error)
+        if needs_attributes and not isinstance(attributes, dict):
+            return f"attributes cannot be read ({type(error).__name__})"
+        if isinstance(error, UndefinedError):
+            lacking = _missing_variable(self._compiled, self._variables(row, attributes))
+            return missing(lacking) if lacking is not None else reason_of(error)
+        if isinstance(error, UnicodeEncodeError):
+            return "attributes hold half a surrogate pair, which has no UTF-8 form"
+        return reason_of(error)
+
+    def _subjects(self, pieces: Sequence[str | int]) -> list[str]:
+        limit = self._compiled.limits.subject_characters
+        maximum_bytes = self._compiled.maximum_bytes("subject")
+        subjects: list[str] = []
+        for row, values in enumerate(zip(*self._columns, strict=True)):
+            subject = joined(pieces, values)
+            if len(subject) > maximum_bytes:
+                self._problems.setdefault(row, f"subject template: the output is longer than {maximum_bytes:,} bytes")
+            subjects.append(header_text(subject, limit))
+        return subjects
+
+    def _check_sizes(self) -> None:
+        for part, pieces in (("html", self._layout.skeleton.html), ("text", self._layout.skeleton.text)):
+            maximum_bytes = self._compiled.maximum_bytes(part)
+            static_bytes = sum(len(piece.encode()) for piece in pieces if isinstance(piece, str))
+            times = Counter(piece for piece in pieces if isinstance(piece, int))
+            longest = sum(count * max(map(len, self._columns[index]), default=0) for index, count in times.items())
+            if static_bytes + _LONGEST_CHARACTER_BYTES * longest <= maximum_bytes:
+                continue
+            for row in range(self._count):
+                size = sum(count * len(self._columns[index][row].encode()) for index, count in times.items())
+                if row not in self._problems and static_bytes + size > maximum_bytes:
+                    self._problems[row] = f"{part} template: the output is longer than {maximum_bytes:,} bytes"
 
 
-def _text_of(template: Template, values: dict[str, Any], maximum_bytes: int) -> str:
-    """The template's output; stops as soon as it is too long.
-
-    Jinja's own `Template.render` copies the variables for each call; a shared context does not: 2.7 instead of
-    5.0 µs for a subject.
-    """
-    pieces: list[str] = []
-    characters = 0
-    for piece in template.root_render_func(template.new_context(values, shared=True)):
-        characters += len(piece)
-        if characters > maximum_bytes:
-            raise OverflowError(f"the output is longer than {maximum_bytes:,} bytes")
-        pieces.append(piece)
-    output = "".join(pieces)
-    if characters * 4 > maximum_bytes and len(output.encode()) > maximum_bytes:
-        raise OverflowError(f"the output is longer than {maximum_bytes:,} bytes")
-    return output
+class _PartError(Exception):
+    """A part's program failed; the text is the reason."""
 
 
-def _campaign_values(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "id": manifest.campaign_id,
-        "from_name": manifest.sender.from_name,
-        "from_address": manifest.sender.from_address,
-        "date": manifest.frozen_at.date().isoformat(),
-        "year": manifest.frozen_at.year,
-    }
+def _missing_variable(compiled: CompiledContent, variables: Mapping[str, Any]) -> str | None:
+    """The first required variable that is not there."""
+    for name in sorted(compiled.required):
+        root, *steps = name.split(".")
+        if root == "campaign":
+            continue
+        value = variables.get(root)
+        for step in steps:
+            value = step_into(value, step)
+        if value is None:
+            return name
+    return None
