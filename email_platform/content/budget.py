@@ -32,11 +32,11 @@ class Budget:
         output_characters: still to be written in the present part.
     """
 
-    __slots__ = ("_maximum_output", "characters", "output_characters", "steps")
+    __slots__ = ("_maximum_characters", "_maximum_output", "_maximum_steps", "characters", "output_characters", "steps")
 
     def __init__(self, steps: int = MAXIMUM_STEPS, characters: int = MAXIMUM_WORKED_CHARACTERS) -> None:
-        self.steps = steps
-        self.characters = characters
+        self.steps = self._maximum_steps = steps
+        self.characters = self._maximum_characters = characters
         self.begin_part(MAXIMUM_WORKED_CHARACTERS)
 
     def begin_part(self, maximum_output: int) -> None:
@@ -49,12 +49,12 @@ class Budget:
         Raises:
             BudgetError: there is not so much left.
         """
+        if steps > self.steps:
+            raise BudgetError(f"the template takes more than {self._maximum_steps:,} steps")
+        if characters > self.characters:
+            raise BudgetError(f"the template works on more than {self._maximum_characters:,} characters")
         self.steps -= steps
         self.characters -= characters
-        if self.steps < 0:
-            raise BudgetError(f"the template takes more than {MAXIMUM_STEPS:,} steps")
-        if self.characters < 0:
-            raise BudgetError(f"the template works on more than {MAXIMUM_WORKED_CHARACTERS:,} characters")
 
     def write(self, characters: int) -> None:
         """Pay for output.

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from jinja2 import TemplateSyntaxError, meta
+from jinja2 import TemplateSyntaxError, meta, nodes
 
 from email_platform.content.analysis import CONTENT_FIELDS, LEAD_FIELDS, Reader, written_names
 from email_platform.content.budget import MAXIMUM_VALUE_CHARACTERS
@@ -19,6 +19,7 @@ from email_platform.domain.campaigns import CampaignContent
 from email_platform.errors import InvalidTemplateError
 
 MAXIMUM_TEMPLATE_CHARACTERS = 512_000
+MAXIMUM_TEMPLATE_NODES = 30_000  # compiling takes up to 10 kB for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,10 @@ def _compile_part(part: str, source: str, *, autoescape: bool) -> Part:
     environment = Sandbox(autoescape)
     try:
         tree = environment.parse(source)
+        if any(count >= MAXIMUM_TEMPLATE_NODES for count, _ in enumerate(tree.find_all(nodes.Node))):
+            raise InvalidTemplateError(
+                f"{part} template: holds more than {MAXIMUM_TEMPLATE_NODES:,} names, constants, operators and tags"
+            )
         reader = Reader(part, tree)
         undeclared = meta.find_undeclared_variables(tree)
         environment.written_names = written_names(tree)

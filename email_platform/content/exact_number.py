@@ -40,7 +40,7 @@ class ExactNumber(Decimal):
         return format(Decimal(self), specification or "f")
 
     def __hash__(self) -> int:
-        """The same as that of the int or float which is equal to it."""
+        """The same as that of the int or float which is equal to it, up to 2**53: beyond, floats skip whole numbers."""
         return hash(int(self)) if self == self.to_integral_value() else hash(float(self))
 
     def __eq__(self, other: object) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -53,7 +53,7 @@ def table(*rows: Mapping[str, Any]) -> pa.Table:
         dict.fromkeys((*COLUMNS, "age"))
         | {"position": index, "lead_id": 100 + index, "email": f"lead{index}@example.com"}
         | dict(row)
-        | {"attributes": orjson.dumps(row.get("attributes", {})).decode()}
+        | {"attributes": json.dumps(row.get("attributes", {}))}
         for index, row in enumerate(rows)
     ]
     return pa.Table.from_pylist(whole, schema=ELIGIBLE_SCHEMA)

@@ -468,3 +468,62 @@ def test_the_renderer_checks_its_content_as_soon_as_it_is_made() -> None:
     renderer = TemplateRenderer(manifest(content("{{ first_name }}")), SIGNER)
     with pytest.raises(InvalidTemplateError, match="first_name is missing for 1 recipient"):
         renderer.check(store, manifest(content("{{ first_name }}")))
+
+
+def test_a_lead_whose_attribute_has_another_type_is_counted_and_everybody_else_renders() -> None:
+    rows: list[dict[str, Any]] = [{"attributes": {"score": 85}} for _ in range(1_000)]
+    rows[703] = {"attributes": {"score": "85"}}
+    found = check(content("s", "{% if attributes.score > 50 %}a{% else %}b{% endif %}"), *rows)
+    assert found.is_complete
+    assert found.rows == found.rendered_rows == 1_000
+    assert found.problem_rows == 1
+    assert str(found) == (
+        "all 1,000 recipients were looked at: 1 recipient of them cannot be rendered: html template, line 1: "
+        "'>' not supported between instances of 'str' and 'int' for 1 recipient (lead 803)"
+    )
+
+
+def test_an_audience_that_is_too_large_is_sampled_and_that_is_what_the_check_says() -> None:
+    rows = [{"attributes": {"score": "x" if index % 30 == 0 else 1}, "city": "A"} for index in range(1_000)]
+    rows[5]["city"] = None
+    found = check(content("{{ attributes.score | round }}{{ city }}"), *rows, sample_rows=100, rendered_rows=999)
+    assert found.rows == 1_000
+    assert 100 <= found.rendered_rows < 400
+    assert found.lacking_rows == 1
+    assert found.problem_share == found.problem_rows / found.rendered_rows
+    assert found.expected_problem_rows == round(found.problem_share * 1_000)
+    assert "a sample of" in str(found)
+    assert "city is missing for 1 recipient (lead 105)" in str(found)
+
+
+def test_the_check_goes_over_to_a_sample_when_its_time_is_used_up() -> None:
+    clock = iter(range(10**6))
+    rows = [{"first_name": "A"}] * 100
+    found = check(content("{{ first_name }}"), *rows, sample_rows=10, budget_seconds=0.5, monotonic=lambda: next(clock))
+    assert not found.is_complete
+    assert found.rendered_rows == 10
+
+
+@pytest.mark.parametrize(
+    ("html", "attributes"),
+    [
+        ("{{ first_name[0] * 2 }}", {}),
+        ("{{ attributes.a + 1 }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a.b.c }}", {"a": {"b": "ann@example.com"}}),
+        ("{{ campaign[attributes.a] }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a | round('x') }}", {"a": 1}),
+        ("{{ 1 / attributes.a }}", {"a": 0}),
+        ("{{ attributes.a % 3 }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a.split('') }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a | sum }}", {"a": ["ann@example.com"]}),
+        ("{{ [attributes.a, 1] | sort }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a[99] }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a | join(attribute='x') }}", {"a": ["ann@example.com"]}),
+    ],
+)
+def test_no_reason_holds_an_address_or_a_leads_value(html: str, attributes: dict[str, Any]) -> None:
+    (problem,) = outcomes(leads({"first_name": "ann@example.com", "attributes": attributes}), content(html=html))
+    assert isinstance(problem, ContentProblem)
+    assert "@" not in problem.reason
+    assert "ann@" not in problem.reason.replace("cannot", "")
+    assert len(problem.reason) > 10
