@@ -30,7 +30,7 @@ BUDGET_SECONDS = 30.0
 _LEAD_IDS_SHOWN = 5
 _REASONS_SHOWN = 5
 _SCAN_ROWS = 8_192
-_RENDERED_AT_ONCE = 500  # messages held in memory, each of at most 2 MB
+_RENDERED_AT_ONCE = 10  # messages held in memory, each of at most 2 MB, and between two looks at the clock
 _UNREADABLE = "attributes cannot be read (JSON)"
 
 
@@ -75,11 +75,11 @@ class ContentCheck:
     def problems(self) -> str:
         """The reasons, with how many recipients each concerns and a few lead ids."""
         worst = sorted(self.reasons, key=lambda reason: (-self.reasons[reason], reason))
-        told = [
+        sentences = [
             f"{reason} for {_recipients(self.reasons[reason])} ({_leads(self.lead_ids[reason], self.reasons[reason])})"
             for reason in worst[:_REASONS_SHOWN]
         ]
-        return "; ".join([*told, *(["…"] if len(worst) > _REASONS_SHOWN else [])])
+        return "; ".join([*sentences, *(["…"] if len(worst) > _REASONS_SHOWN else [])])
 
     def __str__(self) -> str:
         if not self.rows:
@@ -128,7 +128,10 @@ def check_against_manifest(
     columns = list(dict.fromkeys(["position", "lead_id", *compiled.used_columns]))
     with store.reader(eligible_key(manifest.prefix)) as reader:
         for batch in pq.ParquetFile(reader).iter_batches(batch_size=_SCAN_ROWS, columns=columns):
-            finder.look_at(batch, step if monotonic() < ends_at else max(step, sparse_step))
+            if monotonic() < ends_at:
+                finder.look_at(batch, step, lambda: monotonic() < ends_at)
+            else:  # as much time again for the sample
+                finder.look_at(batch, max(step, sparse_step), lambda: monotonic() < ends_at + budget_seconds)
     found = finder.result()
     if found.rendered_rows and found.problem_rows == found.rendered_rows:
         first = next(iter(found.reasons))
@@ -158,7 +161,7 @@ class _Finder:
             self._rows, self._rendered_rows, self._problem_rows, self._lacking_rows, self._reasons, self._lead_ids
         )
 
-    def look_at(self, batch: pa.RecordBatch, step: int) -> None:
+    def look_at(self, batch: pa.RecordBatch, step: int, may_go_on: Callable[[], bool]) -> None:
         """Look for required variables in every row, and render those whose position is a multiple of the step."""
         lacking = self._lacking(batch)
         chosen = _every(batch, step)
@@ -166,14 +169,18 @@ class _Finder:
             chosen[pc.index(lengths := pc.binary_length(batch.column("attributes")), pc.max(lengths)).as_py()] = True
         self._rows += batch.num_rows
         self._lacking_rows += len(lacking)
-        # A row that lacks something counts once, in the sample or not in it, so that shares stay those of the sample.
-        self._rendered_rows += sum(chosen)
-        self._problem_rows += sum(1 for row in lacking if chosen[row])
+        # Of the rows that lack something only those of the sample count, so that shares stay those of the sample.
+        known = sum(1 for row in lacking if chosen[row])
+        self._rendered_rows += known
+        self._problem_rows += known
         rows = batch.filter(pa.array([each and row not in lacking for row, each in enumerate(chosen)], pa.bool_()))
         for first in range(0, rows.num_rows, _RENDERED_AT_ONCE):
+            if not may_go_on():
+                return
             self._render(rows.slice(first, _RENDERED_AT_ONCE))
 
     def _render(self, rows: pa.RecordBatch) -> None:
+        self._rendered_rows += rows.num_rows
         table = pa.Table.from_batches([rows])
         rendered = render_rows(self._compiled, table, self._manifest, self._links, self._layout)
         for lead_id, values in zip(rows.column("lead_id").to_pylist(), rendered.values, strict=True):

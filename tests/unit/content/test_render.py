@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from email_platform.content.budget import Budget
 from email_platform.content.check import ContentCheck, check_against_manifest
 from email_platform.content.compile import ContentLimits, check_content, compile_content, required_attributes
 from email_platform.content.layout import header_text
@@ -498,10 +499,23 @@ def test_an_audience_that_is_too_large_is_sampled_and_that_is_what_the_check_say
 
 def test_the_check_goes_over_to_a_sample_when_its_time_is_used_up() -> None:
     clock = iter(range(10**6))
-    rows = [{"first_name": "A"}] * 100
-    found = check(content("{{ first_name }}"), *rows, sample_rows=10, budget_seconds=0.5, monotonic=lambda: next(clock))
-    assert not found.is_complete
-    assert found.rendered_rows == 10
+    rows = [{"first_name": "A"}] * 1_000
+    options = {"sample_rows": 10, "budget_seconds": 4.5, "monotonic": lambda: next(clock)}
+    found = check(content("{{ first_name }}"), *rows, **options)
+    assert found.rows == 1_000
+    assert 0 < found.rendered_rows < 1_000
+    assert "a sample of" in str(found)
+
+
+def test_a_template_that_uses_its_whole_budget_for_everybody_ends_the_check_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("email_platform.content.render.Budget", lambda: Budget(steps=5_000))
+    bomb = "{% for a in range(1000) %}{% for b in range(1000) %}{{ first_name }}{% endfor %}{% endfor %}"
+    clock = iter(range(10**6))
+    options = {"budget_seconds": 2.5, "monotonic": lambda: next(clock)}
+    with pytest.raises(InvalidTemplateError, match=r"nobody can be sent this: a sample of [0-9]+ of 1,000 .* steps"):
+        check(content(html=bomb), *[{"first_name": "A"}] * 1_000, **options)
 
 
 @pytest.mark.parametrize(
