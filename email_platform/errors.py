@@ -6,10 +6,11 @@ EmailPlatformError
 ├── PartUnavailableError        a part (PostgreSQL, S3, ClickHouse, provider) did not answer in time
 ├── CommandRefusedError         a command cannot do what the operator asked of it; the message says why
 ├── InvalidConditionError       a campaign's audience condition breaks the grammar (path and mend inside)
-├── InvalidTemplateError        a campaign's content cannot be rendered for every recipient
+├── InvalidTemplateError        a campaign's content cannot be rendered for anybody
 ├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
 ├── IllegalTransitionError      the campaign's state machine does not allow this change
 ├── CampaignStoppedError        the campaign was paused, cancelled or failed while its chunks were sending
+│   └── ContentHeldError        too many of its recipients cannot be rendered; paused before the first call
 ├── LeaseLostError              another process took this chunk over: stop sending at once
 ├── AccountingError             two counts that must be equal are not
 ├── ObjectQuarantinedError      a staged object is corrupt or foreign and was set aside
@@ -62,7 +63,7 @@ class InvalidConditionError(EmailPlatformError):
 
 
 class InvalidTemplateError(EmailPlatformError):
-    """A subject or body template cannot be rendered for every recipient."""
+    """A subject or body template cannot be compiled, or rendered for anybody."""
 
 
 class CampaignNotFoundError(EmailPlatformError):
@@ -88,6 +89,21 @@ class CampaignStoppedError(EmailPlatformError):
         super().__init__(f"campaign {campaign_id} stopped sending: its status is {status!r}")
         self.campaign_id = campaign_id
         self.status = status
+
+
+class ContentHeldError(CampaignStoppedError):
+    """More of a campaign's recipients than the settings allow cannot be rendered; it was paused, nothing was sent.
+
+    Attributes:
+        reason: what is wrong, with how many recipients and some lead ids.
+    """
+
+    def __init__(self, campaign_id: int, reason: str) -> None:
+        super().__init__(campaign_id, "paused")
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"campaign {self.campaign_id} was paused before its first call: {self.reason}"
 
 
 class LeaseLostError(EmailPlatformError):

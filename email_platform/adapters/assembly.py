@@ -28,14 +28,14 @@ from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
 from email_platform.adapters.postgres.session_lock import session_lock
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
-from email_platform.content.render import TemplateRenderer
+from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.runs.events import EventParts
 from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Month, Throttle, import_month
-from email_platform.runs.parts import Parts
+from email_platform.runs.parts import ContentErrorLimits, Parts
 from email_platform.sending.chunk_delivery import DeliveryPolicy
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
@@ -123,6 +123,7 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
             provider=provider,
             limiter=limiter,
             renderer=lambda content_of: TemplateRenderer(content_of, signer),
+            content_errors=ContentErrorLimits(settings.content_error_share, settings.content_error_minimum),
         )
 
 

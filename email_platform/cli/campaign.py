@@ -74,9 +74,12 @@ def preview(
         say(f"  left out, {reason.replace('_', ' ')}: {leads:,}")
     say(
         f"{document['calls']:,} calls of at most {document['recipients_per_call']} in {document['chunks']} chunks; "
-        "every message renders"
+        f"{document['check']}"
     )
     for message in document["samples"]:
+        if message["problem"]:
+            say(f"\nlead {message['lead_id']} gets no message: {visible(message['problem'])}")
+            continue
         say(f"\nTo: {visible(message['address'])}\nSubject: {visible(message['subject'])}")
         for name, value in message["headers"].items():
             say(f"{visible(name)}: {visible(value)}")
@@ -189,8 +192,11 @@ def _preview_document(found: CampaignPreview) -> dict[str, Any]:
         "chunks": manifest.chunk_count,
         "calls": sum(-(-manifest.chunk_size_rows(at) // manifest.call_rows) for at in range(manifest.chunk_count)),
         "recipients_per_call": manifest.call_rows,
+        "check": str(found.check),
         "samples": [
             {
+                "lead_id": message.lead_id,
+                "problem": message.problem,
                 "address": message.address,
                 "subject": message.subject,
                 "headers": dict(message.headers),

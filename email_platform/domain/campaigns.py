@@ -93,11 +93,16 @@ class CampaignContent:
 
     Attributes:
         subject_template, html_template, text_template: Jinja2 sources; the text may be empty.
+        mjml: whether the html template is MJML, still to be turned into html.
+        inline_css: whether the html's style sheets are still to be written into its elements. Both are done once, when
+            the audience is frozen: a manifest's content has neither left to do.
     """
 
     subject_template: str
     html_template: str
     text_template: str
+    mjml: bool = False
+    inline_css: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ Invariant: a campaign has one manifest for ever; the step that finds one changes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from email_platform.audience.freeze import resolve_audience
+from email_platform.content.check import ContentCheck
+from email_platform.content.prepare import prepared_content
 from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.ports import (
@@ -19,6 +21,7 @@ from email_platform.domain.storage_layout import excluded_key
 from email_platform.errors import (
     CampaignStoppedError,
     ConfigurationError,
+    ContentHeldError,
     InvalidConditionError,
     InvalidTemplateError,
 )
@@ -50,6 +53,8 @@ def freeze_audience(
         CampaignNotFoundError: the row is gone.
         CampaignStoppedError: it has no manifest and may not send now.
         InvalidConditionError, InvalidTemplateError: the campaign is set to failed with the reason.
+        ContentHeldError: more recipients than the settings allow cannot be rendered; the campaign is paused with the
+            reason and nothing is frozen, so that a mended template or lead counts when it is queued again.
     """
     campaign = parts.campaigns.get(campaign_id)
     if campaign.status in (CampaignStatus.QUEUED, CampaignStatus.SENDING):
@@ -66,6 +71,7 @@ def freeze_audience(
         on_progress(rows)
 
     try:
+        campaign = replace(campaign, content=prepared_content(campaign.content))
         renderer = parts.renderer(campaign)
         resolved = resolve_audience(
             campaign,
@@ -76,13 +82,26 @@ def freeze_audience(
             call_rows=parts.limits(campaign.sender).recipients_per_call,
             on_progress=noticed,
         )
-        renderer.check(parts.store, resolved)
+        check = renderer.check(parts.store, resolved)
     except (InvalidConditionError, InvalidTemplateError, ConfigurationError) as error:
         parts.campaigns.change_status(campaign_id, CampaignStatus.FAILED, str(error))
         raise
+    _hold_if_too_many_fail(parts, campaign_id, check)
     manifest = parts.manifests.freeze(resolved)
     _register_exclusions(parts, manifest)
     return FrozenAudience(campaign, manifest, frozen_now=manifest.manifest_id == resolved.manifest_id)
+
+
+def _hold_if_too_many_fail(parts: Parts, campaign_id: int, check: ContentCheck) -> None:
+    limits = parts.content_errors
+    if check.problem_share <= limits.share or check.expected_problem_rows < limits.minimum:
+        return
+    reason = (
+        f"{check}. That is more than {limits.share:.2%}; mend the template or the leads and queue the campaign "
+        f"again, or raise EMAIL_PLATFORM_CONTENT_ERROR_SHARE"
+    )
+    parts.campaigns.change_status(campaign_id, CampaignStatus.PAUSED, reason)
+    raise ContentHeldError(campaign_id, reason)
 
 
 def _register_exclusions(parts: Parts, manifest: Manifest) -> None:

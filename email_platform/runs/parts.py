@@ -9,6 +9,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from email_platform.audience.source import AudienceSource
+from email_platform.content.check import ContentCheck
+from email_platform.content.render import RenderedRows
 from email_platform.domain.campaigns import Campaign, CampaignStore, Sender
 from email_platform.domain.manifest import Manifest, ManifestStore
 from email_platform.domain.ports import (
@@ -16,7 +18,6 @@ from email_platform.domain.ports import (
     EmailProvider,
     ObjectStore,
     ProviderLimits,
-    Recipient,
     SuppressionLookup,
 )
 from email_platform.errors import (
@@ -32,17 +33,30 @@ from email_platform.staging.dimensions import DimensionSource
 class Renderer(Protocol):
     """Turns rows of a manifest into messages; deterministic."""
 
-    def check(self, store: ObjectStore, manifest: Manifest) -> None:
-        """Return where every recipient can be rendered.
+    def check(self, store: ObjectStore, manifest: Manifest) -> ContentCheck:
+        """Which recipients cannot be rendered, with reasons.
 
         Raises:
-            InvalidTemplateError: says which variable how many recipients lack.
+            InvalidTemplateError: the template itself is at fault.
         """
         ...
 
-    def render(self, manifest: Manifest, rows: pa.Table) -> tuple[Recipient, ...]:
-        """One message per row, in order."""
+    def render(self, manifest: Manifest, rows: pa.Table) -> RenderedRows:
+        """One skeleton for all, and each row's values, in order."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ContentErrorLimits:
+    """How many recipients may be impossible to render before a campaign is paused instead of sent.
+
+    Attributes:
+        share: of the audience, between 0 and 1.
+        minimum: fewer recipients than this never pause a campaign.
+    """
+
+    share: float = 0.01
+    minimum: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class Parts:
         limiter: the rate limiter of a sender's provider account, for the campaign with this id.
         suppressions: asked again before each call.
         renderer: compiles the content of a campaign or of its manifest (InvalidTemplateError).
+        content_errors: when content that fails for some recipients pauses the campaign.
     """
 
     campaigns: CampaignStore
@@ -73,6 +88,7 @@ class Parts:
     provider: Callable[[Sender], EmailProvider]
     limiter: Callable[[Sender, int], RateLimiter]
     renderer: Callable[[Campaign | Manifest], Renderer]
+    content_errors: ContentErrorLimits = ContentErrorLimits()
 
 
 def find_manifest(parts: Parts, campaign_id: int) -> Manifest:

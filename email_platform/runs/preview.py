@@ -5,16 +5,37 @@ Invariant: a preview changes neither the campaign nor its manifest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
 
 from email_platform.audience.freeze import read_chunk, resolve_audience
+from email_platform.content.check import ContentCheck
+from email_platform.content.prepare import prepared_content
+from email_platform.content.problem import ContentProblem
+from email_platform.content.render import RenderedRows
 from email_platform.domain.campaigns import Campaign
 from email_platform.domain.manifest import Manifest
-from email_platform.domain.ports import (
-    Recipient,
-)
 from email_platform.domain.storage_layout import eligible_key, excluded_key
 from email_platform.runs.parts import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class SampleMessage:
+    """One recipient's message as it would be sent.
+
+    Attributes:
+        problem: why there is none; the texts are empty then.
+    """
+
+    lead_id: int
+    address: str = field(repr=False)
+    subject: str = ""
+    html: str = ""
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +45,17 @@ class CampaignPreview:
     Attributes:
         manifest: the counts of an audience that was resolved and thrown away.
         samples: the first recipients' messages, as they would be sent.
+        check: how many recipients were looked at, and who of them cannot be rendered.
     """
 
     campaign: Campaign
     manifest: Manifest
-    samples: tuple[Recipient, ...]
+    samples: tuple[SampleMessage, ...]
+    check: ContentCheck
 
 
 def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> CampaignPreview:
-    """Resolve the audience, check that everybody can be rendered, render the first few, and forget it again.
+    """Resolve the audience, check who cannot be rendered, render the first few, and forget it again.
 
     Changes neither the campaign nor its manifest; a campaign whose audience is frozen is previewed as it is frozen.
 
@@ -42,6 +65,8 @@ def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> Campai
     """
     campaign = parts.campaigns.get(campaign_id)
     frozen = parts.manifests.find(campaign_id)
+    if frozen is None:
+        campaign = replace(campaign, content=prepared_content(campaign.content))
     renderer = parts.renderer(frozen or campaign)
     manifest = frozen or resolve_audience(
         campaign,
@@ -52,12 +77,27 @@ def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> Campai
         call_rows=parts.limits(campaign.sender).recipients_per_call,
     )
     try:
-        renderer.check(parts.store, manifest)
-        messages: tuple[Recipient, ...] = ()
+        check = renderer.check(parts.store, manifest)
+        messages: tuple[SampleMessage, ...] = ()
         if manifest.eligible_rows and samples:
-            messages = renderer.render(manifest, read_chunk(parts.store, manifest, 0).slice(0, samples))
-        return CampaignPreview(campaign, manifest, messages)
+            rows = read_chunk(parts.store, manifest, 0).slice(0, samples)
+            messages = _messages(renderer.render(manifest, rows), rows)
+        return CampaignPreview(campaign, manifest, messages, check)
     finally:
         if frozen is None:
             for key in (eligible_key(manifest.prefix), excluded_key(manifest.prefix)):
                 parts.store.delete(key)
+
+
+def _messages(rendered: RenderedRows, rows: pa.Table) -> tuple[SampleMessage, ...]:
+    samples: list[SampleMessage] = []
+    leads = zip(rows.column("lead_id").to_pylist(), rows.column("email").to_pylist(), rendered.values, strict=True)
+    for lead_id, address, values in leads:
+        if isinstance(values, ContentProblem):
+            samples.append(SampleMessage(lead_id, address, problem=values.reason))
+        else:
+            message = rendered.skeleton.message(values)
+            samples.append(
+                SampleMessage(lead_id, address, message.subject, message.html, message.text, message.headers)
+            )
+    return tuple(samples)

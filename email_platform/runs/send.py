@@ -11,11 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
 
+import pyarrow as pa
+
 from email_platform.audience.freeze import read_chunk
+from email_platform.content.problem import ContentProblem
 from email_platform.domain.campaigns import CampaignStatus
-from email_platform.domain.identity import call_id
+from email_platform.domain.identity import call_id, message_id
+from email_platform.domain.manifest import Manifest
 from email_platform.domain.ports import (
     BulkCall,
+    Recipient,
 )
 from email_platform.errors import (
     AccountRefusedError,
@@ -28,9 +33,10 @@ from email_platform.errors import (
     ProviderDownError,
     SendingInterruptedError,
 )
-from email_platform.runs.parts import Parts, find_manifest
+from email_platform.runs.parts import Parts, Renderer, find_manifest
 from email_platform.runs.stage import stage_chunk
 from email_platform.sending.chunk_delivery import ChunkDelivery, ChunkProgress, progress_of
+from email_platform.sending.ledger import CONTENT_ERROR_CODE
 from email_platform.sending.uninterrupted import run_to_the_end
 
 
@@ -83,7 +89,7 @@ def send_chunk(
             from_address=manifest.sender.from_address,
             from_name=manifest.sender.from_name,
             reply_to=manifest.sender.reply_to,
-            recipients=renderer.render(manifest, recipients.take(list(offsets))),
+            recipients=_whole_messages(renderer, manifest, recipients.take(list(offsets))),
             tags={"campaign_id": str(campaign_id)},
         )
 
@@ -91,7 +97,14 @@ def send_chunk(
         rows = recipients.take(list(offsets))
         leads = rows.column("lead_id").to_pylist()
         suppressed = parts.suppressions.suppressed(manifest.sender.sender_id, leads, rows.column("email").to_pylist())
-        return {offset: suppressed[lead] for offset, lead in zip(offsets, leads, strict=True) if lead in suppressed}
+        left_out = {
+            offset: f"{CONTENT_ERROR_CODE}: {values.reason}"
+            for offset, values in zip(offsets, renderer.render(manifest, rows).values, strict=True)
+            if isinstance(values, ContentProblem)
+        }
+        return left_out | {
+            offset: suppressed[lead] for offset, lead in zip(offsets, leads, strict=True) if lead in suppressed
+        }
 
     async def deliver() -> ChunkProgress:
         provider = parts.provider(manifest.sender)
@@ -130,3 +143,29 @@ def send_chunk(
     staged = stage_chunk(parts, manifest, chunk_index, recipients)
     parts.campaigns.note_progress(campaign_id)
     return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
+
+
+def _whole_messages(renderer: Renderer, manifest: Manifest, rows: pa.Table) -> tuple[Recipient, ...]:
+    """Each row's message put together, for providers that take whole messages.
+
+    Whoever cannot be rendered has been left out of a fresh call; a call that was sent before had none of them.
+    """
+    rendered = renderer.render(manifest, rows)
+    recipients: list[Recipient] = []
+    leads = zip(rows.column("lead_id").to_pylist(), rows.column("email").to_pylist(), rendered.values, strict=True)
+    for lead_id, address, values in leads:
+        if isinstance(values, ContentProblem):
+            raise InvalidTemplateError(f"lead {lead_id} cannot be rendered: {values.reason}")
+        message = rendered.skeleton.message(values)
+        recipients.append(
+            Recipient(
+                lead_id=lead_id,
+                message_id=message_id(manifest.campaign_id, lead_id),
+                address=address,
+                subject=message.subject,
+                html=message.html,
+                text=message.text,
+                headers=message.headers,
+            )
+        )
+    return tuple(recipients)

@@ -39,6 +39,7 @@ CallState = Literal["planned", "intent", "accepted", "rejected", "unknown", "aba
 UnknownDecision = Literal["abandon", "resend"]
 Follows = Literal["deferred", "in_doubt"]
 SUPPRESSED_CODE = "suppressed"
+CONTENT_ERROR_CODE = "content_error"
 FINAL_STATES: frozenset[CallState] = frozenset({"accepted", "rejected", "abandoned"})
 
 
@@ -212,6 +213,8 @@ class CallRecord:
 
 def left_out_result(reason: str) -> RecipientResult:
     """What became of a recipient who was left out: refused by us, in the words of a provider's refusal."""
+    if reason.startswith(f"{CONTENT_ERROR_CODE}: "):
+        return RecipientResult("rejected", "", CONTENT_ERROR_CODE, reason.removeprefix(f"{CONTENT_ERROR_CODE}: "))
     return RecipientResult("rejected", "", SUPPRESSED_CODE, f"{reason}: suppressed after the audience was frozen")
 
 

@@ -17,6 +17,8 @@ class SendingSettings(BaseModel):
         provider_connections: calls in flight of one process.
         lease_seconds: how long a chunk's lease lives without renewal.
         stall_seconds: a campaign without progress for so long is resumed.
+        content_error_share, content_error_minimum: a campaign is paused before its first call where more than this
+            share of its recipients, and at least so many, cannot be rendered.
         guard_bounce_rate, guard_complaint_rate: shares of the accepted messages at which a campaign is paused.
         guard_minimum_accepted, guard_minimum_events: below this sample, or from fewer bounces or complaints, nothing
             is concluded.
@@ -27,6 +29,8 @@ class SendingSettings(BaseModel):
     provider_connections: Annotated[int, Field(ge=1, le=512)] = 16
     lease_seconds: PositiveSeconds = 20.0
     stall_seconds: PositiveSeconds = 60.0
+    content_error_share: Share = 0.01
+    content_error_minimum: PositiveInt = 20
     guard_bounce_rate: Share = 0.05
     guard_complaint_rate: Share = 0.003
     guard_minimum_accepted: PositiveInt = 200

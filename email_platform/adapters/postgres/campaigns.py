@@ -222,7 +222,9 @@ class PostgresCampaignStore:
                 provider=row.provider,
                 provider_account=row.provider_account,
             ),
-            content=CampaignContent(row.subject_template, row.html_template, row.text_template),
+            content=CampaignContent(
+                row.subject_template, row.html_template, row.text_template, row.mjml, row.inline_css
+            ),
             condition=row.condition,
             status=CampaignStatus(row.status),
             status_reason=row.status_reason,

@@ -106,6 +106,8 @@ campaign = Table(
     Column("subject_template", Text, nullable=False),
     Column("html_template", Text, nullable=False),
     Column("text_template", Text, nullable=False, server_default=""),
+    Column("mjml", Boolean, nullable=False, server_default=false()),  # the html template is MJML
+    Column("inline_css", Boolean, nullable=False, server_default=false()),
     Column("condition", JSONB, nullable=False),
     Column("on_unknown", Text, nullable=False, server_default="hold"),
     Column("status", Text, nullable=False, server_default="draft"),

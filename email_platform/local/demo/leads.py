@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from email_platform.adapters.postgres.tables import app_user, campaign, lead, sender, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.conditions import parse_condition
-from email_platform.content.render import check_content, compile_content
+from email_platform.content.compile import check_content, compile_content
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.local.demo.campaigns import CAMPAIGN_PLANS, FOLLOW_UP_PLAN, CampaignPlan, DemoOwner
 from email_platform.local.demo.lead_rows import COPY_COLUMNS, lead_blocks

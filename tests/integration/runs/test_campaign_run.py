@@ -25,6 +25,7 @@ from email_platform.errors import (
     CampaignNotFoundError,
     CampaignStoppedError,
     ConfigurationError,
+    ContentHeldError,
     InvalidConditionError,
     InvalidTemplateError,
     LeaseLostError,
@@ -33,7 +34,8 @@ from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.load import account, load_staged
-from email_platform.runs.parts import Parts
+from email_platform.runs.parts import ContentErrorLimits, Parts
+from email_platform.runs.preview import preview_campaign
 from email_platform.runs.send import send_chunk
 from email_platform.runs.unknown import resolve_unknown_by_evidence, unknown_messages
 from email_platform.sending.ledger import CallOutcome, CampaignTotals, Lease
@@ -230,15 +232,50 @@ def test_an_invalid_condition_fails_the_campaign_with_path_and_mend(
     assert "condition at $" in row.status_reason
 
 
-def test_a_variable_that_some_leads_lack_fails_the_campaign_before_anything_is_sent(
+def test_a_variable_that_everybody_lacks_fails_the_campaign_before_anything_is_sent(
+    parts: Parts, engine: Engine, accepted: AcceptedLog
+) -> None:
+    tag = f"lack{next(_numbers)}"
+    city = seed_leads(engine, [{"email": f"x-{tag}@example.com", "first_name": None}])
+    campaign_id = queue_campaign(engine, in_city(city))
+    with pytest.raises(InvalidTemplateError, match="first_name is missing for 1"):
+        freeze_audience(parts, campaign_id)
+    assert row_of(engine, campaign_id).status == "failed"
+    assert accepted.summary(str(campaign_id)).accepted_rows == 0
+
+
+def test_a_lead_without_a_required_variable_ends_with_the_reason_and_everybody_else_is_mailed(
     parts: Parts, engine: Engine, accepted: AcceptedLog
 ) -> None:
     tag = f"lack{next(_numbers)}"
     city = seed_leads(engine, [*numbered(2), {"email": f"x-{tag}@example.com", "first_name": None}])
     campaign_id = queue_campaign(engine, in_city(city))
-    with pytest.raises(InvalidTemplateError, match="first_name is missing for 1"):
-        freeze_audience(parts, campaign_id)
-    assert row_of(engine, campaign_id).status == "failed"
+    found = preview_campaign(parts, campaign_id).check
+    assert (found.rows, found.problem_rows, found.is_complete) == (3, 1, True)
+    assert "first_name is missing for 1 recipient" in str(found)
+    freeze_audience(parts, campaign_id)
+    progress = send_chunk(parts, campaign_id, 0, holder="first").progress
+    assert (progress.accepted, progress.rejected) == (2, 1)
+    assert accepted.summary(str(campaign_id)).accepted_rows == 2
+    results = [result for call in parts.ledger.calls(campaign_id, 0) if call.receipt for result in call.receipt.results]
+    assert [(result.error_code, result.error_message) for result in results if result.status == "rejected"] == [
+        ("content_error", "first_name is missing")
+    ]
+
+
+def test_too_many_content_errors_pause_the_campaign_before_anything_is_sent(
+    parts: Parts, engine: Engine, accepted: AcceptedLog
+) -> None:
+    tag = f"lack{next(_numbers)}"
+    city = seed_leads(engine, [*numbered(2), {"email": f"x-{tag}@example.com", "first_name": None}])
+    campaign_id = queue_campaign(engine, in_city(city))
+    strict = replace(parts, content_errors=ContentErrorLimits(share=0.3, minimum=1))
+    with pytest.raises(ContentHeldError, match="first_name is missing for 1 recipient"):
+        freeze_audience(strict, campaign_id)
+    row = row_of(engine, campaign_id)
+    assert row.status == "paused"
+    assert "first_name is missing for 1 recipient (lead " in row.status_reason
+    assert parts.manifests.find(campaign_id) is None
     assert accepted.summary(str(campaign_id)).accepted_rows == 0
 
 

@@ -20,21 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from email_platform.content.render import (
-    ContentLimits,
-    TemplateRenderer,
-    check_against_manifest,
-    check_content,
-    compile_content,
-    header_text,
-    render_recipients,
-    required_attributes,
-)
+from email_platform.content.budget import Budget
+from email_platform.content.check import ContentCheck, check_against_manifest
+from email_platform.content.compile import ContentLimits, check_content, compile_content, required_attributes
+from email_platform.content.layout import header_text
+from email_platform.content.problem import ContentProblem
+from email_platform.content.render import render_rows
+from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import CampaignContent, Sender
-from email_platform.domain.identity import message_id
 from email_platform.domain.manifest import ELIGIBLE_SCHEMA, Manifest
-from email_platform.domain.ports import Recipient
+from email_platform.domain.message import Message
 from email_platform.errors import InvalidTemplateError
 
 SIGNER = UnsubscribeSigner(SecretStr("a secret that is only for tests"), "https://mail.example.com")
@@ -75,8 +71,27 @@ def leads(*rows: Mapping[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(whole, schema=ELIGIBLE_SCHEMA)
 
 
-def render(of: CampaignContent, *rows: Mapping[str, Any], limits: ContentLimits | None = None) -> tuple[Recipient, ...]:
-    return render_recipients(compile_content(of, limits), leads(*(rows or ({},))), manifest(of), SIGNER)
+class CannotBeRenderedError(Exception):
+    """A row's problem, raised."""
+
+
+def outcomes(
+    table: pa.Table, of: CampaignContent, limits: ContentLimits | None = None
+) -> list[Message | ContentProblem]:
+    rendered = render_rows(compile_content(of, limits), table, manifest(of), SIGNER)
+    return [
+        values if isinstance(values, ContentProblem) else rendered.skeleton.message(values)
+        for values in rendered.values
+    ]
+
+
+def render(of: CampaignContent, *rows: Mapping[str, Any], limits: ContentLimits | None = None) -> list[Message]:
+    messages: list[Message] = []
+    for outcome in outcomes(leads(*(rows or ({},))), of, limits):
+        if isinstance(outcome, ContentProblem):
+            raise CannotBeRenderedError(outcome.reason)
+        messages.append(outcome)
+    return messages
 
 
 class OneObjectStore:
@@ -92,9 +107,9 @@ class OneObjectStore:
         yield io.BytesIO(self.body)
 
 
-def check(of: CampaignContent, *rows: Mapping[str, Any], sample_rows: int = 200) -> None:
+def check(of: CampaignContent, *rows: Mapping[str, Any], **options: Any) -> ContentCheck:
     store: Any = OneObjectStore(leads(*rows))
-    check_against_manifest(store, manifest(of, len(rows)), compile_content(of), sample_rows=sample_rows)
+    return check_against_manifest(store, manifest(of, len(rows)), compile_content(of), **options)
 
 
 # --- rendering ----------------------------------------------------------------------------------------------
@@ -109,10 +124,7 @@ def test_a_message_is_rendered_from_the_leads_columns_attributes_and_campaign() 
     lead = {"first_name": "Zoë", "last_name": "O'Neil", "city": "Köln", "country": "DE", "age": 41}
     (recipient,) = render(of, lead | {"attributes": {"points": 12}})
     url = SIGNER.url(7, 100, 3)
-    assert recipient == Recipient(
-        lead_id=100,
-        message_id=message_id(7, 100),
-        address="lead0@example.com",
+    assert recipient == Message(
         subject="Zoë, 12 points",
         html=f"<p>O&#39;Neil in Köln, DE</p><a href='{url}'>x</a>",
         text="The News 7 2026-03-04 2026 42",
@@ -143,15 +155,21 @@ def test_a_number_keeps_every_digit() -> None:
     document = '{"account": 12345678901234567890123456789, "price": 0.1, "score": 12}'
     table = leads({})
     table = table.set_column(table.column_names.index("attributes"), "attributes", pa.array([document]))
-    (recipient,) = render_recipients(compile_content(of), table, manifest(of), SIGNER)
+    (recipient,) = outcomes(table, of)
+    assert isinstance(recipient, Message)
     assert recipient.subject == "12345678901234567890123456789 0.1 12"
 
 
-def test_one_leads_failure_names_the_lead_and_the_part_but_not_the_address() -> None:
-    of = content(text="{{ attributes.score | round }}")
-    with pytest.raises(InvalidTemplateError, match="text template: lead 101 cannot be rendered") as failed:
-        render(of, {"attributes": {"score": 1.2}}, {"attributes": {"score": "many"}})
-    assert "@" not in str(failed.value)
+def test_one_leads_failure_is_that_leads_outcome_and_names_the_part_but_neither_address_nor_value() -> None:
+    of = content(text="one\n{{ attributes.score | round }}")
+    rows = ({"attributes": {"score": 1.2}}, {"attributes": {"score": "ann@example.com"}}, {"attributes": {"score": 3}})
+    first, odd, last = outcomes(leads(*rows), of)
+    assert isinstance(first, Message)
+    assert isinstance(last, Message)
+    assert isinstance(odd, ContentProblem)
+    assert odd.reason.startswith("text template, line 2: ")
+    assert "ann" not in odd.reason
+    assert "@" not in odd.reason
 
 
 @pytest.mark.parametrize(
@@ -172,14 +190,14 @@ def test_one_leads_failure_names_the_lead_and_the_part_but_not_the_address() -> 
     ],
 )
 def test_a_template_cannot_ask_for_unbounded_time_or_memory(html: str, problem: str) -> None:
-    with pytest.raises(InvalidTemplateError, match=problem):
+    with pytest.raises((InvalidTemplateError, CannotBeRenderedError), match=problem):
         render(content(html=html), {"first_name": "Ada"})
 
 
 def test_a_body_is_bounded_in_bytes_and_a_subject_is_cut() -> None:
     limits = ContentLimits(html_bytes=10, text_bytes=100)
     assert render(content("é" * 2000, "éééée"), limits=limits)[0].subject == "é" * 998
-    with pytest.raises(InvalidTemplateError, match=r"html template: lead 100 .* longer than 10 bytes"):
+    with pytest.raises(CannotBeRenderedError, match=r"html template: .* longer than 10 bytes"):
         render(content("s", "é" * 6), limits=limits)
 
 
@@ -198,8 +216,12 @@ def test_a_body_is_bounded_in_bytes_and_a_subject_is_cut() -> None:
     ],
 )
 def test_nothing_that_would_print_a_memory_address_or_an_internal_is_written_out(html: str) -> None:
-    with pytest.raises(InvalidTemplateError):
-        TemplateRenderer(manifest(content(html=html)), SIGNER).render(manifest(content()), leads({"first_name": "Ada"}))
+    try:
+        of = manifest(content(html=html))
+        rendered = TemplateRenderer(of, SIGNER).render(of, leads({"first_name": "Ada"}))
+    except InvalidTemplateError:
+        return
+    assert isinstance(rendered.values[0], ContentProblem)
 
 
 def test_allowed_methods_filters_and_loops_work() -> None:
@@ -253,19 +275,21 @@ def test_header_text_is_clean_bounded_and_stable(value: str, maximum_characters:
 def test_rendering_is_deterministic_and_does_not_depend_on_how_the_rows_are_sliced(rows: Any, data: Any) -> None:
     of = content("{{ first_name | default('you') }}", "{{ attributes.x | default('-') }} {{ unsubscribe_url }}", "t")
     table = leads(*rows)
-    whole = render_recipients(compile_content(of), table, manifest(of), SIGNER)
+    whole = render_rows(compile_content(of), table, manifest(of), SIGNER)
     cut = data.draw(st.integers(0, len(rows)))
     renderer = TemplateRenderer(manifest(of), SIGNER)
-    assert renderer.render(manifest(of), table.slice(0, cut)) + renderer.render(manifest(of), table.slice(cut)) == whole
+    first, second = (renderer.render(manifest(of), each) for each in (table.slice(0, cut), table.slice(cut)))
+    assert first.skeleton == second.skeleton == whole.skeleton
+    assert [*first.values, *second.values] == list(whole.values)
 
 
 def test_another_process_with_another_hash_seed_renders_the_same_bytes() -> None:
     program = (
         "from jinja2 import Template\n"
         "from email_platform.domain.campaigns import CampaignContent\n"
-        "from email_platform.content.render import compile_content\n"
+        "from email_platform.content.compile import compile_content\n"
         "c = compile_content(CampaignContent('{{ attributes }}'.replace('attributes', 'attributes.a'), 'x', ''))\n"
-        "print(c.subject.render(attributes={'a': {'z': 1, 'b': [2, 3], 'c': 'd'}}))\n"
+        "print(c.subject.pieces.slots[0].text({'z': 1, 'b': [2, 3], 'c': 'd'}))\n"
     )
     outputs = {
         subprocess.run(
@@ -386,19 +410,17 @@ def test_a_variable_is_required_unless_a_default_or_a_guard_answers_for_it(sourc
 
 def test_recipients_without_a_required_column_are_counted_and_named() -> None:
     rows = [{"first_name": None if index % 2 else "A", "city": "B"} for index in range(20)]
-    with pytest.raises(InvalidTemplateError) as refused:
-        check(content("{{ first_name }} {{ city }}"), *rows)
-    message = str(refused.value)
+    message = str(check(content("{{ first_name }} {{ city }}"), *rows))
     assert "first_name is missing for 10 recipients (lead 101, 103, 105, 107, 109, …)" in message
-    assert "{{ first_name | default('…') }}" in message
     assert "city" not in message
+    with pytest.raises(InvalidTemplateError, match="nobody can be sent this") as refused:
+        check(content("{{ first_name }} {{ city }}"), *rows[1:2])
+    assert "{{ first_name | default('…') }}" in str(refused.value)
 
 
 def test_recipients_without_a_required_attribute_are_counted_and_named() -> None:
     rows = [{"attributes": {"a": {"b": index or None}, "c": 1}} for index in range(9)] + [{"attributes": {"a": 3}}]
-    with pytest.raises(InvalidTemplateError) as refused:
-        check(content("{{ attributes.a.b }} {{ attributes.c }}"), *rows)
-    message = str(refused.value)
+    message = str(check(content("{{ attributes.a.b }} {{ attributes.c }}"), *rows))
     assert "attributes.a.b is missing for 2 recipients (lead 100, 109)" in message
     assert "attributes.c is missing for 1 recipient (lead 109)" in message
 
@@ -417,7 +439,7 @@ def test_attributes_that_cannot_be_read_are_an_error_with_the_lead() -> None:
     table = leads({"attributes": {"a": 1}})
     table = table.set_column(table.column_names.index("attributes"), "attributes", pa.array(["{broken"]))
     store: Any = OneObjectStore(table)
-    with pytest.raises(InvalidTemplateError, match="attributes of lead 100 cannot be read"):
+    with pytest.raises(InvalidTemplateError, match=r"attributes cannot be read .*\(lead 100\)"):
         check_against_manifest(store, manifest(of), compile_content(of))
 
 
@@ -425,15 +447,19 @@ def test_no_json_is_parsed_where_no_attribute_is_used(monkeypatch: pytest.Monkey
     def refuse(_: object) -> None:
         raise AssertionError("parsed")
 
-    monkeypatch.setattr("email_platform.content.render._attributes_of", refuse)
+    monkeypatch.setattr("email_platform.content.check.attributes_of", refuse)
+    monkeypatch.setattr("email_platform.content.render.attributes_of", refuse)
     check(content("{{ first_name }}"), *[{"first_name": "A"}] * 30)
 
 
 def test_a_sample_is_rendered_so_that_a_failing_filter_is_found_before_sending() -> None:
     rows: list[dict[str, Any]] = [{"attributes": {"score": 1}} for _ in range(50)]
     rows[33] = {"attributes": {"score": "a long text where a number should be"}}
-    with pytest.raises(InvalidTemplateError, match="lead 133 cannot be rendered"):
-        check(content("{{ attributes.score | round }}"), *rows, sample_rows=3)
+    found = check(content("{{ attributes.score | round }}"), *rows, sample_rows=3, rendered_rows=10)
+    assert not found.is_complete
+    assert found.problem_rows == 1
+    assert "(lead 133)" in str(found)
+    assert "a sample of" in str(found)
 
 
 def test_the_renderer_checks_its_content_as_soon_as_it_is_made() -> None:
@@ -443,3 +469,75 @@ def test_the_renderer_checks_its_content_as_soon_as_it_is_made() -> None:
     renderer = TemplateRenderer(manifest(content("{{ first_name }}")), SIGNER)
     with pytest.raises(InvalidTemplateError, match="first_name is missing for 1 recipient"):
         renderer.check(store, manifest(content("{{ first_name }}")))
+
+
+def test_a_lead_whose_attribute_has_another_type_is_counted_and_everybody_else_renders() -> None:
+    rows: list[dict[str, Any]] = [{"attributes": {"score": 85}} for _ in range(1_000)]
+    rows[703] = {"attributes": {"score": "85"}}
+    found = check(content("s", "{% if attributes.score > 50 %}a{% else %}b{% endif %}"), *rows)
+    assert found.is_complete
+    assert found.rows == found.rendered_rows == 1_000
+    assert found.problem_rows == 1
+    assert str(found) == (
+        "all 1,000 recipients were looked at: 1 recipient of them cannot be rendered: html template, line 1: "
+        "'>' not supported between instances of 'str' and 'int' for 1 recipient (lead 803)"
+    )
+
+
+def test_an_audience_that_is_too_large_is_sampled_and_that_is_what_the_check_says() -> None:
+    rows = [{"attributes": {"score": "x" if index % 30 == 0 else 1}, "city": "A"} for index in range(1_000)]
+    rows[5]["city"] = None
+    found = check(content("{{ attributes.score | round }}{{ city }}"), *rows, sample_rows=100, rendered_rows=999)
+    assert found.rows == 1_000
+    assert 100 <= found.rendered_rows < 400
+    assert found.lacking_rows == 1
+    assert found.problem_share == found.problem_rows / found.rendered_rows
+    assert found.expected_problem_rows == round(found.problem_share * 1_000)
+    assert "a sample of" in str(found)
+    assert "city is missing for 1 recipient (lead 105)" in str(found)
+
+
+def test_the_check_goes_over_to_a_sample_when_its_time_is_used_up() -> None:
+    clock = iter(range(10**6))
+    rows = [{"first_name": "A"}] * 1_000
+    options = {"sample_rows": 10, "budget_seconds": 4.5, "monotonic": lambda: next(clock)}
+    found = check(content("{{ first_name }}"), *rows, **options)
+    assert found.rows == 1_000
+    assert 0 < found.rendered_rows < 1_000
+    assert "a sample of" in str(found)
+
+
+def test_a_template_that_uses_its_whole_budget_for_everybody_ends_the_check_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("email_platform.content.render.Budget", lambda: Budget(steps=5_000))
+    bomb = "{% for a in range(1000) %}{% for b in range(1000) %}{{ first_name }}{% endfor %}{% endfor %}"
+    clock = iter(range(10**6))
+    options = {"budget_seconds": 2.5, "monotonic": lambda: next(clock)}
+    with pytest.raises(InvalidTemplateError, match=r"nobody can be sent this: a sample of [0-9]+ of 1,000 .* steps"):
+        check(content(html=bomb), *[{"first_name": "A"}] * 1_000, **options)
+
+
+@pytest.mark.parametrize(
+    ("html", "attributes"),
+    [
+        ("{{ first_name[0] * 2 }}", {}),
+        ("{{ attributes.a + 1 }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a.b.c }}", {"a": {"b": "ann@example.com"}}),
+        ("{{ campaign[attributes.a] }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a | round('x') }}", {"a": 1}),
+        ("{{ 1 / attributes.a }}", {"a": 0}),
+        ("{{ attributes.a % 3 }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a.split('') }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a | sum }}", {"a": ["ann@example.com"]}),
+        ("{{ [attributes.a, 1] | sort }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a[99] }}", {"a": "ann@example.com"}),
+        ("{{ attributes.a | join(attribute='x') }}", {"a": ["ann@example.com"]}),
+    ],
+)
+def test_no_reason_holds_an_address_or_a_leads_value(html: str, attributes: dict[str, Any]) -> None:
+    (problem,) = outcomes(leads({"first_name": "ann@example.com", "attributes": attributes}), content(html=html))
+    assert isinstance(problem, ContentProblem)
+    assert "@" not in problem.reason
+    assert "ann@" not in problem.reason.replace("cannot", "")
+    assert len(problem.reason) > 10

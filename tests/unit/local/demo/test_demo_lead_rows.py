@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from email_platform.audience.conditions import parse_condition
-from email_platform.content.render import check_content, compile_content, render_recipients
+from email_platform.content.compile import check_content, compile_content
+from email_platform.content.render import render_rows
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.manifest import ELIGIBLE_SCHEMA, Manifest
@@ -110,8 +111,9 @@ def test_every_demo_campaign_renders_for_every_demo_lead_whatever_it_lacks(plan:
         datetime(2026, 6, 1, tzinfo=UTC),
     )
     signer = UnsubscribeSigner(SecretStr("a secret that is only for tests"), "https://mail.example.com")
-    messages = render_recipients(compiled, pa.Table.from_pylist(rows, schema=ELIGIBLE_SCHEMA), manifest, signer)
+    rendered = render_rows(compiled, pa.Table.from_pylist(rows, schema=ELIGIBLE_SCHEMA), manifest, signer)
+    messages = [rendered.skeleton.message(values) for values in rendered.values if isinstance(values, tuple)]
     assert len(messages) == len(rows)
     assert not [message for message in messages if "None" in message.html or "None" in message.text]
     assert all(message.subject and message.text for message in messages)
-    assert all(signer.url(1, message.lead_id, 1) in message.html for message in messages)
+    assert all(signer.url(1, row["lead_id"], 1) in message.html for row, message in zip(rows, messages, strict=True))
