@@ -1,16 +1,16 @@
 """How long does a tick of each sensor take in a backlog? With Dagster's own sensor daemon code, on a whole stack.
 
-python bench/sensor_backlog.py [--queued 10000] [--silent 10000] [--past 100000] [--ticks 20] [--leads 20000] [--json FILE]
+python bench/sensor_backlog.py [--queued 10000] [--silent 10000] [--past 100000] [--ticks 20] [--leads 20000]
 
-The OLTP database gets so many queued campaigns that are due, so many in ``sending`` of which nobody shows a sign of life
-(each with a frozen audience and a run on record that is called at work), and so many past ones; Dagster's storage gets
-a partition and a finished run for each past one. Then Dagster's sensor iteration runs in this process, with the code
-server in another one, as its daemon has it, but without the sensors' minimum intervals. A tick's time is what Dagster
+The OLTP database gets so many queued campaigns that are due, so many in ``sending`` of which nobody shows a sign of
+life (each with a frozen audience and a run on record that is called at work), and so many past ones; Dagster's storage
+gets a partition and a finished run for each past one. Then Dagster's sensor iteration runs in this process, with the
+code server in another one, as its daemon has it, but without the sensors' minimum intervals. A tick's time is what Dagster
 records: from its start until every run that it asked for is in the run queue. Nothing launches the queued runs.
 
 Printed are the median, the 95th percentile and the longest tick of each sensor, the ticks that failed, launches a
-second, and after how many ticks a campaign of one lead that is queued last has its run. The rows that are seeded need no
-column of a later revision than 0005, so that older sensors can be measured by the same file.
+second, and after how many ticks a campaign of one lead that is queued last has its run. The rows that are seeded need
+no column of a later revision than 0005, so that older sensors can be measured by the same file.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ SEED_OLTP = (
     " from (select now() - interval '1 hour' as at from generate_series(1, :silent) n) as times",
     "insert into campaign (owner_id, sender_id, name, subject_template, html_template, condition, status, queued_at)"
     " select 1, 1, 'queued', 's', 'h',"
-    " jsonb_build_object('field', 'attributes.score', 'op', 'gte', 'value', n % 100), 'queued', now() - interval '5 min'"
+    " jsonb_build_object('field', 'attributes.score', 'op', 'gte', 'value', n % 100), 'queued',"
+    " now() - interval '5 min'"
     " from generate_series(1, :queued) n",
     "insert into campaign_manifest select id, gen_random_uuid(), 'prefix', 1000,"
     ' \'{{"suppressed": 0, "unsubscribed": 0, "invalid_address": 0, "duplicate_address": 0}}\', 1000, 50,'
-    ' \'{{"sender_id": 1, "owner_id": 1, "from_address": "news@example.com"}}\', \'{{}}\', \'hold\', now()'
+    ' \'{{"sender_id": 1, "owner_id": 1, "from_address": "news@example.com", "from_name": "News", "reply_to": null,'
+    ' "provider": "simulator", "provider_account": "default"}}\','
+    ' \'{{"subject_template": "s", "html_template": "h", "text_template": ""}}\', \'hold\', now()'
     " from campaign where status = 'sending'",
     "insert into chunk (campaign_id, chunk_index) select id, 0 from campaign where status = 'sending'",
     "insert into staged_object (key, kind, campaign_id, rows, content_sha256, staged_at, loaded_sha256, loaded_rows,"
@@ -162,7 +165,7 @@ def add_small_campaign(oltp: Engine) -> int:
                 text(
                     "insert into campaign (owner_id, sender_id, name, subject_template, html_template, condition,"
                     " status, queued_at) values (1, 1, 'small', 's', 'h',"
-                    " '{\"field\": \"id\", \"op\": \"eq\", \"value\": 1}', 'queued', now()) returning id"
+                    ' \'{"field": "id", "op": "eq", "value": 1}\', \'queued\', now()) returning id'
                 )
             ).scalar_one()
         )
