@@ -5,8 +5,8 @@ python bench/sensor_backlog.py [--queued 10000] [--silent 10000] [--past 100000]
 The OLTP database gets so many queued campaigns that are due, so many in ``sending`` of which nobody shows a sign of
 life (each with a frozen audience and a run on record that is called at work), and so many past ones; Dagster's storage
 gets a partition and a finished run for each past one. Then Dagster's sensor iteration runs in this process, with the
-code server in another one, as its daemon has it, but without the sensors' minimum intervals. A tick's time is what Dagster
-records: from its start until every run that it asked for is in the run queue. Nothing launches the queued runs.
+code server in another one, as its daemon has it, but without the sensors' minimum intervals. A tick's time is what
+Dagster records: from its start until every run that it asked for is in the run queue. Nothing launches the queued runs.
 
 Printed are the median, the 95th percentile and the longest tick of each sensor, the ticks that failed, launches a
 second, and after how many ticks a campaign of one lead that is queued last has its run. The rows that are seeded need

@@ -22,8 +22,8 @@ from email_platform.errors import IllegalTransitionError, InvalidConditionError,
 from email_platform.runs.parts import Parts
 from email_platform.sending.ledger import CampaignTotals
 
-SMALL_LAUNCHES_PER_TICK = 6
-WAITING_LAUNCHES_PER_TICK = 2
+SMALL_LAUNCHES_PER_TICK = 3
+WAITING_LAUNCHES_PER_TICK = 1
 """One launch takes Dagster 50 to 100 ms, and a tick is to end within a second."""
 LARGE_ROWS = 20_000
 """From so many recipients on a campaign is large: large ones never take the last place of the run queue."""

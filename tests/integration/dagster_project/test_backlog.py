@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -29,6 +33,7 @@ from tests.integration.own_databases import own_settings
 
 pytestmark = pytest.mark.integration
 
+PROJECT = Path(__file__).parents[3]
 LAUNCHES_PER_TICK = SMALL_LAUNCHES_PER_TICK + WAITING_LAUNCHES_PER_TICK
 
 
@@ -325,7 +330,7 @@ def test_a_tick_removes_a_bounded_number_of_old_partitions_and_goes_through_all_
     assert sorted(instance.get_dynamic_partitions("campaign")) == sorted(by_hand)
 
 
-def test_dead_runs_goes_through_all_runs_at_work(tmp_path: Any) -> None:
+def test_dead_runs_goes_through_all_runs_at_work(tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         runs = [run_of(instance, number, 1, dg.DagsterRunStatus.STARTED) for number in range(RUNS_PER_TICK + 3)]
         daemon = Daemon(instance, dead_runs)
@@ -338,3 +343,17 @@ def test_dead_runs_goes_through_all_runs_at_work(tmp_path: Any) -> None:
         assert "of 3 runs" in seen[1]
         assert seen[2] == seen[0]
         assert len(runs) == RUNS_PER_TICK + 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_600)
+def test_no_tick_fails_in_a_backlog_of_ten_thousand_campaigns_under_dagsters_own_daemon(tmp_path: Path) -> None:
+    # Without a word about seconds, but a tick of more than 60 of them fails by Dagster's own rule.
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "bench/sensor_backlog.py", "--ticks", "3", "--json", str(figures)]
+    subprocess.run(command, check=True, cwd=PROJECT, timeout=1_500)
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert {name: one["failed"] for name, one in found["sensors"].items()} == dict.fromkeys(found["sensors"], 0)
+    assert len(found["sensors"]) == 7
+    assert found["sensors"]["queued_campaigns"]["runs"] == 4 * LAUNCHES_PER_TICK
+    assert found["small_after_ticks"] == 1
