@@ -258,8 +258,8 @@ def test_a_backfill_of_a_load_brings_back_what_the_warehouse_lost(
     with open_warehouse(settings) as warehouse:
         warehouse.client.command(f"delete from delivery where campaign_id = {campaign_id} and lead_id % 2 = 0")
         assert 0 < sum(warehouse.delivery_counts(campaign_id).values()) < 30
-        told = load_again()
-        assert (told["objects loaded now"], told["objects loaded again"], told["rows loaded again"]) == (0, 1, 30)
+        shown = load_again()
+        assert (shown["objects loaded now"], shown["objects loaded again"], shown["rows loaded again"]) == (0, 1, 30)
         assert sum(warehouse.delivery_counts(campaign_id).values()) == 30
     assert load_again()["objects loaded again"] == 0
 
@@ -285,13 +285,13 @@ def test_a_backfill_of_reports_computes_a_range_of_campaigns_in_one_run(
         "dagster/asset_partition_range_end": "999999999",
     }
     result = dg.materialize([campaign_reports], instance=instance, resources=defs.resources, tags=whole_range)
-    told = {one.partition: one.metadata for one in result.asset_materializations_for_node("campaign_reports")}
-    assert {key: one.get("rejected") for key, one in told.items()} == {
+    shown = {one.partition: one.metadata for one in result.asset_materializations_for_node("campaign_reports")}
+    assert {key: one.get("rejected") for key, one in shown.items()} == {
         str(ids[0]): dg.IntMetadataValue(10),
         str(ids[1]): dg.IntMetadataValue(20),
         "999999999": None,
     }
-    assert told["999999999"]["campaign_summary"].value == "has no such campaign"
+    assert shown["999999999"]["campaign_summary"].value == "has no such campaign"
 
 
 def test_every_data_test_of_dbt_is_a_check_of_an_asset() -> None:
@@ -433,7 +433,7 @@ def test_large_campaigns_leave_a_place_of_the_run_queue_to_small_ones(
     settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance, resources: dict[str, Any], tmp_path: Path
 ) -> None:
     seed_leads(oltp_engine, [{**row, "attributes": {"tier": "gold"}} for row in numbered(300)])
-    with oltp_engine.begin() as connection:  # more than `LARGE_ROWS`, which the planner is told nothing of
+    with oltp_engine.begin() as connection:  # more than `LARGE_ROWS`, which the planner knows nothing of
         connection.execute(
             text(
                 "insert into lead (email, city) select 'l' || n || '@example.com', 'metropolis' from"

@@ -351,7 +351,7 @@ def test_odd_values_are_read_as_the_nearer_end_and_as_unreadable(engine: Engine)
 
 
 @pytest.mark.parametrize(
-    ("statement", "said"),
+    ("statement", "problem"),
     [
         ("update campaign set scheduled_at = 'infinity'", "campaign.scheduled_at is infinite"),
         ("update app_user set created_at = '-infinity'", "app_user.created_at is infinite"),
@@ -368,13 +368,13 @@ def test_odd_values_are_read_as_the_nearer_end_and_as_unreadable(engine: Engine)
     ],
 )
 def test_an_odd_value_is_refused_on_the_way_in_and_the_message_says_which(
-    parts: Parts, engine: Engine, statement: str, said: str
+    parts: Parts, engine: Engine, statement: str, problem: str
 ) -> None:
     seed_leads(engine, numbered(1))
     queue_campaign(engine, in_city("nowhere"))
     with pytest.raises(IntegrityError) as caught, engine.begin() as connection:
         connection.exec_driver_sql(statement.replace("%", "%%"))
-    assert said in str(caught.value.orig)
+    assert problem in str(caught.value.orig)
 
 
 def test_the_deepest_condition_of_the_grammar_is_stored(parts: Parts, engine: Engine) -> None:
