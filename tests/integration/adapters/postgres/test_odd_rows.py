@@ -303,7 +303,7 @@ def test_a_snapshot_maps_what_the_warehouse_cannot_hold_and_the_rows_are_named(p
 def test_a_text_that_no_block_of_csv_holds_is_cut_in_the_snapshot(parts: Parts, engine: Engine) -> None:
     queue_campaign(engine, in_city("nowhere"))
     with engine.begin() as connection:
-        connection.execute(text("update campaign set name = repeat('\"', 80000000)"))
+        connection.execute(text("update campaign set name = repeat('\"', 40000000)"))
     (row,) = PostgresDimensionSource(engine).snapshot("campaign", datetime(2026, 3, 1, tzinfo=UTC)).to_pylist()
     assert set(row["name"]) == {'"'}
 
