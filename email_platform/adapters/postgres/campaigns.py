@@ -115,15 +115,16 @@ class PostgresCampaignStore:
 
         Both statements read the partial index of campaigns without a run: launched ones cost nothing.
         """
-        is_behind = campaign.c.id == any_(literal(list(behind), ARRAY(BigInteger)))
-        by_size = (is_behind, campaign.c.estimated_rows.asc().nulls_last(), campaign.c.id)
+        # Only where there are such: with it the index's own order is of no use.
+        last = [campaign.c.id == any_(literal(list(behind), ARRAY(BigInteger)))] if behind else []
+        by_size = (*last, campaign.c.estimated_rows.asc().nulls_last(), campaign.c.id)
         waiting_since = func.coalesce(campaign.c.scheduled_at, campaign.c.queued_at, campaign.c.created_at)
         with oltp_transaction(self._engine) as connection:
             small = connection.execute(self._due().order_by(*by_size).limit(small_first)).all()
             others = (
                 self._due()
                 .where(campaign.c.id != all_(literal([row.id for row in small], ARRAY(BigInteger))))
-                .order_by(is_behind, waiting_since, campaign.c.id)
+                .order_by(*last, waiting_since, campaign.c.id)
                 .limit(longest_waiting)
             )
             waiting = connection.execute(others).all() if len(small) == small_first else []
