@@ -173,7 +173,8 @@ class PostgresCampaignStore:
 
         A chunk's lease is such a sign: it is renewed while its calls are made. A time that cannot be read is none.
         """
-        pauses = func.least(func.power(2, campaign.c.fruitless_attempts), LONGEST_PAUSE)
+        # Bounded before it is a power, which overflows from about 1,000 on and would fail the statement for everybody.
+        pauses = func.least(func.power(2, func.least(campaign.c.fruitless_attempts, 30)), LONGEST_PAUSE)
         long_ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, silent_seconds * pauses)
         last_sign_at = func.greatest(
             _ordinary(func.coalesce(campaign.c.progress_at, campaign.c.created_at)),

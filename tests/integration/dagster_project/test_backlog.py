@@ -86,7 +86,7 @@ class Daemon:
         assert isinstance(result, dg.SensorResult)
         return result
 
-    def tick(self, status: dg.DagsterRunStatus = dg.DagsterRunStatus.QUEUED, but: int | None = None) -> list[int]:
+    def tick(self, status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED, but: int | None = None) -> list[int]:
         """One tick; returns the campaigns that got a run. Of the campaign `but` no run can be made."""
         result = self.evaluate()
         self.cursor = result.cursor if result.cursor is not None else self.cursor
@@ -153,7 +153,7 @@ def test_a_small_campaign_is_launched_at_once_behind_large_ones_that_wait_in_the
 ) -> None:
     large = queue_many(engine, 101, launched_attempt=1, estimated_rows=LARGE_ROWS)
     for campaign_id in large:
-        run_of(instance, campaign_id, 1, dg.DagsterRunStatus.QUEUED)
+        run_of(instance, campaign_id, 1, dg.DagsterRunStatus.NOT_STARTED)
     small = queue_campaign(engine, in_city(seed_leads(engine, numbered(1))))
     assert Daemon(instance, queued_campaigns).tick() == [small]
     assert row_of(engine, small).estimated_rows == 1
@@ -287,7 +287,7 @@ def fill(engine: Engine, instance: dg.DagsterInstance, how_many: int) -> None:
         connection.execute(
             text(
                 "insert into staged_object (key, kind, rows, content_sha256, staged_at)"
-                " select 'k' || n, 'delivery', 1, 'x', now() - interval '1 hour' from generate_series(1, :n) n"
+                " select gen_random_uuid()::text, 'delivery', 1, 'x', now() - interval '1 hour' from generate_series(1, :n) n"
             ),
             {"n": how_many},
         )
