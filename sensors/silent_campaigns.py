@@ -16,6 +16,7 @@ from datetime import datetime
 import dagster as dg
 
 from assets.jobs import campaign_job
+from assets.partitions import campaign_partitions, partition_key
 from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.errors import PartUnavailableError
 from email_platform.runs.launch import Relaunch, progress_mark, relaunch
@@ -122,8 +123,11 @@ def silent_campaigns(
                 continue
             if one is not None:
                 relaunches.append(one)
+    # A key that somebody removed, or that was archived, would fail the tick for all campaigns of it.
+    keys = [partition_key(one.launch.campaign_id) for one in relaunches]
     return dg.SensorResult(
         run_requests=[run_request(one.launch) for one in relaunches],
+        dynamic_partitions_requests=[campaign_partitions.build_add_request(keys)] if keys else [],
         cursor=json.dumps(
             {
                 "after": after_id,
