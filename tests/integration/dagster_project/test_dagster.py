@@ -294,6 +294,23 @@ def test_a_backfill_of_reports_computes_a_range_of_campaigns_in_one_run(
     assert shown["999999999"]["campaign_summary"].value == "has no such campaign"
 
 
+def test_a_row_that_the_reports_cannot_hold_stops_no_refresh_and_is_named_by_a_check(
+    oltp_engine: Engine, instance: dg.DagsterInstance
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city("nowhere"), status="draft", created_at="1850-01-01T00:00:00Z")
+    with oltp_engine.begin() as connection:
+        connection.execute(text("set local session_replication_role = replica"))  # a row from before it was refused
+        connection.execute(text("update campaign set scheduled_at = 'infinity' where id = :id"), {"id": campaign_id})
+    result = dg.materialize([warehouse_dimensions], instance=instance, resources=defs.resources)
+    assert result.success
+    (check,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "rows_are_ordinary"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert f"campaign {campaign_id}: scheduled_at, created_at is not within" in str(check.metadata["odd rows"].value)
+    with oltp_engine.begin() as connection:
+        mended = update(campaign).where(campaign.c.id == campaign_id)
+        connection.execute(mended.values(scheduled_at=None, created_at=text("now()")))
+
+
 def test_every_data_test_of_dbt_is_a_check_of_an_asset() -> None:
     # What is none is logged as an observation with a warning, at every refresh, and is in no asset's health.
     manifest = json.loads(Path(dbt_project.manifest_path).read_text())
