@@ -81,7 +81,12 @@ def warehouse_deliveries(
             "loads_are_current",
             asset=_DIMENSIONS,
             description=f"no staged object has waited more than {LATE_SECONDS / 60:.0f} minutes to be loaded",
-        )
+        ),
+        dg.AssetCheckSpec(
+            "rows_are_ordinary",
+            asset=_DIMENSIONS,
+            description="the reports can hold every time of every campaign, user and suppression",
+        ),
     ],
     freshness_policy=DAILY,
 )
@@ -89,11 +94,12 @@ def warehouse_dimensions(parts: PartsResource, warehouse: WarehouseResource) -> 
     """The campaigns, users and counts of suppressions as the OLTP database has them now.
 
     Grain: one row a campaign; one a user; one a day, reason, source and sender of suppressions. The first step of each
-    refresh of the reports, so this is where a load that is late is told.
+    refresh of the reports, so this is where a load that is late is shown, and rows of which a value is mapped.
     """
     with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
         rows = refresh_dimensions(opened.dimensions, opened.store, clickhouse, opened.clock)
         late = opened.register.waiting_objects(LATE_SECONDS)
+        odd = opened.dimensions.odd_rows()
     return dg.MaterializeResult(
         metadata={f"{name} rows": count for name, count in rows.items()},
         check_results=[
@@ -103,7 +109,14 @@ def warehouse_dimensions(parts: PartsResource, warehouse: WarehouseResource) -> 
                 passed=not late,
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={"objects waiting": late},
-            )
+            ),
+            dg.AssetCheckResult(
+                check_name="rows_are_ordinary",
+                asset_key=_DIMENSIONS,
+                passed=not odd,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"odd rows": dg.MetadataValue.md("\n".join(f"- {one}" for one in odd) or "none")},
+            ),
         ],
     )
 

@@ -20,6 +20,8 @@ from email_platform.sending.orphan_watch import is_alive_since
 # instead. A test holds the text to Dagster's own constant.
 CODE_SERVER_TAG = ".dagster/grpc_info"
 
+RUNS_PER_TICK = 50
+
 
 def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether the process that announced itself as the run's worker is not there any more.
@@ -44,18 +46,38 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """End on record what was found without a worker twice in a row: at first its code server may be about to say so.
 
-    The cursor holds the ids of the runs that were found so the last time.
+    A tick looks at the next few runs, the oldest first, and again at those that the last tick found so: however many
+    runs are at work, its cost is the same. The cursor holds those, and after which run to go on.
     """
     if not isinstance(context.instance.run_launcher, dg.DefaultRunLauncher):
         return dg.SensorResult(skip_reason=dg.SkipReason("the run launcher watches its workers itself"))
-    found_before = set(json.loads(context.cursor or "[]"))
-    runs = context.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    gone = [run for run in runs if worker_is_gone(context.instance, run)]
-    for run in gone:
-        if run.run_id in found_before:
+    cursor = json.loads(context.cursor or "{}")
+    before = cursor if isinstance(cursor, dict) else {}
+    found_before: list[str] = before.get("found", [])
+    again = started_runs(context.instance, run_ids=found_before) if found_before else []
+    for run in again:
+        if worker_is_gone(context.instance, run):
             context.log.warning(f"run {run.run_id} of {run.job_name}: its worker is gone; ending it")
             context.instance.report_run_failed(run, "its worker is gone, and so is the code server that watched it")
+    after_run_id = before.get("after")
+    if after_run_id is not None and context.instance.get_run_by_id(after_run_id) is None:
+        after_run_id = None  # somebody deleted it
+    page = started_runs(context.instance, after_run_id=after_run_id)
+    gone = [run.run_id for run in page if run.run_id not in found_before and worker_is_gone(context.instance, run)]
     return dg.SensorResult(
-        cursor=json.dumps([run.run_id for run in gone if run.run_id not in found_before]),
-        skip_reason=dg.SkipReason(f"{len(gone)} of {len(runs)} runs at work have no worker"),
+        cursor=json.dumps({"found": gone, "after": page[-1].run_id if len(page) == RUNS_PER_TICK else None}),
+        skip_reason=dg.SkipReason(f"{len(gone)} of {len(page)} runs at work have no worker"),
     )
+
+
+def started_runs(
+    instance: dg.DagsterInstance, run_ids: list[str] | None = None, after_run_id: str | None = None
+) -> list[dg.DagsterRun]:
+    """The next runs that are at work by Dagster's account, the oldest first; or those of the ids."""
+    records = instance.get_run_records(
+        dg.RunsFilter(run_ids=run_ids, statuses=[dg.DagsterRunStatus.STARTED]),
+        limit=RUNS_PER_TICK,
+        ascending=True,
+        cursor=after_run_id,
+    )
+    return [record.dagster_run for record in records]

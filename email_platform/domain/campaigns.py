@@ -6,7 +6,7 @@ queued again only to send what an operator decided about unknown calls: the ledg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -113,6 +113,10 @@ class Campaign:
         condition: the audience condition as parsed JSON, not yet validated.
         attempt: counts launches (first launch, each resume); part of the run key.
         fruitless_attempts: how many in a row came to nothing, by the reaper's count.
+        attempt_mark: how far the campaign was when the present attempt was counted.
+        estimated_rows: recipients still to be reached, as last looked up; None where nobody has looked.
+        problem: what of its row cannot be read, and how to mend it; None where all of it can. Such a campaign is not
+            launched: it fails with this as the reason.
         on_unknown: what to do with a call whose outcome is unknown where the provider honours no keys.
     """
 
@@ -130,6 +134,9 @@ class Campaign:
     created_at: datetime | None = field(default=None)
     finished_at: datetime | None = field(default=None)
     fruitless_attempts: int = 0
+    attempt_mark: int = 0
+    estimated_rows: int | None = None
+    problem: str | None = None
 
 
 class CampaignStore(Protocol):
@@ -147,8 +154,30 @@ class CampaignStore(Protocol):
         """Campaigns of any status, the newest first."""
         ...
 
-    def due(self, limit: int) -> Sequence[Campaign]:
-        """Queued campaigns whose time has come, the longest waiting first."""
+    def due(self, small_first: int, longest_waiting: int, behind: Collection[int] = ()) -> Sequence[Campaign]:
+        """Queued campaigns whose time has come and of which no run is known: the next ones to launch.
+
+        A campaign whose scheduled time cannot be read is among them, so that it fails with that as the reason.
+
+        Args:
+            small_first: at most so many of those with the fewest recipients (ties by id); those that nobody has
+                sized come last.
+            longest_waiting: and so many of the others, the longest waiting first (ties by id), so that a large one
+                gets its turn however many small ones come.
+            behind: ids of campaigns that come after all others.
+        """
+        ...
+
+    def unsized(self, limit: int) -> Sequence[Campaign]:
+        """Campaigns that `due` may give whose recipients nobody has counted or estimated; the newest first."""
+        ...
+
+    def note_sizes(self, rows: Mapping[int, int]) -> None:
+        """Keep how many recipients campaigns have still to reach, by campaign id."""
+        ...
+
+    def note_launched(self, attempts: Mapping[int, int]) -> None:
+        """Keep that a run of these attempts is on record, by campaign id: `due` does not give them again."""
         ...
 
     def change_status(self, campaign_id: int, wanted: CampaignStatus, reason: str | None = None) -> Campaign:
@@ -167,10 +196,15 @@ class CampaignStore(Protocol):
         """Say that a run is working on the campaign; the reaper resumes campaigns that fall silent."""
         ...
 
-    def silent(self, silent_seconds: float) -> Sequence[Campaign]:
-        """Campaigns in ``sending``, or queued and due, of which no run has shown a sign of life for so long.
+    def silent(self, silent_seconds: float, after_id: int, limit: int) -> Sequence[Campaign]:
+        """Campaigns in ``sending``, or queued and launched, of which no run has shown a sign of life for so long.
 
         After attempts in a row that came to nothing the time doubles with each, up to `LONGEST_PAUSE` times.
+
+        Args:
+            silent_seconds: for how long.
+            after_id: only campaigns with greater ids.
+            limit: at most so many, in order of their ids.
         """
         ...
 
@@ -179,12 +213,12 @@ class CampaignStore(Protocol):
         ...
 
     def begin_attempt(self, campaign_id: int, attempt: int, mark: int) -> bool:
-        """Count a new attempt of a silent campaign; False where somebody else has counted it already.
+        """Count an attempt of a silent campaign, once a run of it is on record; False where it is counted already.
 
         Args:
             campaign_id: which campaign.
             attempt: the new attempt's number.
             mark: how far the campaign is, as a number that grows with every progress; the same mark as at the
-                beginning of the last attempt makes that one fruitless. Queueing it again starts the count anew.
+                beginning of the last attempt makes that one fruitless. Queueing it again starts the count at 0.
         """
         ...

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from email_platform.domain.campaigns import CampaignContent, OnUnknown, Sender
 
-ExclusionReason = Literal["suppressed", "unsubscribed", "invalid_address", "duplicate_address"]
+ExclusionReason = Literal["suppressed", "unsubscribed", "invalid_address", "duplicate_address", "unreadable"]
+"""``unreadable``: the lead's attributes are JSON that PostgreSQL stores and nobody can render."""
 EXCLUSION_REASONS: tuple[ExclusionReason, ...] = get_args(ExclusionReason)
 
 # One row per lead that meets the condition, ordered by lead_id: what the OLTP database says before the manifest

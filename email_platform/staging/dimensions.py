@@ -6,7 +6,7 @@ the last snapshot with it showed it, marked as deleted by its older ``snapshot_a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from io import BytesIO
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from email_platform.domain.manifest import EXCLUSION_REASONS
+from email_platform.domain.odd_rows import OddRow
 from email_platform.domain.ports import Clock, ObjectStore, StagedKind, StagedObject
 from email_platform.domain.storage_layout import dimension_key
 
@@ -97,6 +98,10 @@ class DimensionSource(Protocol):
 
     def snapshot(self, name: DimensionName, snapshot_at: datetime) -> pa.Table:
         """The table as it is now, in its schema of `DIMENSION_SCHEMAS`; one row per id, in id order."""
+        ...
+
+    def odd_rows(self) -> Sequence[OddRow]:
+        """Rows of which a snapshot cannot show every value as it is; some of each table."""
         ...
 
 

@@ -20,6 +20,7 @@ with campaigns as (
         excluded_unsubscribed,
         excluded_invalid_address,
         excluded_duplicate_address,
+        excluded_unreadable,
         staged
     from {{ ref('stg_campaigns') }}
     where frozen_at is not null or campaign_id not in (select campaign_id from {{ ref('int_legacy_campaigns') }})
@@ -40,6 +41,7 @@ with campaigns as (
         toInt64(0) as excluded_unsubscribed,
         toInt64(0) as excluded_invalid_address,
         toInt64(0) as excluded_duplicate_address,
+        toInt64(0) as excluded_unreadable,
         toInt64(0) as staged
     from {{ ref('int_legacy_campaigns') }} as old
     left any join {{ ref('stg_campaigns') }} as known on known.campaign_id = old.campaign_id
@@ -79,6 +81,7 @@ joined as (
         campaigns.excluded_unsubscribed as excluded_unsubscribed,
         campaigns.excluded_invalid_address as excluded_invalid_address,
         campaigns.excluded_duplicate_address as excluded_duplicate_address,
+        campaigns.excluded_unreadable as excluded_unreadable,
         campaigns.staged as staged,
         {% for name in outcome_counts() %}
         ifNull(outcomes.{{ name }}, 0) as {{ name }},
@@ -104,11 +107,13 @@ select
     is_deleted,
     considered,
     eligible,
-    excluded_suppressed + excluded_unsubscribed + excluded_invalid_address + excluded_duplicate_address as excluded,
+    excluded_suppressed + excluded_unsubscribed + excluded_invalid_address + excluded_duplicate_address
+        + excluded_unreadable as excluded,
     excluded_suppressed,
     excluded_unsubscribed,
     excluded_invalid_address,
     excluded_duplicate_address,
+    excluded_unreadable,
     accepted,
     rejected,
     unknown,

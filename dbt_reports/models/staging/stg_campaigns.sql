@@ -19,6 +19,7 @@ select
     ifNull(excluded_unsubscribed, 0) as excluded_unsubscribed,
     ifNull(excluded_invalid_address, 0) as excluded_invalid_address,
     ifNull(excluded_duplicate_address, 0) as excluded_duplicate_address,
+    ifNull(excluded_unreadable, 0) as excluded_unreadable,
     ifNull(staged, 0) as staged,
     ifNull(snapshot_at < {{ newest_snapshot_at('campaign') }}, 0) as is_deleted,
     snapshot_at

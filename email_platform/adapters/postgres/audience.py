@@ -1,7 +1,8 @@
 """Candidates of a campaign, read from PostgreSQL in one statement and one snapshot.
 
 Invariant: every lead that meets the condition comes exactly once, in lead_id order, with the reason that
-excludes it or null; one of several leads with the same address stays eligible, so that somebody is mailed.
+excludes it or null; one of several leads with the same address stays eligible, so that somebody is mailed. A lead
+whose attributes nobody can read is excluded for that, and the others go on.
 Python holds one batch at a time, whatever the audience's size.
 """
 
@@ -43,6 +44,7 @@ from email_platform.domain.addresses import (
     MAX_LOCAL_CHARACTERS,
 )
 from email_platform.domain.manifest import CANDIDATE_SCHEMA, ExclusionReason
+from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
 from email_platform.errors import PartUnavailableError
 
 # Sorting 200,000 (id, address) pairs takes 17 MB; the default of 4 MB would spill them to disk.
@@ -114,6 +116,7 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
             lead.c.unsubscribed_at,
             normalised_address_sql(lead.c.email).label("address"),
             func.coalesce(is_valid_address_sql(lead.c.email), false()).label("is_valid"),
+            func.json_problem(lead.c.attributes, MAX_ATTRIBUTES_BYTES).is_not(None).label("is_unreadable"),
         )
         .where(where_clause(condition, lead.c))
         .cte("considered")
@@ -135,6 +138,7 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
                 (not_(considered.c.is_valid), _reason("invalid_address")),
                 (considered.c.unsubscribed_at.is_not(None), _reason("unsubscribed")),
                 (suppressed.c.address.is_not(None), _reason("suppressed")),
+                (considered.c.is_unreadable, _reason("unreadable")),
             ).label("reason"),
         )
         .outerjoin(suppressed, suppressed.c.address == considered.c.address)
@@ -162,7 +166,8 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
             lead.c.plan,
             lead.c.language,
             lead.c.age,
-            cast(lead.c.attributes, Text).label("attributes"),
+            # The attributes of who is excluded are not written anywhere, and may be as large as PostgreSQL allows.
+            case((judged.c.reason.is_(None), cast(lead.c.attributes, Text)), else_="{}").label("attributes"),
             judged.c.reason,
         )
         .join(judged, judged.c.id == lead.c.id)

@@ -1,28 +1,35 @@
 """Campaigns in PostgreSQL.
 
 Invariant: a status changes under the row's lock, after `check_transition` on the status read under it; a campaign
-becomes sent only where, under that lock, every chunk of it is finished.
+becomes sent only where, under that lock, every chunk of it is finished. No row can make a statement that reads many
+campaigns raise: what cannot be read is that campaign's `problem`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnElement,
     Connection,
     Engine,
+    Integer,
     Row,
     Select,
+    Update,
+    all_,
     any_,
+    bindparam,
     case,
     func,
     literal,
     or_,
     select,
+    text,
     update,
 )
 
@@ -36,10 +43,16 @@ from email_platform.domain.campaigns import (
     Sender,
     check_transition,
 )
+from email_platform.domain.odd_rows import LATEST, Unreadable, is_odd_time
 from email_platform.errors import AccountingError, CampaignNotFoundError
 
 _STARTED = {CampaignStatus.SENDING}
 _ENDED = (CampaignStatus.SENT, CampaignStatus.CANCELLED)  # nothing more will be sent by itself
+# Word for word the conditions of the partial indexes, or PostgreSQL does not use them.
+_UNLAUNCHED = text("campaign.status = 'queued' and campaign.launched_attempt < campaign.attempt")
+_AT_WORK = text(
+    "(campaign.status = 'sending' or (campaign.status = 'queued' and campaign.launched_attempt >= campaign.attempt))"
+)
 _FINISHED = {CampaignStatus.SENT, CampaignStatus.CANCELLED, CampaignStatus.FAILED}
 
 
@@ -61,7 +74,7 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
             _require_finished_chunks(connection, campaign_id)
         values["status"] = wanted
         if wanted is CampaignStatus.QUEUED:
-            values |= {"queued_at": func.now(), "finished_at": None, "fruitless_attempts": 0}
+            values |= {"queued_at": func.now(), "finished_at": None, "fruitless_attempts": 0, "estimated_rows": None}
             if current != CampaignStatus.DRAFT:
                 values["attempt"] = campaign.c.attempt + 1  # a new run key: the old one was used
         if wanted in _STARTED:
@@ -97,19 +110,50 @@ class PostgresCampaignStore:
         with oltp_transaction(self._engine) as connection:
             return [self._campaign(row) for row in connection.execute(statement)]
 
-    def due(self, limit: int) -> Sequence[Campaign]:
-        """Queued campaigns whose time has come, the longest waiting first."""
-        statement = (
-            self._campaigns()
-            .where(
-                campaign.c.status == CampaignStatus.QUEUED,
-                or_(campaign.c.scheduled_at.is_(None), campaign.c.scheduled_at <= func.now()),
+    def due(self, small_first: int, longest_waiting: int, behind: Collection[int] = ()) -> Sequence[Campaign]:
+        """Queued campaigns to launch next; see the Protocol.
+
+        Both statements read the partial index of campaigns without a run: launched ones cost nothing.
+        """
+        # Only where there are such: with it the index's own order is of no use.
+        last = [campaign.c.id == any_(literal(list(behind), ARRAY(BigInteger)))] if behind else []
+        by_size = (*last, campaign.c.estimated_rows.asc().nulls_last(), campaign.c.id)
+        waiting_since = func.coalesce(campaign.c.scheduled_at, campaign.c.queued_at, campaign.c.created_at)
+        with oltp_transaction(self._engine) as connection:
+            small = connection.execute(self._due().order_by(*by_size).limit(small_first)).all()
+            others = (
+                self._due()
+                .where(campaign.c.id != all_(literal([row.id for row in small], ARRAY(BigInteger))))
+                .order_by(*last, waiting_since, campaign.c.id)
+                .limit(longest_waiting)
             )
-            .order_by(func.coalesce(campaign.c.scheduled_at, campaign.c.queued_at, campaign.c.created_at))
-            .limit(limit)
-        )
+            waiting = connection.execute(others).all() if len(small) == small_first else []
+            return [self._campaign(row) for row in (*small, *waiting)]
+
+    def unsized(self, limit: int) -> Sequence[Campaign]:
+        """Those of them whose recipients nobody has counted; see the Protocol."""
+        statement = self._due().where(campaign.c.estimated_rows.is_(None)).order_by(campaign.c.id.desc()).limit(limit)
         with oltp_transaction(self._engine) as connection:
             return [self._campaign(row) for row in connection.execute(statement)]
+
+    def note_sizes(self, rows: Mapping[int, int]) -> None:
+        """Keep how many recipients campaigns have still to reach."""
+        self._note(rows, update(campaign).values(estimated_rows=bindparam("noted")))
+
+    def note_launched(self, attempts: Mapping[int, int]) -> None:
+        """Keep that a run of these attempts is on record."""
+        is_news = campaign.c.launched_attempt < bindparam("noted", type_=Integer)
+        self._note(attempts, update(campaign).where(is_news).values(launched_attempt=bindparam("noted")))
+
+    def _note(self, values: Mapping[int, int], statement: Update) -> None:
+        """One transaction, in order of the ids, so that two callers never wait for each other in a circle."""
+        if not values:
+            return
+        with oltp_transaction(self._engine) as connection:
+            connection.execute(
+                statement.where(campaign.c.id == bindparam("its_id")),
+                [{"its_id": campaign_id, "noted": values[campaign_id]} for campaign_id in sorted(values)],
+            )
 
     def change_status(self, campaign_id: int, wanted: CampaignStatus, reason: str | None = None) -> Campaign:
         """Make one legal change of status under the row's lock; see the Protocol."""
@@ -124,17 +168,19 @@ class PostgresCampaignStore:
                 update(campaign).where(campaign.c.id == campaign_id).values(progress_at=func.clock_timestamp())
             )
 
-    def silent(self, silent_seconds: float) -> Sequence[Campaign]:
+    def silent(self, silent_seconds: float, after_id: int, limit: int) -> Sequence[Campaign]:
         """Campaigns that should be worked on, without a sign of life from any run; see the Protocol.
 
-        A chunk's lease is such a sign: it is renewed while its calls are made.
+        A chunk's lease is such a sign: it is renewed while its calls are made. A time that cannot be read is none.
         """
-        pauses = func.least(func.power(2, campaign.c.fruitless_attempts), LONGEST_PAUSE)
+        # Bounded before it is a power, which overflows from about 1,000 on and would fail the statement for everybody.
+        pauses = func.least(func.power(2, func.least(campaign.c.fruitless_attempts, 30)), LONGEST_PAUSE)
         long_ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, silent_seconds * pauses)
-        is_queued = campaign.c.status == CampaignStatus.QUEUED
         last_sign_at = func.greatest(
-            func.coalesce(campaign.c.progress_at, campaign.c.created_at),
-            case((is_queued, func.greatest(campaign.c.queued_at, campaign.c.scheduled_at))),
+            _ordinary(func.coalesce(campaign.c.progress_at, campaign.c.created_at)),
+            case((campaign.c.status == CampaignStatus.QUEUED, _ordinary(campaign.c.queued_at))),
+            case((campaign.c.status == CampaignStatus.QUEUED, _ordinary(campaign.c.scheduled_at))),
+            func.to_timestamp(0),
         )
         leased = select(chunk.c.campaign_id).where(
             chunk.c.campaign_id == campaign.c.id,
@@ -143,12 +189,9 @@ class PostgresCampaignStore:
         )
         statement = (
             self._campaigns()
-            .where(
-                is_queued | (campaign.c.status == CampaignStatus.SENDING),
-                last_sign_at < long_ago,
-                ~leased.exists(),
-            )
+            .where(_AT_WORK, campaign.c.id > after_id, last_sign_at < long_ago, ~leased.exists())
             .order_by(campaign.c.id)
+            .limit(limit)
         )
         with oltp_transaction(self._engine) as connection:
             return [self._campaign(row) for row in connection.execute(statement)]
@@ -168,18 +211,19 @@ class PostgresCampaignStore:
             return list(connection.execute(statement).scalars())
 
     def begin_attempt(self, campaign_id: int, attempt: int, mark: int) -> bool:
-        """Count a new attempt if the present one is still ``attempt - 1``; see the Protocol."""
+        """Count the attempt if the present one is an earlier one; see the Protocol."""
         with oltp_transaction(self._engine) as connection:
             return bool(
                 connection.execute(
                     update(campaign)
                     .where(
                         campaign.c.id == campaign_id,
-                        campaign.c.attempt == attempt - 1,
+                        campaign.c.attempt < attempt,
                         campaign.c.status.in_((CampaignStatus.QUEUED, CampaignStatus.SENDING)),
                     )
                     .values(
                         attempt=attempt,
+                        launched_attempt=attempt,
                         progress_at=func.clock_timestamp(),
                         fruitless_attempts=case(
                             (campaign.c.attempt_mark == mark, campaign.c.fruitless_attempts + 1), else_=0
@@ -188,6 +232,17 @@ class PostgresCampaignStore:
                     )
                 ).rowcount
             )
+
+    def _due(self) -> Select[Any]:
+        """Queued campaigns whose time has come, or cannot be read, and of which no run is on record."""
+        return self._campaigns().where(
+            _UNLAUNCHED,
+            or_(
+                campaign.c.scheduled_at.is_(None),
+                campaign.c.scheduled_at <= func.now(),
+                campaign.c.scheduled_at >= LATEST,
+            ),
+        )
 
     @staticmethod
     def _campaigns() -> Select[Any]:
@@ -234,4 +289,24 @@ class PostgresCampaignStore:
             created_at=row.created_at,
             finished_at=row.finished_at,
             fruitless_attempts=row.fruitless_attempts,
+            attempt_mark=row.attempt_mark,
+            estimated_rows=row.estimated_rows,
+            problem=_problem(row),
         )
+
+
+def _ordinary(moment: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The time, or null where it is one that nobody can have meant; `greatest` ignores null."""
+    return case((~func.is_odd_time(moment), moment))
+
+
+def _problem(row: Row[Any]) -> str | None:
+    """What of the row cannot be read and bears on whom the campaign mails when; None where all of it can."""
+    problems = []
+    if isinstance(row.condition, Unreadable):
+        problems.append(f"its condition {row.condition.reason}: write one that docs/conditions.md allows")
+    if is_odd_time(row.scheduled_at):
+        problems.append(
+            "its scheduled_at is infinite or outside the years 1 to 9999: set a time, or null for as soon as possible"
+        )
+    return f"{'; '.join(problems)}; then queue the campaign again" if problems else None

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
+from email_platform.adapters.postgres.lenient_reading import read_json, read_leniently
 from email_platform.errors import ConfigurationError, PartUnavailableError
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -34,6 +35,7 @@ def create_oltp_engine(url: str, idle_in_transaction_seconds: float = IDLE_IN_TR
         max_overflow=5,
         pool_pre_ping=True,
         hide_parameters=True,  # statements carry addresses
+        json_deserializer=read_json,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "email-platform"},
     )
 
@@ -43,6 +45,7 @@ def create_oltp_engine(url: str, idle_in_transaction_seconds: float = IDLE_IN_TR
         milliseconds = round(idle_in_transaction_seconds * 1000)
         connection.execute(f"set idle_in_transaction_session_timeout = {milliseconds}")
         connection.commit()
+        read_leniently(connection)
 
     return engine
 

@@ -66,7 +66,7 @@ class PostgresGuardRegister:
 
     def stop(self, campaign_id: int, feedback: Feedback, reason: str) -> None:
         """Move the zero point, note an alert, and pause the campaign; see the Protocol."""
-        told = insert(campaign_guard).values(
+        alert = insert(campaign_guard).values(
             campaign_id=campaign_id,
             accepted=feedback.accepted,
             bounced=feedback.bounced,
@@ -74,12 +74,12 @@ class PostgresGuardRegister:
             reason=reason,
             stopped_at=func.clock_timestamp(),
         )
-        new = told.excluded
+        new = alert.excluded
         with oltp_transaction(self._engine) as connection:
             with suppress(IllegalTransitionError, CampaignNotFoundError):
                 change_status(connection, campaign_id, CampaignStatus.PAUSED, reason)
             connection.execute(
-                told.on_conflict_do_update(
+                alert.on_conflict_do_update(
                     index_elements=[campaign_guard.c.campaign_id],
                     set_={
                         "accepted": new.accepted,

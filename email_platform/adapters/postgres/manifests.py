@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from email_platform.adapters.postgres.tables import campaign_manifest, chunk
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import CampaignContent, Sender
-from email_platform.domain.manifest import Manifest
+from email_platform.domain.manifest import EXCLUSION_REASONS, Manifest
 
 
 class PostgresManifestStore:
@@ -80,7 +80,8 @@ def _manifest(row: Row[Any]) -> Manifest:
         manifest_id=row.manifest_id,
         prefix=row.prefix,
         eligible_rows=row.eligible_rows,
-        excluded_by_reason=row.excluded_by_reason,
+        # A manifest that is older than a reason excluded nobody for it.
+        excluded_by_reason={reason: row.excluded_by_reason.get(reason, 0) for reason in EXCLUSION_REASONS},
         chunk_rows=row.chunk_rows,
         call_rows=row.call_rows,
         sender=Sender(**row.sender),

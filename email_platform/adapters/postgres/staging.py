@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from email_platform.adapters.postgres.tables import campaign, staged_object
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.domain.odd_rows import LATEST
 from email_platform.domain.ports import StagedObject
 
 _IS_WAITING = and_(
@@ -218,9 +219,14 @@ class PostgresStagingRegister:
             return connection.execute(statement).scalar_one()
 
     def last_change_at(self) -> datetime | None:
-        """When the warehouse was last loaded or a campaign last started or ended."""
-        loaded_at = select(func.max(staged_object.c.loaded_at)).scalar_subquery()
-        moved_at = select(func.max(func.greatest(campaign.c.started_at, campaign.c.finished_at))).scalar_subquery()
+        """When the warehouse was last loaded or a campaign last started or ended; reads the end of three indexes.
+
+        A time that nobody can have meant (infinity) is passed over, or it would stay the newest for ever.
+        """
+        newest = [
+            select(func.max(column)).where(column < LATEST).scalar_subquery()
+            for column in (staged_object.c.loaded_at, campaign.c.started_at, campaign.c.finished_at)
+        ]
         with oltp_transaction(self._engine) as connection:
-            changed_at: datetime | None = connection.execute(select(func.greatest(loaded_at, moved_at))).scalar_one()
+            changed_at: datetime | None = connection.execute(select(func.greatest(*newest))).scalar_one()
             return changed_at

@@ -121,12 +121,27 @@ campaign = Table(
     Column("fruitless_attempts", Integer, nullable=False, server_default="0"),  # in a row, without any progress
     Column("attempt_mark", BigInteger, nullable=False, server_default="0"),  # how far it was when the attempt began
     _created_at(),
+    Column("launched_attempt", Integer, nullable=False, server_default="0"),  # Dagster is known to have its run
+    Column("estimated_rows", BigInteger),  # recipients still to be reached; null: nobody has looked yet
     CheckConstraint(
         "status in ('draft', 'queued', 'sending', 'paused', 'sent', 'cancelled', 'failed')",
         name="status_known",
     ),
     CheckConstraint("on_unknown in ('hold', 'resend')", name="on_unknown_known"),
     Index("ix_campaign_open", "status", postgresql_where=text("status in ('queued', 'sending')")),
+    Index(
+        "ix_campaign_unlaunched",
+        "estimated_rows",
+        "id",
+        postgresql_where=text("status = 'queued' and launched_attempt < attempt"),
+    ),
+    Index(
+        "ix_campaign_at_work",
+        "id",
+        postgresql_where=text("status = 'sending' or (status = 'queued' and launched_attempt >= attempt)"),
+    ),
+    Index("ix_campaign_started_at", "started_at"),
+    Index("ix_campaign_finished_at", "finished_at"),
 )
 
 # No foreign key to campaign: what was sent must stay known when somebody deletes the campaign's row.
@@ -203,6 +218,7 @@ staged_object = Table(
         postgresql_where=text("loaded_sha256 is distinct from content_sha256"),
     ),
     Index("ix_staged_object_campaign_id", "campaign_id"),
+    Index("ix_staged_object_loaded_at", "loaded_at"),
 )
 
 # One row per campaign that was stopped for its bounces or complaints; see `email_platform.runs.guard`. The counts are

@@ -32,6 +32,7 @@ from email_platform.audience.conditions.fields import (
     Operator,
     ValueType,
 )
+from email_platform.domain.odd_rows import Unreadable
 from email_platform.errors import InvalidConditionError
 
 Scalar: TypeAlias = str | bool | int | Decimal | datetime
@@ -92,6 +93,8 @@ def parse_condition(raw: object) -> Condition:
     Raises:
         InvalidConditionError: the place as a JSONPath, and what is allowed there.
     """
+    if isinstance(raw, Unreadable):
+        _refuse("$", raw.reason)
     if isinstance(raw, dict) and list(raw) == ["all"] and raw["all"] == [] and isinstance(raw["all"], list):
         return AllOf(())
     return _Parser().node(raw, "$", depth=1)

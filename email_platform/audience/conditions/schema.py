@@ -126,7 +126,7 @@ def _comparison(
         return _object(properties)
     schema = _object({**properties, "type": {"const": attribute_type}})
     if attribute_type != "timestamp":
-        schema["required"] = ["field", "op", "value"]  # the value shows the type; only a timestamp must be said
+        schema["required"] = ["field", "op", "value"]  # the value shows the type; only a timestamp must be named
     return schema
 
 

@@ -198,7 +198,8 @@ def _print_reports(watch: DemoWatch, console: Console) -> None:
         """,
         "campaign_summary: why leads were excluded": """
             select campaign_id as id, excluded_suppressed as suppressed, excluded_unsubscribed as unsubscribed,
-                   excluded_invalid_address as invalid_address, excluded_duplicate_address as duplicate_address
+                   excluded_invalid_address as invalid_address, excluded_duplicate_address as duplicate_address,
+                   excluded_unreadable as unreadable
             from {reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}} order by campaign_id
         """,
         "campaign_summary: what became of the messages": """

@@ -224,8 +224,10 @@ def test_postgres_and_python_tell_valid_addresses_alike(engine: Engine, addresse
     given_addresses = values(column("address", TextType), name="given").data([(address,) for address in addresses])
     address = given_addresses.c.address
     with engine.connect() as connection:
-        told = connection.execute(select(address, is_valid_address_sql(address), normalised_address_sql(address))).all()
-    assert [tuple(row) for row in told] == [
+        answers = connection.execute(
+            select(address, is_valid_address_sql(address), normalised_address_sql(address))
+        ).all()
+    assert [tuple(row) for row in answers] == [
         (address, is_valid_address(address), normalised_address(address)) for address in addresses
     ]
 
@@ -318,21 +320,21 @@ def test_of_many_writers_one_manifest_counts_and_all_are_told_which(
     manifest = resolve(source, a_campaign(), InMemoryObjectStore())
     rivals = [replace(manifest, manifest_id=uuid4(), chunk_rows=rows) for rows in (1, 2, 3, 4)]
     together = threading.Barrier(len(rivals))
-    told: list[Manifest] = []
+    frozen_manifests: list[Manifest] = []
 
     def freeze(rival: Manifest) -> None:
         together.wait(30)
-        told.append(PostgresManifestStore(engine).freeze(rival))
+        frozen_manifests.append(PostgresManifestStore(engine).freeze(rival))
 
     threads = [threading.Thread(target=freeze, args=(rival,)) for rival in rivals]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert len(told) == len(rivals)
-    (winner,) = {frozen.manifest_id for frozen in told}
+    assert len(frozen_manifests) == len(rivals)
+    (winner,) = {frozen.manifest_id for frozen in frozen_manifests}
     (won,) = (rival for rival in rivals if rival.manifest_id == winner)
-    assert all(frozen == won for frozen in told)
+    assert all(frozen == won for frozen in frozen_manifests)
     assert chunk_indexes(engine, manifest.campaign_id) == list(range(won.chunk_count))
 
 

@@ -112,6 +112,7 @@ def test_a_campaign_goes_from_queued_to_the_warehouse_and_every_count_agrees(
         "unsubscribed": 1,
         "invalid_address": 2,
         "duplicate_address": 1,
+        "unreadable": 0,
     }
     assert summary.totals.accepted == 230
     assert row_of(engine, campaign_id).status == "sent"

@@ -186,21 +186,23 @@ def test_what_the_grammar_knows_is_accepted_by_parser_and_schema(raw: Any) -> No
     assert SCHEMA.is_valid(json.loads(json.dumps(raw)))
 
 
-@pytest.mark.parametrize(("raw", "path", "said"), REFUSED, ids=range(len(REFUSED)))
-def test_everything_else_is_refused_by_parser_and_schema_with_the_place(raw: Any, path: str, said: str) -> None:
+@pytest.mark.parametrize(("raw", "path", "problem"), REFUSED, ids=range(len(REFUSED)))
+def test_everything_else_is_refused_by_parser_and_schema_with_the_place(raw: Any, path: str, problem: str) -> None:
     with pytest.raises(InvalidConditionError) as caught:
         parse_condition(raw)
     assert caught.value.path == path
-    assert said in caught.value.problem
+    assert problem in caught.value.problem
     assert str(caught.value).isprintable(), "the reason is stored with the campaign"
     assert not SCHEMA.is_valid(raw)
 
 
-@pytest.mark.parametrize(("raw", "path", "said"), REFUSED_BEYOND_THE_SCHEMA, ids=range(len(REFUSED_BEYOND_THE_SCHEMA)))
-def test_limits_that_no_schema_can_say_are_refused_by_the_parser(raw: Any, path: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("raw", "path", "problem"), REFUSED_BEYOND_THE_SCHEMA, ids=range(len(REFUSED_BEYOND_THE_SCHEMA))
+)
+def test_limits_that_no_schema_can_say_are_refused_by_the_parser(raw: Any, path: str, problem: str) -> None:
     with pytest.raises(InvalidConditionError) as caught:
         parse_condition(raw)
-    assert (caught.value.path, said in caught.value.problem) == (path, True), caught.value
+    assert (caught.value.path, problem in caught.value.problem) == (path, True), caught.value
 
 
 def test_the_shipped_schema_is_the_one_that_the_allow_list_makes() -> None:

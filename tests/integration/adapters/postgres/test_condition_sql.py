@@ -330,8 +330,8 @@ def test_postgres_and_python_tell_timestamps_alike_and_both_can_read_them(
     connection: Connection, texts: list[str]
 ) -> None:
     statement = text("select value, value ~ :pattern from unnest(cast(:texts as text[])) as value")
-    told = connection.execute(statement, {"pattern": TIMESTAMP_PATTERN, "texts": texts}).all()
-    for value, is_timestamp in told:
+    answers = connection.execute(statement, {"pattern": TIMESTAMP_PATTERN, "texts": texts}).all()
+    for value, is_timestamp in answers:
         assert is_timestamp is bool(TIMESTAMP_TEXT.search(value)), value
         if is_timestamp:
             read = connection.execute(select(literal(value).op("::")(text("timestamptz")))).scalar_one()

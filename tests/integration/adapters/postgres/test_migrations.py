@@ -136,8 +136,8 @@ def test_processes_that_upgrade_at_once_all_find_the_database_at_head(empty_data
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        _, said = process.communicate(timeout=60)
-        assert (process.returncode, said) == (0, "")
+        _, printed = process.communicate(timeout=60)
+        assert (process.returncode, printed) == (0, "")
     with connected(empty_database_url) as engine:
         assert set(inspect(engine).get_table_names()) == {*metadata.tables, VERSION_TABLE}
 

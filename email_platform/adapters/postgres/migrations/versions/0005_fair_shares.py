@@ -32,6 +32,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget the shares and the fruitless attempts; both start anew."""
+    """Forget the shares and the fruitless attempts; both start again."""
     op.execute("drop table provider_rate_flow")
     op.execute("alter table campaign drop column fruitless_attempts, drop column attempt_mark")
