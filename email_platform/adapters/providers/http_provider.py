@@ -22,8 +22,8 @@ from email_platform.adapters.providers.classification import (
     settle,
 )
 from email_platform.adapters.providers.http_transport import CallTimeouts, HttpAnswer, open_client, post_once
-from email_platform.adapters.providers.message_fields import check_body_size, check_call
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
+from email_platform.adapters.providers.message_fields import check_body_size, check_call, fit_by_encoding
+from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, RecipientResult
 from email_platform.errors import CallOutcomeUnknownError, InvalidTemplateError
 
 USER_AGENT = "email-platform"
@@ -76,6 +76,10 @@ class HttpProvider(ABC):
     def limits(self) -> ProviderLimits:
         """What this provider allows and promises."""
         return self._limits
+
+    def fit(self, call: BulkCall) -> Fit:
+        """See `EmailProvider.fit`."""
+        return fit_by_encoding(self.encode, call, self._limits)
 
     def encode(self, call: BulkCall) -> EncodedCall:
         """The request's exact bytes; the same call always gives the same bytes.

@@ -48,6 +48,7 @@ from email_platform.adapters.providers.message_fields import (
     call_tags,
     check_distinct_addresses,
     encoded_header_value,
+    rendered,
     unicode_mailbox,
 )
 from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
@@ -93,10 +94,10 @@ class MailgunProvider(HttpProvider):
     def _body(self, call: BulkCall) -> bytes:
         check_distinct_addresses(call, self.name)
         _check_uniform(call)
-        first = call.recipients[0]
+        first = rendered(call)[0]
         variables: dict[str, dict[str, str]] = {}
         header_names = sorted(first.headers)
-        for recipient in call.recipients:
+        for recipient in rendered(call):
             values = {
                 "message_id": str(recipient.message_id),
                 "subject": recipient.subject,
@@ -168,7 +169,7 @@ def form_bytes(fields: Iterable[tuple[str, str]], seed: str) -> bytes:
 
 def _check_uniform(call: BulkCall) -> None:
     shapes = {
-        (bool(recipient.html), bool(recipient.text), tuple(sorted(recipient.headers))) for recipient in call.recipients
+        (bool(recipient.html), bool(recipient.text), tuple(sorted(recipient.headers))) for recipient in rendered(call)
     }
     if len(shapes) > 1:
         raise InvalidTemplateError(

@@ -7,10 +7,12 @@ header (or a second recipient) to a message; what breaks this is refused before 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from email.header import Header
 from email.utils import formataddr
 
-from email_platform.domain.ports import BulkCall, ProviderLimits
+from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, RenderedRecipient
 from email_platform.errors import InvalidTemplateError
 
 # RFC 9110's token: RFC 5322 would allow quotes too, but Mailgun's form names are quoted. 76: the simulator's limit.
@@ -46,7 +48,7 @@ def check_call(call: BulkCall, limits: ProviderLimits) -> None:
         if not _FIELD_NAME.fullmatch(name):
             raise InvalidTemplateError(f"{name!r} is not a tag name")
         check_header_value(f"tag {name!r}", value)
-    for recipient in call.recipients:
+    for recipient in rendered(call):
         lead = f"lead {recipient.lead_id}"
         check_one_address(f"address of {lead}", recipient.address)
         check_header_value(f"subject for {lead}", recipient.subject)
@@ -58,6 +60,33 @@ def check_call(call: BulkCall, limits: ProviderLimits) -> None:
             if name.lower() in _RESERVED_NAMES:
                 raise InvalidTemplateError(f"{name} may not be set as an extra header ({lead})")
             check_header_value(f"header {name} for {lead}", value)
+
+
+def rendered(call: BulkCall) -> tuple[RenderedRecipient, ...]:
+    """Each recipient with his message put together."""
+    whole = []
+    for one in call.recipients:
+        message = call.skeleton.message(one.values)
+        whole.append(
+            RenderedRecipient(
+                one.lead_id, one.message_id, one.address, message.subject, message.html, message.text, message.headers
+            )
+        )
+    return tuple(whole)
+
+
+def fit_by_encoding(encode: Callable[[BulkCall], EncodedCall], call: BulkCall, limits: ProviderLimits) -> Fit:
+    """The call's first recipients that `encode` takes, found by halving."""
+    count = min(len(call.recipients), limits.recipients_per_call)
+    while True:
+        try:
+            encode(replace(call, recipients=call.recipients[:count]))
+        except InvalidTemplateError as error:
+            if count == 1:
+                return Fit(0, str(error))
+            count //= 2
+        else:
+            return Fit(count)
 
 
 def check_header_value(what: str, value: str) -> None:

@@ -40,9 +40,10 @@ from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS
 from email_platform.adapters.providers.message_fields import (
     ascii_domain_address,
     call_tags,
+    rendered,
     unicode_mailbox,
 )
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult, RenderedRecipient
 from email_platform.errors import InvalidTemplateError
 
 POSTMARK_LIMITS = ProviderLimits(
@@ -96,9 +97,11 @@ class PostmarkProvider(HttpProvider):
         tags = call_tags(call)
         _check_metadata(tags)
         sender = unicode_mailbox(call.from_name, call.from_address)
-        return json_bytes([self._message(call, recipient, sender, tags) for recipient in call.recipients])
+        return json_bytes([self._message(call, recipient, sender, tags) for recipient in rendered(call)])
 
-    def _message(self, call: BulkCall, recipient: Recipient, sender: str, tags: Mapping[str, str]) -> dict[str, object]:
+    def _message(
+        self, call: BulkCall, recipient: RenderedRecipient, sender: str, tags: Mapping[str, str]
+    ) -> dict[str, object]:
         message: dict[str, object] = {
             "From": sender,
             "To": ascii_domain_address(recipient.address),

@@ -46,8 +46,9 @@ from email_platform.adapters.providers.message_fields import (
     ascii_domain_address,
     ascii_token,
     call_tags,
+    rendered,
 )
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult, RenderedRecipient
 
 RESEND_LIMITS = ProviderLimits(recipients_per_call=100, honours_idempotency_keys=True, idempotency_seconds=24 * 3600)
 RESEND_BASE_URL = "https://api.resend.com"
@@ -91,7 +92,7 @@ class ResendProvider(HttpProvider):
     def _body(self, call: BulkCall) -> bytes:
         tags = call_tags(call)
         sender = _sender(call.from_name, call.from_address)
-        return json_bytes([_message(call, recipient, sender, tags) for recipient in call.recipients])
+        return json_bytes([_message(call, recipient, sender, tags) for recipient in rendered(call)])
 
     def _headers(self, call: EncodedCall) -> Mapping[str, str]:
         return {
@@ -121,7 +122,7 @@ class ResendProvider(HttpProvider):
         )
 
 
-def _message(call: BulkCall, recipient: Recipient, sender: str, tags: Mapping[str, str]) -> dict[str, object]:
+def _message(call: BulkCall, recipient: RenderedRecipient, sender: str, tags: Mapping[str, str]) -> dict[str, object]:
     message: dict[str, object] = {
         "from": sender,
         "to": [ascii_domain_address(recipient.address)],

@@ -44,8 +44,9 @@ from email_platform.adapters.providers.message_fields import (
     ascii_domain_address,
     call_tags,
     check_distinct_addresses,
+    rendered,
 )
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult, RenderedRecipient
 from email_platform.errors import InvalidTemplateError
 
 SENDGRID_LIMITS = ProviderLimits(
@@ -93,7 +94,7 @@ class SendGridProvider(HttpProvider):
         document: dict[str, object] = {
             "from": _mailbox(call.from_name, call.from_address),
             "custom_args": call_tags(call),
-            "personalizations": [self._personalization(recipient) for recipient in call.recipients],
+            "personalizations": [self._personalization(recipient) for recipient in rendered(call)],
         }
         if call.reply_to:
             document["reply_to"] = _mailbox(*parseaddr(call.reply_to))
@@ -104,7 +105,7 @@ class SendGridProvider(HttpProvider):
                 raise InvalidTemplateError(
                     "sendgrid: without a template id every recipient's content needs a call of its own"
                 )
-            (recipient,) = call.recipients
+            (recipient,) = rendered(call)
             document["subject"] = recipient.subject
             # text/plain must come first (Mail Send reference, "content").
             document["content"] = [
@@ -117,7 +118,7 @@ class SendGridProvider(HttpProvider):
             raise InvalidTemplateError(f"sendgrid: the tags take {len(arguments)} bytes; the limit is 10,000")
         return json_bytes(document)
 
-    def _personalization(self, recipient: Recipient) -> dict[str, object]:
+    def _personalization(self, recipient: RenderedRecipient) -> dict[str, object]:
         personalization: dict[str, object] = {
             "to": [{"email": ascii_domain_address(recipient.address)}],
             "custom_args": {"message_id": str(recipient.message_id)},

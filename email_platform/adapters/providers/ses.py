@@ -74,8 +74,10 @@ from email_platform.adapters.providers.message_fields import (
     check_call,
     encoded_header_value,
     encoded_mailbox,
+    fit_by_encoding,
+    rendered,
 )
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, RecipientResult, RenderedRecipient
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
@@ -223,6 +225,10 @@ class SesProvider:
         """What SES allows and promises."""
         return self._limits
 
+    def fit(self, call: BulkCall) -> Fit:
+        """See `EmailProvider.fit`."""
+        return fit_by_encoding(self.encode, call, self._limits)
+
     def encode(self, call: BulkCall) -> EncodedCall:
         """The parameters of ``SendBulkEmail`` as JSON; the same call always gives the same bytes.
 
@@ -232,14 +238,14 @@ class SesProvider:
         check_call(call, self._limits)
         tags = call_tags(call)
         content = {"Subject": "{{subject}}"}
-        if any(recipient.html for recipient in call.recipients):
+        if any(recipient.html for recipient in rendered(call)):
             content["Html"] = "{{html}}"
-        if any(recipient.text for recipient in call.recipients):
+        if any(recipient.text for recipient in rendered(call)):
             content["Text"] = "{{text}}"
         document: dict[str, object] = {
             "FromEmailAddress": encoded_mailbox(call.from_name, call.from_address),
             "DefaultContent": {"Template": {"TemplateContent": content, "TemplateData": "{}"}},
-            "BulkEmailEntries": [_entry(recipient, tags) for recipient in call.recipients],
+            "BulkEmailEntries": [_entry(recipient, tags) for recipient in rendered(call)],
         }
         if call.reply_to:
             document["ReplyToAddresses"] = [ascii_domain_address(call.reply_to)]
@@ -305,7 +311,7 @@ class SesProvider:
         )
 
 
-def _entry(recipient: Recipient, tags: Mapping[str, str]) -> dict[str, object]:
+def _entry(recipient: RenderedRecipient, tags: Mapping[str, str]) -> dict[str, object]:
     data = json_bytes({"subject": recipient.subject, "html": recipient.html, "text": recipient.text}).decode()
     if len(data) > MAXIMUM_TEMPLATE_DATA_CHARACTERS:
         raise InvalidTemplateError(
@@ -326,7 +332,7 @@ def _entry(recipient: Recipient, tags: Mapping[str, str]) -> dict[str, object]:
     return entry
 
 
-def _headers(recipient: Recipient) -> list[dict[str, str]]:
+def _headers(recipient: RenderedRecipient) -> list[dict[str, str]]:
     if len(recipient.headers) > MAXIMUM_HEADERS:
         raise InvalidTemplateError(
             f"ses: {len(recipient.headers)} headers for lead {recipient.lead_id}; the limit is {MAXIMUM_HEADERS}"

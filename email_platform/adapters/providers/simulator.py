@@ -37,7 +37,7 @@ from email_platform.adapters.providers.http_provider import (
     required_text,
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
-from email_platform.adapters.providers.message_fields import call_tags, unicode_mailbox
+from email_platform.adapters.providers.message_fields import call_tags, rendered, unicode_mailbox
 from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
 
 SIMULATOR_LIMITS = ProviderLimits(
@@ -91,7 +91,7 @@ class SimulatorProvider(HttpProvider):
                         "text": recipient.text or None,
                         "headers": dict(recipient.headers),
                     }
-                    for recipient in call.recipients
+                    for recipient in rendered(call)
                 ],
             }
         )

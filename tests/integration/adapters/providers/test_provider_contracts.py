@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from email_platform.adapters.providers import CallTimeouts, ProviderAccount, build_provider
 from email_platform.domain.identity import call_id, message_id
-from email_platform.domain.ports import BulkCall, EmailProvider, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EmailProvider, RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
@@ -35,6 +35,7 @@ from email_platform.errors import (
     CallRejectedError,
     CallThrottledError,
 )
+from tests.fakes.whole_messages import WholeMessage, call_of
 
 pytestmark = pytest.mark.integration
 
@@ -467,14 +468,9 @@ _HTTP_DIALECTS = tuple(dialect for dialect in _DIALECTS if dialect.name != "ses"
 
 def _call(text: str = "hello") -> BulkCall:
     addresses = (_ADDRESS, "bob@example.com")
-    return BulkCall(
-        call_id=call_id(7, 3, 0),
-        campaign_id=7,
-        from_address="news@example.org",
-        from_name="News, Žluť",
-        reply_to="answers@example.org",
-        recipients=tuple(
-            Recipient(
+    return call_of(
+        *(
+            WholeMessage(
                 lead_id=lead_id,
                 message_id=message_id(7, lead_id),
                 address=address,
@@ -488,6 +484,11 @@ def _call(text: str = "hello") -> BulkCall:
             )
             for lead_id, address in enumerate(addresses, start=1)
         ),
+        call_id=call_id(7, 3, 0),
+        campaign_id=7,
+        from_address="news@example.org",
+        from_name="News, Žluť",
+        reply_to="answers@example.org",
         tags={"variant": "a"},
     )
 

@@ -20,7 +20,7 @@ import pytest
 
 from email_platform.adapters.providers import CallTimeouts, account_from_variables, build_provider
 from email_platform.domain.identity import call_id, message_id
-from email_platform.domain.ports import BulkCall, EmailProvider, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EmailProvider, RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
@@ -29,6 +29,7 @@ from email_platform.errors import (
     CallThrottledError,
 )
 from email_platform.local.provider_simulator import AcceptedLog
+from tests.fakes.whole_messages import WholeMessage, call_of
 
 pytestmark = pytest.mark.integration
 
@@ -89,14 +90,9 @@ def _is_healthy(admin: httpx.Client) -> bool:
 
 
 def _call(campaign_id: int, *addresses: str) -> BulkCall:
-    return BulkCall(
-        call_id=call_id(campaign_id, 0, 0),
-        campaign_id=campaign_id,
-        from_address="news@example.org",
-        from_name='News "Ž", Ltd.',
-        reply_to=None,
-        recipients=tuple(
-            Recipient(
+    return call_of(
+        *(
+            WholeMessage(
                 lead_id=lead_id,
                 message_id=message_id(campaign_id, lead_id),
                 address=address,
@@ -107,6 +103,11 @@ def _call(campaign_id: int, *addresses: str) -> BulkCall:
             )
             for lead_id, address in enumerate(addresses or ("ann@example.com", "bob@example.com"), start=1)
         ),
+        call_id=call_id(campaign_id, 0, 0),
+        campaign_id=campaign_id,
+        from_address="news@example.org",
+        from_name='News "Ž", Ltd.',
+        reply_to=None,
         tags={},
     )
 
