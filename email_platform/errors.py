@@ -168,12 +168,21 @@ class CallRejectedError(ProviderError):
         blame: whose fault it is by the provider's documentation. ``recipient``: an address or the content of one of
             the recipients, but not which one; ``size``: the call is too large or has too many recipients;
             ``unlisted``: nobody knows, so nothing of it may be booked on a recipient.
+        culprits: positions, within the call, of the recipients whom the answer names (only with ``recipient``, and only
+            where it blames nobody else); empty where it names none. Others of the call may be at fault too.
     """
 
-    def __init__(self, message: str, code: str, blame: Literal["recipient", "size", "unlisted"] = "unlisted") -> None:
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        blame: Literal["recipient", "size", "unlisted"] = "unlisted",
+        culprits: frozenset[int] = frozenset(),
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.blame: Literal["recipient", "size", "unlisted"] = blame
+        self.culprits = culprits
 
 
 class AccountRefusedError(ProviderError):

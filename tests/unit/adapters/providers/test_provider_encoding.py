@@ -181,7 +181,7 @@ def test_a_line_break_in_a_header_or_a_tag_is_refused(provider: EmailProvider) -
 
 @pytest.mark.parametrize("address", ["a@example.com,b@example.com", "a@example.com; b@x.org", "A <a@example.com>", ""])
 def test_an_address_that_could_be_two_is_refused(provider: EmailProvider, address: str) -> None:
-    with pytest.raises(InvalidTemplateError, match="address of lead 1"):
+    with pytest.raises(InvalidTemplateError, match="lead 1: address"):
         provider.encode(_call(_recipient(address=address)))
     with pytest.raises(InvalidTemplateError, match="from address"):
         provider.encode(_call(from_address=address))
@@ -189,6 +189,8 @@ def test_an_address_that_could_be_two_is_refused(provider: EmailProvider, addres
 
 @pytest.mark.parametrize("name", ["Bcc", "to", "FROM", "Subject", "Content-Type", "Reply-To"])
 def test_a_header_that_the_provider_sets_cannot_be_an_extra_one(provider: EmailProvider, name: str) -> None:
+    with pytest.raises(InvalidTemplateError, match=name):
+        provider.fit(_call(_recipient(headers={name: "b@example.org"})))
     with pytest.raises(InvalidTemplateError, match=name):
         provider.encode(_call(_recipient(headers={name: "b@example.org"})))
 
@@ -203,6 +205,7 @@ def test_a_refusal_names_the_lead_and_never_the_address(provider: EmailProvider)
 def test_more_recipients_than_the_provider_takes_are_refused(provider: EmailProvider) -> None:
     most = provider.limits.recipients_per_call
     recipients = tuple(_recipient(lead_id) for lead_id in range(1, most + 2))
+    assert provider.fit(_call(*recipients)).count == most
     assert provider.encode(_call(*recipients[:most])).recipient_count == most
     with pytest.raises(InvalidTemplateError, match=str(most)):
         provider.encode(_call(*recipients))
