@@ -39,7 +39,7 @@ class ConfigurationError(EmailPlatformError):
 
 
 class PortTakenError(ConfigurationError):
-    """Another process listens on the port that an embedded part was told to use."""
+    """Another process listens on the port that an embedded part should use."""
 
 
 class PartUnavailableError(EmailPlatformError):
@@ -193,7 +193,7 @@ class AccountRefusedError(ProviderError):
 
 
 class ProviderDownError(ProviderError):
-    """One call failed in every bounded retry, or call after call was put off: the provider takes nothing now."""
+    """One call failed in every bounded retry, or nobody of call after call was taken: the provider takes nothing now."""
 
 
 class CallOutcomeUnknownError(ProviderError):

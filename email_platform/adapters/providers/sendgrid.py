@@ -64,6 +64,7 @@ from email_platform.adapters.providers.message_fields import (
     call_tags,
     encoded_header_value,
     present,
+    recipient_problem,
 )
 from email_platform.adapters.providers.placeholders import PlaceholderSyntax, templated
 from email_platform.adapters.providers.sizes import PartSize, json_text_bytes
@@ -134,7 +135,9 @@ class SendGridProvider(HttpProvider):
     def _plan_for(self, call: BulkCall, judged: Sequence[Recipient]) -> CallPlan:
         """The first form that carries the judged recipients."""
         substituted = _SubstitutedPlan(call)
-        if all(substituted.substitution_problem(recipient) is None for recipient in judged):
+        # Who cannot be sent at all has no say in the form.
+        sendable = (one for one in judged if recipient_problem(call.skeleton, one) is None)
+        if all(substituted.substitution_problem(recipient) is None for recipient in sendable):
             return substituted
         return _DynamicTemplatePlan(call, self._template_id) if self._template_id else _SinglePlan(call)
 

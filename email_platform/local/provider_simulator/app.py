@@ -3,6 +3,8 @@
 The invariant: "accepted" is answered only behind `AcceptedLogWriter.append`, and a fault that promises
 "nothing accepted" acts before it. A client that hangs up does not undo an acceptance under way, as with a
 real provider.
+
+Longer than 400 lines: calls and the admin API share one state, and each admin answer is three lines of it.
 """
 
 from __future__ import annotations

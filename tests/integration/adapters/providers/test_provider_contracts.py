@@ -46,7 +46,7 @@ _IMPATIENT = CallTimeouts(connect_seconds=20, pool_seconds=20, write_seconds=20,
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-# --- a server that does as it is told ---------------------------------------------------------------------
+# --- a server that follows its script ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Answer:
         }
         if closes := exchange.headers.get("connection", "").lower() == "close":
             headers["connection"] = "close"
-        head = f"HTTP/1.1 {self.status} As Told\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items())
+        head = f"HTTP/1.1 {self.status} As Asked\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items())
         exchange.writer.write(head.encode() + b"\r\n" + body)
         await exchange.writer.drain()
         return self.promised_bytes_more == 0 and not closes
@@ -120,7 +120,7 @@ def _twice(answer: _Answer) -> _Behaviour:
         await answer(exchange)
         with suppress(ConnectionError):
             await asyncio.sleep(0.05)
-            head = f"HTTP/1.1 {answer.status} As Told\r\ncontent-type: application/json\r\n"
+            head = f"HTTP/1.1 {answer.status} As Asked\r\ncontent-type: application/json\r\n"
             body = json.dumps(answer.document).encode()
             exchange.writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             await exchange.until_hang_up()

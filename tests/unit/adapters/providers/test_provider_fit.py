@@ -170,6 +170,21 @@ def test_an_address_or_a_value_that_cannot_be_sent_is_that_recipients_problem_al
     assert provider.fit(replace(call, recipients=call.recipients[2:])).count == 2
 
 
+@pytest.mark.parametrize("name", _LIMITS)
+@pytest.mark.parametrize("values", [("\ud800", "", "", "", "u"), ("a\nb", "", "", "", "u"), ("", "", "", "", "a\rb")])
+def test_a_value_that_no_message_can_carry_is_that_recipients_problem_alone(
+    build: Build, name: str, values: tuple[str, ...]
+) -> None:
+    provider = build(name)
+    call = _call(_thirty_kb(), [values, *_leads(2)])
+    fit = provider.fit(call)
+    assert fit.count == 0
+    assert fit.problem is not None
+    assert provider.fit(replace(call, recipients=call.recipients[1:])).count == 2
+    with pytest.raises(InvalidTemplateError, match="lead 1"):
+        provider.encode(call)
+
+
 @pytest.mark.parametrize("name", [name for name, limits in _LIMITS.items() if limits.body_bytes is not None])
 def test_a_value_too_large_for_any_call_is_that_recipients_problem_alone(build: Build, name: str) -> None:
     provider = build(name, body_bytes=60_000)
