@@ -193,7 +193,7 @@ class AccountRefusedError(ProviderError):
 
 
 class ProviderDownError(ProviderError):
-    """One call failed in every bounded retry, or nobody of call after call was taken: the provider takes nothing now."""
+    """A call failed in every bounded retry, or call after call was deferred whole: the provider takes nothing now."""
 
 
 class CallOutcomeUnknownError(ProviderError):

@@ -85,7 +85,7 @@ _THROTTLING_CODES = (
     *("TooManyRequestsException", "ThrottlingException", "Throttling"),
     *("RequestThrottled", "RequestThrottledException"),
 )
-_NOT_VERIFIED = (("address is not verified", Outcome.ACCOUNT_REFUSED),)
+_NOT_VERIFIED = (("not verified", Outcome.ACCOUNT_REFUSED),)
 _DAILY_QUOTA = (("daily", Outcome.ACCOUNT_REFUSED),)
 _NEVER_REACHED = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
 

@@ -287,21 +287,21 @@ def test_a_call_above_a_proxys_size_is_refused_for_its_size(
     simulator: _Simulator, refusing: Callable[..., None]
 ) -> None:
     refusing(body_bytes=200)
-    refused = _refusal(simulator, _call(21))
+    refused = _refusal(simulator, _call(7021))
     assert isinstance(refused, CallRejectedError)
     assert refused.blame == "size"
 
 
 def test_a_refused_sender_refuses_the_account(simulator: _Simulator, refusing: Callable[..., None]) -> None:
     refusing(senders=["news@example.org"])
-    assert isinstance(_refusal(simulator, _call(22)), AccountRefusedError)
+    assert isinstance(_refusal(simulator, _call(7022)), AccountRefusedError)
 
 
 def test_a_call_refused_for_one_address_blames_a_recipient_without_a_name(
     simulator: _Simulator, refusing: Callable[..., None]
 ) -> None:
     refusing(recipients=["bob@example.com"])
-    refused = _refusal(simulator, _call(23))
+    refused = _refusal(simulator, _call(7023))
     assert isinstance(refused, CallRejectedError)
     assert (refused.blame, refused.code, refused.culprits) == ("recipient", "InvalidRecipient", frozenset())
 
@@ -310,12 +310,12 @@ def test_entries_refused_for_the_accounts_sake_are_put_back_with_the_mark(
     simulator: _Simulator, refusing: Callable[..., None]
 ) -> None:
     refusing(entries_accepted=1)
-    accepted, refused = _with_provider(simulator, lambda provider: provider.send(provider.encode(_call(24))))
+    accepted, refused = _with_provider(simulator, lambda provider: provider.send(provider.encode(_call(7024))))
     assert accepted.status == "accepted"
     assert (refused.status, refused.account_refused, refused.error_code) == ("deferred", True, "AccountPaused")
-    assert simulator.log.summary("24").accepted_rows == 1
+    assert simulator.log.summary("7024").accepted_rows == 1
     refusing(entries_accepted=0)
-    assert isinstance(_refusal(simulator, _call(25)), AccountRefusedError)
+    assert isinstance(_refusal(simulator, _call(7025)), AccountRefusedError)
 
 
 def test_the_simulator_puts_together_what_rendering_gives(simulator: _Simulator) -> None:
@@ -326,10 +326,10 @@ def test_the_simulator_puts_together_what_rendering_gives(simulator: _Simulator)
         headers={"List-Unsubscribe": ("<", 1, ">")},
         value_count=2,
     )
-    one, two = _call(26).recipients
+    one, two = _call(7026).recipients
     values = (("Ann {{v1}}", "https://example.org/1"), ("\\{{v0}}", "https://example.org/2"))
     recipients = (replace(one, values=values[0]), replace(two, values=values[1]))
-    call = replace(_call(26), skeleton=skeleton, recipients=recipients)
+    call = replace(_call(7026), skeleton=skeleton, recipients=recipients)
     _with_provider(simulator, lambda provider: provider.send(provider.encode(call)))
     sent = simulator.admin.get("/admin/recent_messages").json()["messages"][-2:]
     for recipient, message in zip(recipients, sent, strict=True):
