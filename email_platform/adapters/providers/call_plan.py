@@ -11,6 +11,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from email_platform.adapters.providers.message_fields import (
+    ascii_domain_address,
     check_body_size,
     check_count,
     check_distinct_addresses,
@@ -81,7 +82,7 @@ def fit_plan(plan: CallPlan, limits: ProviderLimits) -> Fit:
                 problem = f"{plan.provider}: the message takes {used_bytes} bytes; the limit is {limits.body_bytes}"
         if problem is not None:
             return Fit(count) if count else Fit(0, problem)
-        address = recipient.address.lower()
+        address = ascii_domain_address(recipient.address).lower()
         if plan.tells_recipients_by_address and address in addresses:
             return Fit(count)
         if count and plan.conflict(recipients[0], recipient) is not None:

@@ -216,7 +216,7 @@ def check_distinct_addresses(call: BulkCall, provider: str) -> None:
     """
     seen: dict[str, int] = {}
     for recipient in call.recipients:
-        other = seen.setdefault(recipient.address.lower(), recipient.lead_id)
+        other = seen.setdefault(ascii_domain_address(recipient.address).lower(), recipient.lead_id)
         if other != recipient.lead_id:
             raise InvalidTemplateError(
                 f"{provider}: leads {other} and {recipient.lead_id} of call {call.call_id} have the same address; "

@@ -236,6 +236,11 @@ def test_two_recipients_with_one_address_are_in_two_calls_where_the_address_tell
     first, second, third = call.recipients
     twice = replace(call, recipients=(first, replace(second, address=first.address.upper()), third))
     assert [len(one.recipients) for one in _cut(build(name), twice)] == [1, 2]
+    # One domain in two spellings is one address for the provider, and would be one key of Mailgun's variables.
+    spelled = replace(first, address="ann@bücher.example"), replace(second, address="ann@xn--bcher-kva.example")
+    assert [len(one.recipients) for one in _cut(build(name), replace(call, recipients=spelled))] == [1, 1]
+    with pytest.raises(InvalidTemplateError, match="same address"):
+        build(name).encode(replace(call, recipients=spelled))
 
 
 def test_sendgrid_sends_those_apart_whose_values_are_no_substitutions(build: Build) -> None:
