@@ -88,23 +88,6 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedRecipient:
-    """One recipient with a message of his own, as a renderer that knows no skeletons makes it.
-
-    Attributes:
-        headers: extra message headers (List-Unsubscribe …); values carry no CR or LF.
-    """
-
-    lead_id: int
-    message_id: UUID
-    address: str
-    subject: str
-    html: str
-    text: str
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class BulkCall:
     """One provider call before it is encoded.
 
