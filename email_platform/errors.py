@@ -20,12 +20,14 @@ EmailPlatformError
 └── ProviderError               one call's outcome; transient or permanent is decided in the adapter, once
     ├── CallThrottledError      not accepted, try again after `retry_after_seconds`
     ├── CallNotAcceptedError    certainly not accepted (connection refused, 503 before the body): transient
-    ├── CallRejectedError       permanently refused as a whole (bad request, bad credentials)
-    ├── AccountRefusedError     the provider refuses the account or its credentials: pause the campaign
+    ├── CallRejectedError       certainly refused as a whole; `blame`: a recipient, the size, or nobody knows
+    ├── AccountRefusedError     the sender or the account is refused: pause the campaign, book it on nobody
     └── CallOutcomeUnknownError the call may have been accepted (timeout, reset after sending)
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 
 class EmailPlatformError(Exception):
@@ -37,7 +39,7 @@ class ConfigurationError(EmailPlatformError):
 
 
 class PortTakenError(ConfigurationError):
-    """Another process listens on the port that an embedded part was told to use."""
+    """Another process listens on the port that an embedded part should use."""
 
 
 class PartUnavailableError(EmailPlatformError):
@@ -159,23 +161,39 @@ class CallNotAcceptedError(ProviderError):
 
 
 class CallRejectedError(ProviderError):
-    """The provider refuses this call for good; no recipient of it was accepted.
+    """The provider certainly refuses this call as a whole; no recipient of it was accepted.
 
     Attributes:
         code: the provider's error code or the HTTP status as text.
+        blame: whose fault it is by the provider's documentation. ``recipient``: an address or the content of one of
+            the recipients, but not which one; ``size``: the call is too large or has too many recipients;
+            ``unlisted``: nobody knows, so nothing of it may be booked on a recipient.
+        culprits: positions, within the call, of the recipients whom the answer names (only with ``recipient``, and only
+            where it blames nobody else); empty where it names none. Others of the call may be at fault too.
     """
 
-    def __init__(self, message: str, code: str) -> None:
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        blame: Literal["recipient", "size", "unlisted"] = "unlisted",
+        culprits: frozenset[int] = frozenset(),
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.blame: Literal["recipient", "size", "unlisted"] = blame
+        self.culprits = culprits
 
 
 class AccountRefusedError(ProviderError):
-    """The provider refuses the account (credentials, suspension, quota); no further call can succeed."""
+    """The provider refuses the sender or the account (credentials, suspension, quota, identity).
+
+    Nothing of the call was accepted, no further call can succeed, and no recipient is to blame.
+    """
 
 
 class ProviderDownError(ProviderError):
-    """One call failed in every bounded retry, or call after call was put off: the provider takes nothing now."""
+    """A call failed in every bounded retry, or call after call was deferred whole: the provider takes nothing now."""
 
 
 class CallOutcomeUnknownError(ProviderError):

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import IO, Literal, Protocol
 from uuid import UUID
 
+from email_platform.domain.message import Skeleton
 from email_platform.errors import EmailPlatformError
 
 Clock = Callable[[], datetime]
@@ -74,19 +75,16 @@ class ObjectStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One message of a call, rendered.
+    """One recipient of a call.
 
     Attributes:
-        headers: extra message headers (List-Unsubscribe …); values carry no CR or LF.
+        values: one per index of the call's skeleton, escaped as the place where it stands needs it.
     """
 
     lead_id: int
     message_id: UUID
     address: str
-    subject: str
-    html: str
-    text: str
-    headers: Mapping[str, str]
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +93,7 @@ class BulkCall:
 
     Attributes:
         call_id: deterministic; the Idempotency-Key where the provider honours one.
+        skeleton: the message that all recipients share; its holes are filled with each one's values.
         tags: short names and values for the provider's own logs and events (campaign_id …).
     """
 
@@ -103,6 +102,7 @@ class BulkCall:
     from_address: str
     from_name: str
     reply_to: str | None
+    skeleton: Skeleton
     recipients: tuple[Recipient, ...]
     tags: Mapping[str, str]
 
@@ -125,6 +125,8 @@ class RecipientResult:
             failure): may be sent again, in another call. ``unknown`` is never a provider's word: the ledger says it
             of recipients of a call of which events have proved others.
         throttled: the deferral's reason is the account's rate.
+        account_refused: the deferral's reason is the sender or the account: no other call of it can succeed, and
+            the recipient is not used up by it.
     """
 
     status: Literal["accepted", "rejected", "deferred", "unknown"]
@@ -132,6 +134,20 @@ class RecipientResult:
     error_code: str = ""
     error_message: str = ""
     throttled: bool = field(default=False, compare=False)
+    account_refused: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How much of a call fits one request.
+
+    Attributes:
+        count: leading recipients that go into one request.
+        problem: set only where `count` is 0: why the first recipient alone can never be sent, without his address.
+    """
+
+    count: int
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +183,22 @@ class EmailProvider(Protocol):
         """What this provider allows and promises."""
         ...
 
+    def fit(self, call: BulkCall) -> Fit:
+        """How many of the call's first recipients fit one request by the limits as they are now.
+
+        Cheap: it adds sizes up and puts no message together.
+
+        Raises:
+            InvalidTemplateError: nobody could be sent this: the sender's fields, the tags or the skeleton are at fault.
+        """
+        ...
+
     def encode(self, call: BulkCall) -> EncodedCall:
-        """The request's exact bytes; deterministic."""
+        """The request's exact bytes; deterministic. A call that fits is always encoded.
+
+        Raises:
+            InvalidTemplateError: the call does not fit (see `fit`).
+        """
         ...
 
     async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
@@ -176,8 +206,8 @@ class EmailProvider(Protocol):
 
         Raises:
             CallThrottledError, CallNotAcceptedError: nothing was accepted; may be tried again.
-            CallRejectedError: refused for good as a whole.
-            AccountRefusedError: the account cannot send.
+            CallRejectedError: the call is refused as a whole; its `blame` says what is known of why.
+            AccountRefusedError: the sender or the account cannot send; nothing was accepted.
             CallOutcomeUnknownError: may have been accepted.
         """
         ...

@@ -18,6 +18,7 @@ from email_platform.content.problem import ContentProblem
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.identity import call_id, message_id
 from email_platform.domain.manifest import Manifest
+from email_platform.domain.message import Skeleton
 from email_platform.domain.ports import (
     BulkCall,
     Recipient,
@@ -83,13 +84,15 @@ def send_chunk(
     renderer = parts.renderer(manifest)
 
     def build_call(call_index: int, offsets: Sequence[int]) -> BulkCall:
+        skeleton, of_call = _rendered(renderer, manifest, recipients.take(list(offsets)))
         return BulkCall(
             call_id=call_id(campaign_id, chunk_index, call_index),
             campaign_id=campaign_id,
             from_address=manifest.sender.from_address,
             from_name=manifest.sender.from_name,
             reply_to=manifest.sender.reply_to,
-            recipients=_whole_messages(renderer, manifest, recipients.take(list(offsets))),
+            skeleton=skeleton,
+            recipients=of_call,
             tags={"campaign_id": str(campaign_id)},
         )
 
@@ -145,8 +148,8 @@ def send_chunk(
     return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
 
 
-def _whole_messages(renderer: Renderer, manifest: Manifest, rows: pa.Table) -> tuple[Recipient, ...]:
-    """Each row's message put together, for providers that take whole messages.
+def _rendered(renderer: Renderer, manifest: Manifest, rows: pa.Table) -> tuple[Skeleton, tuple[Recipient, ...]]:
+    """The campaign's skeleton and each row's values.
 
     Whoever cannot be rendered has been left out of a fresh call; a call that was sent before had none of them.
     """
@@ -156,16 +159,5 @@ def _whole_messages(renderer: Renderer, manifest: Manifest, rows: pa.Table) -> t
     for lead_id, address, values in leads:
         if isinstance(values, ContentProblem):
             raise InvalidTemplateError(f"lead {lead_id} cannot be rendered: {values.reason}")
-        message = rendered.skeleton.message(values)
-        recipients.append(
-            Recipient(
-                lead_id=lead_id,
-                message_id=message_id(manifest.campaign_id, lead_id),
-                address=address,
-                subject=message.subject,
-                html=message.html,
-                text=message.text,
-                headers=message.headers,
-            )
-        )
-    return tuple(recipients)
+        recipients.append(Recipient(lead_id, message_id(manifest.campaign_id, lead_id), address, values))
+    return rendered.skeleton, tuple(recipients)

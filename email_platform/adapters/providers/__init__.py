@@ -3,7 +3,7 @@
 Invariant: each adapter makes exactly one call per `send`, never repeats it, and classifies its outcome once.
 
 No provider's own SDK is used: `sendgrid`, `postmarker`, `resend` and `mailgun` are synchronous (or build the
-body themselves from objects), some retry by themselves, and none tells a refused connection from a lost
+body themselves from objects), some retry by themselves, and none keeps a refused connection apart from a lost
 answer; the ledger needs exact bytes, one call and that difference. SES is the exception: boto3 signs the
 request, with its retries switched off.
 """

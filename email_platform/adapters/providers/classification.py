@@ -1,8 +1,24 @@
-"""What a provider's answer means, decided by one mechanism for every adapter.
+"""What a provider's answer means and whose fault it is, decided by one mechanism for every adapter.
 
-Invariant: an answer is called *not accepted* or *rejected* only where the provider's documentation says so;
-whatever is not in an adapter's table falls back to the defaults here, and an unlisted 5xx is *unknown*.
-Each adapter only writes a table; there is no second place where an answer is judged.
+Invariant: an answer is called *not accepted*, or a recipient's fault, only where the provider's documentation says so;
+whatever is not in an adapter's table falls back to the defaults here: an unlisted 4xx is nobody's fault that we know,
+an unlisted 5xx is *unknown*. Each adapter only writes a table; there is no second place where an answer is judged.
+
+Whose fault, and what follows:
+
+| outcome | of a whole call | of one recipient of an answered call |
+| --- | --- | --- |
+| RECIPIENT | CallRejectedError, blame ``recipient`` | rejected |
+| UNCLEAR | blame ``unlisted`` | rejected where others of the call were accepted; else as UNLISTED |
+| SIZE | blame ``size`` | as UNLISTED |
+| UNLISTED | blame ``unlisted`` | deferred; where it is everybody, the whole call's |
+| ACCOUNT_REFUSED | AccountRefusedError | deferred, ``account_refused``; where it is everybody, the whole call's |
+| THROTTLED | CallThrottledError | deferred, ``throttled``; likewise |
+| NOT_ACCEPTED | CallNotAcceptedError | deferred |
+| UNKNOWN | CallOutcomeUnknownError | does not occur: an answer that says so is not read |
+
+UNCLEAR is what the documentation lays at the call's or at a recipient's door: recipients of one call share everything
+but address and values, so where another one was accepted the fault lies in those.
 """
 
 from __future__ import annotations
@@ -12,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Literal
 
 from email_platform.domain.ports import RecipientResult
 from email_platform.errors import (
@@ -33,7 +50,10 @@ class Outcome(StrEnum):
 
     THROTTLED = "throttled"
     NOT_ACCEPTED = "not_accepted"
-    REJECTED = "rejected"
+    RECIPIENT = "recipient"
+    UNCLEAR = "unclear"
+    SIZE = "size"
+    UNLISTED = "unlisted"
     ACCOUNT_REFUSED = "account_refused"
     UNKNOWN = "unknown"
 
@@ -44,8 +64,16 @@ DEFAULT_BY_STATUS: Mapping[int, Outcome] = {
     **dict.fromkeys((401, 402, 403, 404, 405, 407), Outcome.ACCOUNT_REFUSED),
     # 408 and 425 come from proxies as well as from the provider: nobody promises that nothing was forwarded.
     **dict.fromkeys((408, 425), Outcome.UNKNOWN),
+    413: Outcome.SIZE,
     429: Outcome.THROTTLED,
 }
+_BLAME: Mapping[Outcome, Literal["recipient", "size", "unlisted"]] = {
+    Outcome.RECIPIENT: "recipient",
+    Outcome.SIZE: "size",
+    Outcome.UNCLEAR: "unlisted",
+    Outcome.UNLISTED: "unlisted",
+}
+_NOBODY_KNOWS = frozenset({Outcome.UNCLEAR, Outcome.SIZE, Outcome.UNLISTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +81,48 @@ class ClassificationTable:
     """One provider's documented answers.
 
     Attributes:
-        by_code: the provider's own error code to outcome; consulted first.
-        by_status: HTTP status to outcome; then `DEFAULT_BY_STATUS`; then 4xx is rejected, the rest unknown.
-        by_recipient_code: per-recipient code to outcome; a code that is not listed refuses that recipient
-            for good.
+        by_words: of some codes ("" for any), words of the message in lower case, with the outcome; consulted first, of
+            a 4xx or a recipient's refusal: some providers have one code for faults of different people.
+        by_code: the provider's own error code to outcome.
+        by_status: HTTP status to outcome; then `DEFAULT_BY_STATUS`; then 4xx is unlisted, the rest unknown.
+        by_recipient_code: per-recipient code to outcome; a code that is not listed is nobody's fault that we know.
     """
 
+    by_words: Mapping[str, Sequence[tuple[str, Outcome]]] = field(default_factory=dict)
     by_code: Mapping[str, Outcome] = field(default_factory=dict)
     by_status: Mapping[int, Outcome] = field(default_factory=dict)
     by_recipient_code: Mapping[str, Outcome] = field(default_factory=dict)
 
-    def outcome(self, status: int, code: str) -> Outcome:
-        """What an unsuccessful answer with this HTTP status and provider code means."""
+    def outcome(self, status: int, code: str, message: str = "") -> Outcome:
+        """What an unsuccessful answer with this HTTP status, provider code and message means."""
+        if 400 <= status < 500 and (worded := self._worded(code, message)) is not None:
+            return worded
         if code in self.by_code:
             return self.by_code[code]
         if status in self.by_status:
             return self.by_status[status]
         if status in DEFAULT_BY_STATUS:
             return DEFAULT_BY_STATUS[status]
-        return Outcome.REJECTED if 400 <= status < 500 else Outcome.UNKNOWN
+        return Outcome.UNLISTED if 400 <= status < 500 else Outcome.UNKNOWN
+
+    def recipient_outcome(self, code: str, message: str) -> Outcome:
+        """What the refusal of one recipient of an answered call means."""
+        worded = self._worded(code, message)
+        return worded or self.by_recipient_code.get(code, Outcome.UNLISTED)
+
+    def _worded(self, code: str, message: str) -> Outcome | None:
+        lowered = message.lower()
+        candidates = (*self.by_words.get(code, ()), *(self.by_words.get("", ()) if code else ()))
+        return next((outcome for words, outcome in candidates if words in lowered), None)
 
 
 def provider_error(
-    outcome: Outcome, message: str, *, code: str, retry_after_seconds: float | None = None
+    outcome: Outcome,
+    message: str,
+    *,
+    code: str,
+    retry_after_seconds: float | None = None,
+    culprits: frozenset[int] = frozenset(),
 ) -> ProviderError:
     """The exception that says this outcome; the caller raises it."""
     match outcome:
@@ -83,8 +130,10 @@ def provider_error(
             return CallThrottledError(message, retry_after_seconds)
         case Outcome.NOT_ACCEPTED:
             return CallNotAcceptedError(message)
-        case Outcome.REJECTED:
-            return CallRejectedError(message, code)
+        case Outcome.RECIPIENT | Outcome.UNCLEAR | Outcome.SIZE | Outcome.UNLISTED:
+            return CallRejectedError(
+                message, code, _BLAME[outcome], culprits if outcome is Outcome.RECIPIENT else frozenset()
+            )
         case Outcome.ACCOUNT_REFUSED:
             return AccountRefusedError(message)
         case Outcome.UNKNOWN:
@@ -96,29 +145,51 @@ def settle(
 ) -> tuple[RecipientResult, ...]:
     """Return the results of a call that was answered per recipient, or raise where it was refused as a whole.
 
-    A call of which every recipient is refused for the account's sake is the same as a call refused by its status:
-    nothing was accepted. Otherwise recipients who are refused for the account's or the moment's sake are
-    ``deferred``: SES accepts 40 of 50 and answers ``ACCOUNT_THROTTLED`` for ten, and the ten may be sent again, in
-    another call.
+    ``rejected`` stays only on whom the documentation blames, or whom it may blame while others of the same call were
+    accepted. Everybody else who was not accepted is ``deferred``: SES accepts 40 of 50 and answers
+    ``ACCOUNT_THROTTLED`` for ten, and the ten may be sent again, in another call. A call of which nobody was accepted
+    and nobody is to blame is the same as a call refused by its status.
 
     Raises:
-        AccountRefusedError, CallThrottledError: as said, in this order of precedence.
+        AccountRefusedError, CallThrottledError, CallRejectedError: in this order of precedence.
     """
     outcomes = [
-        None if result.status == "accepted" else table.by_recipient_code.get(result.error_code) for result in results
+        None if result.status == "accepted" else table.recipient_outcome(result.error_code, result.error_message)
+        for result in results
     ]
-    if results and all(outcomes):
-        for outcome in (Outcome.ACCOUNT_REFUSED, Outcome.THROTTLED):
-            if outcome in outcomes:
-                first = results[outcomes.index(outcome)]
-                raise provider_error(
-                    outcome,
-                    f"{provider}: every recipient refused with {first.error_code}: {first.error_message}",
-                    code=first.error_code,
-                )
+    found = set(outcomes)
+    if results and not found & {None, Outcome.RECIPIENT}:
+        if Outcome.ACCOUNT_REFUSED in found:
+            raise _of_everybody(provider, Outcome.ACCOUNT_REFUSED, results, outcomes)
+        if Outcome.THROTTLED in found:
+            raise _of_everybody(provider, Outcome.THROTTLED, results, outcomes)
+        if found <= _NOBODY_KNOWS:
+            raise _of_everybody(provider, Outcome.UNLISTED, results, outcomes)
     return tuple(
-        result if outcome is None else replace(result, status="deferred", throttled=outcome is Outcome.THROTTLED)
+        result if outcome is None else _judged(result, outcome, others_accepted=None in found)
         for result, outcome in zip(results, outcomes, strict=True)
+    )
+
+
+def _of_everybody(
+    provider: str, outcome: Outcome, results: Sequence[RecipientResult], outcomes: Sequence[Outcome | None]
+) -> ProviderError:
+    first = results[outcomes.index(outcome)] if outcome in outcomes else results[0]
+    return provider_error(
+        outcome,
+        f"{provider}: nobody of the call was accepted; {first.error_code}: {first.error_message}",
+        code=first.error_code,
+    )
+
+
+def _judged(result: RecipientResult, outcome: Outcome, *, others_accepted: bool) -> RecipientResult:
+    if outcome is Outcome.RECIPIENT or (outcome is Outcome.UNCLEAR and others_accepted):
+        return result
+    return replace(
+        result,
+        status="deferred",
+        throttled=outcome is Outcome.THROTTLED,
+        account_refused=outcome is Outcome.ACCOUNT_REFUSED,
     )
 
 

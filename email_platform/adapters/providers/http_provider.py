@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import httpx
 import orjson
 
+from email_platform.adapters.providers.call_plan import CallPlan, encode_plan, fit_plan
 from email_platform.adapters.providers.classification import (
     ClassificationTable,
     provider_error,
@@ -22,8 +23,7 @@ from email_platform.adapters.providers.classification import (
     settle,
 )
 from email_platform.adapters.providers.http_transport import CallTimeouts, HttpAnswer, open_client, post_once
-from email_platform.adapters.providers.message_fields import check_body_size, check_call
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
+from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, RecipientResult
 from email_platform.errors import CallOutcomeUnknownError, InvalidTemplateError
 
 USER_AGENT = "email-platform"
@@ -36,11 +36,13 @@ class Refusal:
     Attributes:
         code: the provider's error code, or empty where it has none.
         retry_after_seconds: where the provider says it elsewhere than in ``Retry-After``.
+        culprits: positions of the recipients whom the answer names as the only ones at fault.
     """
 
     code: str
     message: str
     retry_after_seconds: float | None = None
+    culprits: frozenset[int] = frozenset()
 
 
 class UnreadableAnswerError(Exception):
@@ -77,16 +79,21 @@ class HttpProvider(ABC):
         """What this provider allows and promises."""
         return self._limits
 
+    def fit(self, call: BulkCall) -> Fit:
+        """How many of the call's first recipients fit one request; see `fit_plan`.
+
+        Raises:
+            InvalidTemplateError: nobody could be sent this.
+        """
+        return fit_plan(self._plan(call), self._limits)
+
     def encode(self, call: BulkCall) -> EncodedCall:
         """The request's exact bytes; the same call always gives the same bytes.
 
         Raises:
             InvalidTemplateError: the call breaks one of the provider's limits or a header rule.
         """
-        check_call(call, self._limits)
-        body = self._body(call)
-        check_body_size(call, body, self._limits, self.name)
-        return EncodedCall(call_id=call.call_id, body=body, recipient_count=len(call.recipients))
+        return encode_plan(self._plan(call), self._limits)
 
     async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
         """Make the call once and return one result per recipient, in order.
@@ -95,8 +102,8 @@ class HttpProvider(ABC):
 
         Raises:
             CallThrottledError, CallNotAcceptedError: nothing was accepted; may be tried again.
-            CallRejectedError: refused for good as a whole.
-            AccountRefusedError: the account cannot send.
+            CallRejectedError: refused as a whole; `blame` says what is known of why.
+            AccountRefusedError: the sender or the account cannot send.
             CallOutcomeUnknownError: may have been accepted.
         """
         answer = await post_once(
@@ -109,7 +116,7 @@ class HttpProvider(ABC):
         )
         if answer.status not in self.success_statuses:
             refusal = self._refusal(answer)
-            outcome = self.table.outcome(answer.status, refusal.code)
+            outcome = self.table.outcome(answer.status, refusal.code, refusal.message)
             waits = (refusal.retry_after_seconds, retry_after_seconds(answer.headers))
             named = f"HTTP {answer.status}" + (f" ({quoted(refusal.code)})" if refusal.code else "")
             raise provider_error(
@@ -117,6 +124,7 @@ class HttpProvider(ABC):
                 f"{self.name}: {named}: {quoted(refusal.message, self._secret)}",
                 code=refusal.code or str(answer.status),
                 retry_after_seconds=next((wait for wait in waits if wait is not None), None),
+                culprits=refusal.culprits,
             )
         try:
             results = self._results(answer, call.recipient_count)
@@ -140,8 +148,8 @@ class HttpProvider(ABC):
         return RecipientResult("rejected", error_code=code, error_message=quoted(message, self._secret))
 
     @abstractmethod
-    def _body(self, call: BulkCall) -> bytes:
-        """The request's bytes."""
+    def _plan(self, call: BulkCall) -> CallPlan:
+        """How the provider writes the call."""
 
     @abstractmethod
     def _headers(self, call: EncodedCall) -> Mapping[str, str]:

@@ -3,10 +3,12 @@
 Invariant: every recipient gets a message of his own with his contents: ``recipient-variables`` is always present,
 without which Mailgun would show all addresses to all.
 
-A call has one body, so subject, bodies and headers are single variables (``%recipient.html%`` …) and each
-recipient's contents their values, up to 1,000 recipients and 25 MB. Variables are keyed by address: addresses
-must differ, all recipients of a call must have the same parts and headers, and contents must not hold
-``%recipient.`` themselves. Other ``%…%`` names that Mailgun knows (``%unsubscribe_url%``) are replaced by it.
+A call has the skeleton once, with ``%recipient.v1%`` … in the places of the values, and each recipient's values in
+``recipient-variables``, up to 1,000 recipients and 25 MB. Variables are keyed by address: addresses must differ. All
+recipients of a call have the same parts. Nothing in the documentation says whether a value that holds a variable is
+read again: a recipient with ``%recipient.`` in a value is not sent (`fit` says why), and in the static text its percent
+sign is a value of its own. Other ``%…%`` names that Mailgun knows (``%unsubscribe_url%``) are replaced by it, as in any
+mail.
 
 The answer has one id for all: it is every recipient's provider id, and events are correlated by the user variable
 ``message_id``. One invalid address refuses the whole call with 400. Mailgun honours no idempotency key.
@@ -14,25 +16,31 @@ The answer has one id for all: it is every recipient's provider id, and events a
 The form is encoded here with a boundary made from the call id: httpx's own boundary is random, and the same call
 must give the same bytes.
 
-| answer | outcome | why ("API response codes", "Messages") |
+Whose fault ("API response codes", "Messages"; the words of 400 and 403 are those that its users report):
+
+| answer | whose | why |
 | --- | --- | --- |
 | 200 ``Queued. Thank you.`` | all accepted | |
-| 200 "Mailgun Magnificent API" | account refused | the answer of a wrong address or domain; nothing was taken |
-| 400, 413 | rejected | parameters, size |
-| 401, 402, 403, 404 | account refused | key, plan, domain |
-| 429 | throttled | ``Retry-After`` where given |
+| 200 "Mailgun Magnificent API" | account | the answer of a wrong address or domain; nothing was taken |
+| 400 "'to' parameter is not a valid address" | a recipient | does not say which |
+| 400 "Too many recipients"; 413 | size | |
+| 400 and 403 with the words of the sender or the account (`_WORDS`) | sender or account | from, domain, probation |
+| 400 otherwise | nobody knows | options of more than 16 kB, header names, tags |
+| 401, 402, 403, 404 | account | key, plan, domain |
+| 429 | the moment | ``Retry-After`` where given |
 | 500, 502, 503, 504 | unknown | "retries are recommended", but no promise that nothing was queued |
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import httpx
 
-from email_platform.adapters.providers.classification import ClassificationTable
+from email_platform.adapters.providers.call_plan import CallPlan
+from email_platform.adapters.providers.classification import ClassificationTable, Outcome
 from email_platform.adapters.providers.http_provider import (
     HttpProvider,
     Refusal,
@@ -43,32 +51,42 @@ from email_platform.adapters.providers.http_provider import (
     required_text,
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
+from email_platform.adapters.providers.limits import MAILGUN_LIMITS, MAILGUN_OPTION_BYTES
 from email_platform.adapters.providers.message_fields import (
     ascii_domain_address,
     call_tags,
-    check_distinct_addresses,
     encoded_header_value,
+    has_text,
+    present,
     unicode_mailbox,
 )
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
+from email_platform.adapters.providers.placeholders import PlaceholderSyntax, templated
+from email_platform.domain.message import joined
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 from email_platform.errors import AccountRefusedError, InvalidTemplateError
 
-MAILGUN_LIMITS = ProviderLimits(
-    recipients_per_call=1000,
-    honours_idempotency_keys=False,
-    idempotency_seconds=0,
-    body_bytes=25_000_000,
-    accepts_whole_calls=True,
-)
 MAILGUN_BASE_URL = "https://api.mailgun.net"
 _VARIABLE = "%recipient."
+# The percent sign alone becomes a value: what follows it is then no variable.
+_SYNTAX = PlaceholderSyntax(_VARIABLE, "%", hazard=r"%(?=recipient\.)")
+_WORDS = (
+    ("'to' parameter is not a valid address", Outcome.RECIPIENT),
+    ("too many recipients", Outcome.SIZE),
+    ("'from' parameter", Outcome.ACCOUNT_REFUSED),
+    ("from parameter is", Outcome.ACCOUNT_REFUSED),
+    ("not allowed to send", Outcome.ACCOUNT_REFUSED),
+    ("sandbox subdomains are for test purposes only", Outcome.ACCOUNT_REFUSED),
+    ("free accounts are for test purposes only", Outcome.ACCOUNT_REFUSED),
+    ("domain not found", Outcome.ACCOUNT_REFUSED),
+    ("probation", Outcome.ACCOUNT_REFUSED),
+)
 
 
 class MailgunProvider(HttpProvider):
     """One Mailgun sending domain."""
 
     name = "mailgun"
-    table = ClassificationTable()
+    table = ClassificationTable(by_words={"": _WORDS})
 
     def __init__(
         self,
@@ -90,42 +108,8 @@ class MailgunProvider(HttpProvider):
             client=client or new_client(timeouts, max_connections),
         )
 
-    def _body(self, call: BulkCall) -> bytes:
-        check_distinct_addresses(call, self.name)
-        _check_uniform(call)
-        first = call.recipients[0]
-        variables: dict[str, dict[str, str]] = {}
-        header_names = sorted(first.headers)
-        for recipient in call.recipients:
-            values = {
-                "message_id": str(recipient.message_id),
-                "subject": recipient.subject,
-                "html": recipient.html,
-                "text": recipient.text,
-                **{
-                    f"header_{index}": encoded_header_value(recipient.headers[name])
-                    for index, name in enumerate(header_names)
-                },
-            }
-            if any(_VARIABLE in value for value in values.values()):
-                raise InvalidTemplateError(
-                    f"mailgun: the content for lead {recipient.lead_id} holds {_VARIABLE!r}, which Mailgun replaces"
-                )
-            variables[ascii_domain_address(recipient.address)] = {
-                name: value for name, value in values.items() if value
-            }
-        fields = [("from", unicode_mailbox(call.from_name, call.from_address))]
-        fields += [("to", address) for address in variables]
-        fields.append(("subject", "%recipient.subject%"))
-        fields += [(part, f"%recipient.{part}%") for part in ("html", "text") if getattr(first, part)]
-        if call.reply_to:
-            fields.append(("h:Reply-To", call.reply_to))
-        fields += [(f"h:{name}", f"%recipient.header_{index}%") for index, name in enumerate(header_names)]
-        fields += [(f"v:{name}", value) for name, value in sorted(call_tags(call).items())]
-        fields.append(("v:message_id", "%recipient.message_id%"))
-        fields.append(("o:tag", f"campaign-{call.campaign_id}"))
-        fields.append(("recipient-variables", json_bytes(variables).decode()))
-        return form_bytes(fields, call.call_id.hex)
+    def _plan(self, call: BulkCall) -> CallPlan:
+        return _MailgunPlan(call)
 
     def _headers(self, call: EncodedCall) -> Mapping[str, str]:
         credentials = base64.b64encode(f"api:{self._secret}".encode()).decode()
@@ -145,6 +129,78 @@ class MailgunProvider(HttpProvider):
         return Refusal(code="", message=str(json_document(answer.body).get("message") or answer_text(answer)))
 
 
+class _MailgunPlan(CallPlan):
+    provider = "mailgun"
+    tells_recipients_by_address = True
+
+    def __init__(self, call: BulkCall) -> None:
+        super().__init__(call)
+        skeleton = call.skeleton
+        self._template = templated(skeleton, _SYNTAX)
+        self._header_names = sorted(skeleton.headers)
+        self._before = [("from", unicode_mailbox(call.from_name, call.from_address))]
+        self._after = [("subject", self._template.subject)]
+        self._after += [
+            (part, text)
+            for part, pieces, text in (
+                ("html", skeleton.html, self._template.html),
+                ("text", skeleton.text, self._template.text),
+            )
+            if present(call, pieces)
+        ]
+        options = [] if not call.reply_to else [("h:Reply-To", call.reply_to)]
+        options += [(f"h:{name}", f"%recipient.header_{index}%") for index, name in enumerate(self._header_names)]
+        options += [(f"v:{name}", value) for name, value in sorted(call_tags(call).items())]
+        options.append(("v:message_id", "%recipient.message_id%"))
+        options.append(("o:tag", f"campaign-{call.campaign_id}"))
+        option_bytes = sum(len(name.encode()) + len(value.encode()) for name, value in options)
+        if option_bytes > MAILGUN_OPTION_BYTES:
+            raise InvalidTemplateError(
+                f"mailgun: headers and tags take {option_bytes} bytes; the limit is {MAILGUN_OPTION_BYTES}"
+            )
+        for what, value in (("from name", call.from_name), ("reply-to", call.reply_to or ""), *call.tags.items()):
+            if _VARIABLE in value:
+                raise InvalidTemplateError(f"mailgun: {what} holds {_VARIABLE!r}, which Mailgun replaces")
+        self._after += options
+        self.shared_bytes = len(self._form([], {}))
+
+    def entry_bytes(self, recipient: Recipient) -> int:
+        address = ascii_domain_address(recipient.address)
+        field_bytes = len(self._form([address], {})) - self.shared_bytes
+        return field_bytes + len(json_bytes({address: self._variables(recipient)})) - len("{}") + len(",")
+
+    def body(self) -> bytes:
+        variables = {ascii_domain_address(one.address): self._variables(one) for one in self.call.recipients}
+        return self._form(list(variables), variables)
+
+    def problem(self, recipient: Recipient) -> str | None:
+        if any(_VARIABLE in value for value in self._variables(recipient).values()):
+            return f"mailgun: the content holds {_VARIABLE!r}, which Mailgun replaces"
+        return None
+
+    def conflict(self, first: Recipient, recipient: Recipient) -> str | None:
+        for pieces in (self.call.skeleton.html, self.call.skeleton.text):
+            if has_text(pieces, first.values) is not has_text(pieces, recipient.values):
+                return "they differ in their bodies (HTML, text), and one call has one set"
+        return None
+
+    def _variables(self, recipient: Recipient) -> dict[str, str]:
+        headers = self.call.skeleton.headers
+        return {
+            **self._template.data(recipient.values),
+            "message_id": str(recipient.message_id),
+            **{
+                f"header_{index}": encoded_header_value(joined(headers[name], recipient.values))
+                for index, name in enumerate(self._header_names)
+            },
+        }
+
+    def _form(self, addresses: Sequence[str], variables: Mapping[str, Mapping[str, str]]) -> bytes:
+        fields = [*self._before, *(("to", address) for address in addresses), *self._after]
+        fields.append(("recipient-variables", json_bytes(variables).decode()))
+        return form_bytes(fields, self.call.call_id.hex)
+
+
 def form_bytes(fields: Iterable[tuple[str, str]], seed: str) -> bytes:
     """The fields as multipart/form-data (RFC 7578), with a boundary that depends on them and the seed alone.
 
@@ -155,23 +211,14 @@ def form_bytes(fields: Iterable[tuple[str, str]], seed: str) -> bytes:
         encoded = [(name, value.encode()) for name, value in fields]
     except UnicodeEncodeError as unencodable:
         raise InvalidTemplateError(f"mailgun: the content cannot be encoded: {unencodable.reason}") from unencodable
-    boundary = f"call-{seed}"
-    # A content that quotes an earlier call's body could hold its boundary.
-    while any(boundary.encode() in value for _, value in encoded):
-        boundary += "-"
+    # A content that quotes an earlier call's body could hold its boundary; all have one length, so that sizes hold.
+    boundary = next(
+        candidate
+        for number in range(10_000)
+        if not any((candidate := f"call-{seed}-{number:04d}").encode() in value for _, value in encoded)
+    )
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
         for name, value in encoded
     ]
     return b"".join(parts) + f"--{boundary}--\r\n".encode()
-
-
-def _check_uniform(call: BulkCall) -> None:
-    shapes = {
-        (bool(recipient.html), bool(recipient.text), tuple(sorted(recipient.headers))) for recipient in call.recipients
-    }
-    if len(shapes) > 1:
-        raise InvalidTemplateError(
-            f"mailgun: the recipients of call {call.call_id} differ in their bodies (HTML, text) or header names; "
-            "one call has one set of both"
-        )

@@ -7,10 +7,12 @@ header (or a second recipient) to a message; what breaks this is refused before 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from email.header import Header
 from email.utils import formataddr
 
-from email_platform.domain.ports import BulkCall, ProviderLimits
+from email_platform.domain.message import Piece, Skeleton, joined
+from email_platform.domain.ports import BulkCall, ProviderLimits, Recipient
 from email_platform.errors import InvalidTemplateError
 
 # RFC 9110's token: RFC 5322 would allow quotes too, but Mailgun's form names are quoted. 76: the simulator's limit.
@@ -28,17 +30,12 @@ _NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
 _BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
-def check_call(call: BulkCall, limits: ProviderLimits) -> None:
-    """Refuse a call that must not be encoded: too many recipients, or a line break in any header value.
+def check_shared(call: BulkCall) -> None:
+    """Refuse what would be wrong for every recipient: the sender's fields, the tags, the skeleton.
 
     Raises:
-        InvalidTemplateError: names the field, and the lead by id (never by address).
+        InvalidTemplateError: names the field.
     """
-    count = len(call.recipients)
-    if not 1 <= count <= limits.recipients_per_call:
-        raise InvalidTemplateError(
-            f"call {call.call_id} has {count} recipients; the provider takes 1 to {limits.recipients_per_call}"
-        )
     check_one_address("from address", call.from_address)
     check_header_value("from name", call.from_name)
     check_header_value("reply-to", call.reply_to or "")
@@ -46,41 +43,112 @@ def check_call(call: BulkCall, limits: ProviderLimits) -> None:
         if not _FIELD_NAME.fullmatch(name):
             raise InvalidTemplateError(f"{name!r} is not a tag name")
         check_header_value(f"tag {name!r}", value)
-    for recipient in call.recipients:
-        lead = f"lead {recipient.lead_id}"
-        check_one_address(f"address of {lead}", recipient.address)
-        check_header_value(f"subject for {lead}", recipient.subject)
-        if not recipient.html and not recipient.text:
-            raise InvalidTemplateError(f"neither an HTML nor a text body for {lead}")
-        for name, value in recipient.headers.items():
-            if not _FIELD_NAME.fullmatch(name):
-                raise InvalidTemplateError(f"{name!r} is not a header name ({lead})")
-            if name.lower() in _RESERVED_NAMES:
-                raise InvalidTemplateError(f"{name} may not be set as an extra header ({lead})")
-            check_header_value(f"header {name} for {lead}", value)
+    skeleton = call.skeleton
+    if not skeleton.html and not skeleton.text:
+        raise InvalidTemplateError("neither an HTML nor a text body")
+    for name, pieces in skeleton.headers.items():
+        if not _FIELD_NAME.fullmatch(name):
+            raise InvalidTemplateError(f"{name!r} is not a header name")
+        if name.lower() in _RESERVED_NAMES:
+            raise InvalidTemplateError(f"{name} may not be set as an extra header")
+        check_header_value(f"header {name}", _static_text(pieces))
+    check_header_value("subject", _static_text(skeleton.subject))
+    if problem := _encoding_problem(_static_text((*skeleton.subject, *skeleton.html, *skeleton.text))):
+        raise InvalidTemplateError(problem)
+
+
+def recipient_problem(skeleton: Skeleton, recipient: Recipient) -> str | None:
+    """Why no provider can be given this recipient: a field names what is wrong, never a value.
+
+    Raises:
+        ValueError: the recipient has another number of values than the skeleton; the caller's bug.
+    """
+    values = recipient.values
+    if len(values) != skeleton.value_count:
+        raise ValueError(f"lead {recipient.lead_id} has {len(values)} values; the skeleton has {skeleton.value_count}")
+    if (problem := one_address_problem("address", recipient.address)) is not None:
+        return problem
+    if (problem := header_value_problem("subject", joined(skeleton.subject, values))) is not None:
+        return problem
+    for name, pieces in skeleton.headers.items():
+        if (problem := header_value_problem(f"header {name}", joined(pieces, values))) is not None:
+            return problem
+    if not has_text(skeleton.html, values) and not has_text(skeleton.text, values):
+        return "neither an HTML nor a text body"
+    return _encoding_problem("".join((recipient.address, *values)))
+
+
+def has_text(pieces: Sequence[Piece], values: Sequence[str]) -> bool:
+    """Whether the part is not empty for the recipient with these values."""
+    return any(piece if isinstance(piece, str) else values[piece] for piece in pieces)
+
+
+def present(call: BulkCall, pieces: Sequence[Piece]) -> bool:
+    """Whether the part is not empty for some recipient of the call."""
+    return any(has_text(pieces, recipient.values) for recipient in call.recipients)
+
+
+def _static_text(pieces: Sequence[Piece]) -> str:
+    return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def _encoding_problem(text: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as unencodable:
+        return f"the content cannot be encoded: {unencodable.reason}"
+    return None
+
+
+def check_count(call: BulkCall, limits: ProviderLimits) -> None:
+    """Refuse a call without recipients, or with more than the provider takes.
+
+    Raises:
+        InvalidTemplateError: says how many it takes.
+    """
+    count = len(call.recipients)
+    if not 1 <= count <= limits.recipients_per_call:
+        raise InvalidTemplateError(
+            f"call {call.call_id} has {count} recipients; the provider takes 1 to {limits.recipients_per_call}"
+        )
 
 
 def check_header_value(what: str, value: str) -> None:
-    """Refuse CR, LF and other control characters (tab excepted).
+    """Refuse what `header_value_problem` finds.
 
     Raises:
         InvalidTemplateError: names the field and the character's position, not the value.
     """
+    if (problem := header_value_problem(what, value)) is not None:
+        raise InvalidTemplateError(problem)
+
+
+def header_value_problem(what: str, value: str) -> str | None:
+    """CR, LF and other control characters (tab excepted), which would add a header."""
     if found := _BREAKS.search(value):
-        raise InvalidTemplateError(
+        return (
             f"{what}: control character {found.group()!r} at position {found.start()}; header values must be one line"
         )
+    return None
 
 
 def check_one_address(what: str, address: str) -> None:
-    """Refuse what a provider could read as two addresses, or as none.
+    """Refuse what `one_address_problem` finds.
 
     Raises:
         InvalidTemplateError: names the field, not the value.
     """
-    check_header_value(what, address)
+    if (problem := one_address_problem(what, address)) is not None:
+        raise InvalidTemplateError(problem)
+
+
+def one_address_problem(what: str, address: str) -> str | None:
+    """What a provider could read as two addresses, or as none."""
+    if (problem := header_value_problem(what, address)) is not None:
+        return problem
     if not address or _LIST_CHARACTERS.search(address):
-        raise InvalidTemplateError(f"{what}: must be one bare address, without any of , ; < >")
+        return f"{what}: must be one bare address, without any of , ; < >"
+    return None
 
 
 def check_body_size(call: BulkCall, body: bytes, limits: ProviderLimits, provider: str) -> None:
@@ -148,7 +216,7 @@ def check_distinct_addresses(call: BulkCall, provider: str) -> None:
     """
     seen: dict[str, int] = {}
     for recipient in call.recipients:
-        other = seen.setdefault(recipient.address.lower(), recipient.lead_id)
+        other = seen.setdefault(ascii_domain_address(recipient.address).lower(), recipient.lead_id)
         if other != recipient.lead_id:
             raise InvalidTemplateError(
                 f"{provider}: leads {other} and {recipient.lead_id} of call {call.call_id} have the same address; "

@@ -3,18 +3,24 @@
 Invariant: the answer is an array in request order with one ``ErrorCode`` per message, and every message ends as
 accepted (0), refused, or deferred; none is left without a result.
 
-Postmark honours no idempotency key. Limits ("Send batch emails", "Sending a single email"): 500 messages and
-50 MB per call; ten metadata fields, names of 20 and values of 80 characters. Campaigns go through a broadcast
-stream (default id ``broadcast``); a List-Unsubscribe header of one's own on a broadcast stream needs Postmark's
-custom unsubscribe handling, which their support switches on, else Postmark puts its own in place.
+Postmark's batch has no placeholders, so each message is put together here. It honours no idempotency key. Limits:
+`limits`. Campaigns go through a broadcast stream (default id ``broadcast``); a List-Unsubscribe header of one's own on
+a broadcast stream needs Postmark's custom unsubscribe handling, which their support switches on, else Postmark puts
+its own in place.
 
-| answer | outcome | why (Postmark API overview, "HTTP response codes" and "API error codes") |
+Whose fault (Postmark API overview, "HTTP response codes" and "API error codes"):
+
+| answer | whose | why |
 | --- | --- | --- |
-| 200 | per message | ``ErrorCode`` 0 accepted; 300 and 406 (inactive recipient) refuse that message |
-| 413, 415, 422 | rejected | the whole request is refused; by ``ErrorCode`` where it concerns the account |
-| 401, 403, 404; codes 10, 400, 401, 405, 412, 413, 1235 | account refused | token, sender signature, credits, stream |
-| 429; code 429 | throttled | no Retry-After is documented |
-| code 100 (with 503) | not accepted | maintenance: the service says so itself, in place of taking the request |
+| 200 | per message | ``ErrorCode`` 0 accepted |
+| code 406 | recipient | inactive: bounced, complained or suppressed |
+| code 300 | unclear | "invalid email request": of ``To``, but also of ``From``, or an empty message |
+| 413; code 410 | size | payload too large; too many batch messages |
+| 401, 403, 404; codes 10, 400, 401 | sender or account | token; sender signature not found, not confirmed |
+| codes 405, 412, 413, 1235 | account | credits, pending, may not send (code, not status), unknown stream |
+| 429; code 429 | the moment | no Retry-After is documented |
+| code 100 (with 503) | the moment | maintenance: the service says so itself, in place of taking the request |
+| 415, 422; codes 402, 403, 409, 411 and others | nobody knows | JSON and fields of our own making |
 | 500, other 502 to 504 | unknown | 500: "in most cases the message is lost": not in all |
 """
 
@@ -25,37 +31,41 @@ from collections.abc import Mapping
 import httpx
 import orjson
 
+from email_platform.adapters.providers.call_plan import CallPlan
 from email_platform.adapters.providers.classification import ClassificationTable, Outcome
 from email_platform.adapters.providers.http_provider import (
     HttpProvider,
     Refusal,
     answer_text,
-    json_bytes,
     json_document,
     new_client,
     required_list,
     required_text,
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
-from email_platform.adapters.providers.message_fields import (
-    ascii_domain_address,
-    call_tags,
-    unicode_mailbox,
+from email_platform.adapters.providers.joined_plan import JoinedPlan
+from email_platform.adapters.providers.limits import (
+    POSTMARK_BODY_BYTES,
+    POSTMARK_LIMITS,
+    POSTMARK_MESSAGE_BYTES,
+    POSTMARK_METADATA_FIELDS,
+    POSTMARK_METADATA_NAME_CHARACTERS,
+    POSTMARK_METADATA_VALUE_CHARACTERS,
 )
+from email_platform.adapters.providers.message_fields import ascii_domain_address, unicode_mailbox
+from email_platform.adapters.providers.sizes import base64_bytes
+from email_platform.domain.message import Message
 from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 from email_platform.errors import InvalidTemplateError
 
-POSTMARK_LIMITS = ProviderLimits(
-    recipients_per_call=500, honours_idempotency_keys=False, idempotency_seconds=0, body_bytes=50_000_000
-)
 POSTMARK_BASE_URL = "https://api.postmarkapp.com"
 DEFAULT_MESSAGE_STREAM = "broadcast"
-MAXIMUM_METADATA_FIELDS = 10
-MAXIMUM_METADATA_NAME_CHARACTERS = 20
-MAXIMUM_METADATA_VALUE_CHARACTERS = 80
 
 _BY_ERROR_CODE: Mapping[str, Outcome] = {
     "100": Outcome.NOT_ACCEPTED,
+    "300": Outcome.UNCLEAR,
+    "406": Outcome.RECIPIENT,
+    "410": Outcome.SIZE,
     "429": Outcome.THROTTLED,
     # Token; sender signature not found, not confirmed; no credits; pending; may not send; unknown stream.
     **dict.fromkeys(("10", "400", "401", "405", "412", "413", "1235"), Outcome.ACCOUNT_REFUSED),
@@ -92,30 +102,8 @@ class PostmarkProvider(HttpProvider):
             client=client or new_client(timeouts, max_connections),
         )
 
-    def _body(self, call: BulkCall) -> bytes:
-        tags = call_tags(call)
-        _check_metadata(tags)
-        sender = unicode_mailbox(call.from_name, call.from_address)
-        return json_bytes([self._message(call, recipient, sender, tags) for recipient in call.recipients])
-
-    def _message(self, call: BulkCall, recipient: Recipient, sender: str, tags: Mapping[str, str]) -> dict[str, object]:
-        message: dict[str, object] = {
-            "From": sender,
-            "To": ascii_domain_address(recipient.address),
-            "Subject": recipient.subject,
-            "MessageStream": self._message_stream,
-            "Tag": f"campaign-{call.campaign_id}",
-            "Metadata": {**tags, "message_id": str(recipient.message_id)},
-        }
-        if recipient.html:
-            message["HtmlBody"] = recipient.html
-        if recipient.text:
-            message["TextBody"] = recipient.text
-        if call.reply_to:
-            message["ReplyTo"] = call.reply_to
-        if recipient.headers:
-            message["Headers"] = [{"Name": name, "Value": value} for name, value in sorted(recipient.headers.items())]
-        return message
+    def _plan(self, call: BulkCall) -> CallPlan:
+        return _PostmarkPlan(call, self._message_stream)
 
     def _headers(self, call: EncodedCall) -> Mapping[str, str]:
         return {"x-postmark-server-token": self._secret, "content-type": "application/json"}
@@ -138,14 +126,53 @@ class PostmarkProvider(HttpProvider):
         )
 
 
+class _PostmarkPlan(JoinedPlan):
+    provider = "postmark"
+
+    def __init__(self, call: BulkCall, message_stream: str) -> None:
+        super().__init__(call)
+        _check_metadata(self.tags)
+        self._shared: dict[str, object] = {
+            "From": unicode_mailbox(call.from_name, call.from_address),
+            "MessageStream": message_stream,
+            "Tag": f"campaign-{call.campaign_id}",
+        }
+        if call.reply_to:
+            self._shared["ReplyTo"] = call.reply_to
+
+    def size_problem(self, recipient: Recipient) -> str | None:
+        html_bytes, text_bytes = (part.utf8_bytes(recipient.values) for part in (self.html, self.text))
+        if max(html_bytes, text_bytes) > POSTMARK_BODY_BYTES:
+            return f"postmark: a body of {max(html_bytes, text_bytes)} bytes; the limit is {POSTMARK_BODY_BYTES}"
+        encoded_bytes = base64_bytes(html_bytes) + base64_bytes(text_bytes)
+        if encoded_bytes > POSTMARK_MESSAGE_BYTES:
+            return f"postmark: a message of {encoded_bytes} bytes in base64; the limit is {POSTMARK_MESSAGE_BYTES}"
+        return None
+
+    def document(self, recipient: Recipient, message: Message) -> dict[str, object]:
+        document = {
+            **self._shared,
+            "To": ascii_domain_address(recipient.address),
+            "Subject": message.subject,
+            "Metadata": {**self.tags, "message_id": str(recipient.message_id)},
+        }
+        if message.html:
+            document["HtmlBody"] = message.html
+        if message.text:
+            document["TextBody"] = message.text
+        if message.headers:
+            document["Headers"] = [{"Name": name, "Value": value} for name, value in sorted(message.headers.items())]
+        return document
+
+
 def _check_metadata(tags: Mapping[str, str]) -> None:
-    if len(tags) + 1 > MAXIMUM_METADATA_FIELDS:
+    if len(tags) + 1 > POSTMARK_METADATA_FIELDS:
         raise InvalidTemplateError(
-            f"postmark: {len(tags)} tags; at most {MAXIMUM_METADATA_FIELDS - 1} fit beside the message id"
+            f"postmark: {len(tags)} tags; at most {POSTMARK_METADATA_FIELDS - 1} fit beside the message id"
         )
     for name, value in tags.items():
-        if len(name) > MAXIMUM_METADATA_NAME_CHARACTERS or len(value) > MAXIMUM_METADATA_VALUE_CHARACTERS:
+        if len(name) > POSTMARK_METADATA_NAME_CHARACTERS or len(value) > POSTMARK_METADATA_VALUE_CHARACTERS:
             raise InvalidTemplateError(
-                f"postmark: tag {name!r}: names have at most {MAXIMUM_METADATA_NAME_CHARACTERS} characters and "
-                f"values at most {MAXIMUM_METADATA_VALUE_CHARACTERS}"
+                f"postmark: tag {name!r}: names have at most {POSTMARK_METADATA_NAME_CHARACTERS} characters and "
+                f"values at most {POSTMARK_METADATA_VALUE_CHARACTERS}"
             )

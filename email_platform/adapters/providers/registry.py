@@ -13,22 +13,24 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts
-from email_platform.adapters.providers.mailgun import MAILGUN_BASE_URL, MAILGUN_LIMITS, MailgunProvider
+from email_platform.adapters.providers.limits import (
+    MAILGUN_LIMITS,
+    POSTMARK_LIMITS,
+    RESEND_LIMITS,
+    SENDGRID_LIMITS,
+    SES_LIMITS,
+    SIMULATOR_LIMITS,
+)
+from email_platform.adapters.providers.mailgun import MAILGUN_BASE_URL, MailgunProvider
 from email_platform.adapters.providers.postmark import (
     DEFAULT_MESSAGE_STREAM,
     POSTMARK_BASE_URL,
-    POSTMARK_LIMITS,
     PostmarkProvider,
 )
-from email_platform.adapters.providers.resend import RESEND_BASE_URL, RESEND_LIMITS, ResendProvider
-from email_platform.adapters.providers.sendgrid import (
-    SENDGRID_BASE_URL,
-    SENDGRID_LIMITS,
-    SENDGRID_LIMITS_WITHOUT_TEMPLATE,
-    SendGridProvider,
-)
-from email_platform.adapters.providers.ses import SES_LIMITS, SesProvider, open_ses_client
-from email_platform.adapters.providers.simulator import SIMULATOR_LIMITS, SimulatorProvider
+from email_platform.adapters.providers.resend import RESEND_BASE_URL, ResendProvider
+from email_platform.adapters.providers.sendgrid import SENDGRID_BASE_URL, SendGridProvider
+from email_platform.adapters.providers.ses import SesProvider, open_ses_client
+from email_platform.adapters.providers.simulator import SimulatorProvider
 from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import ConfigurationError
 from email_platform.settings.provider_accounts import AccountVariables, account_variable
@@ -128,7 +130,7 @@ class _Building:
         )
 
     def limits(self) -> ProviderLimits:
-        documented = _DOCUMENTED_LIMITS[self.provider](self.account)
+        documented = _DOCUMENTED_LIMITS[self.provider]
         if self.account.idempotency not in (None, "on", "off") or (
             self.account.idempotency == "on" and not documented.honours_idempotency_keys
         ):
@@ -229,13 +231,13 @@ def _mailgun(building: _Building) -> EmailProvider:
     )
 
 
-_DOCUMENTED_LIMITS: Mapping[str, Callable[[ProviderAccount], ProviderLimits]] = {
-    "simulator": lambda _: SIMULATOR_LIMITS,
-    "ses": lambda _: SES_LIMITS,
-    "sendgrid": lambda account: SENDGRID_LIMITS if account.template_id else SENDGRID_LIMITS_WITHOUT_TEMPLATE,
-    "postmark": lambda _: POSTMARK_LIMITS,
-    "resend": lambda _: RESEND_LIMITS,
-    "mailgun": lambda _: MAILGUN_LIMITS,
+_DOCUMENTED_LIMITS: Mapping[str, ProviderLimits] = {
+    "simulator": SIMULATOR_LIMITS,
+    "ses": SES_LIMITS,
+    "sendgrid": SENDGRID_LIMITS,
+    "postmark": POSTMARK_LIMITS,
+    "resend": RESEND_LIMITS,
+    "mailgun": MAILGUN_LIMITS,
 }
 
 _BUILDERS: Mapping[str, Callable[[_Building], EmailProvider]] = {

@@ -2,35 +2,49 @@
 
 Invariant: the contents that a recipient gets are the ones rendered for this recipient, or the call is not made.
 
-A call has one ``content`` for all its personalizations. Legacy substitutions cannot carry a rendered mail: they are
-limited to 50,000 bytes a personalization block ("Substitution tags"), and replaced wherever their text occurs. So:
+A call has one ``content`` for all its personalizations. In this order, the first form that carries a recipient's
+message is used, and a call has one form:
 
-- without a template id, one recipient per call, its content sent as it is;
-- with ``template_id``, up to 1,000 recipients per call: a dynamic template, created once in the account with the
-  subject ``{{{subject}}}``, the HTML ``{{{html}}}`` and the text ``{{{text}}}`` (three braces: not escaped).
+- the skeleton as ``content`` with substitution tags, and each recipient's values as ``substitutions``, up to 1,000
+  recipients. Tags are replaced wherever their text occurs in subject and bodies ("Substitution tags"); nothing says
+  whether a value is read again. So the tags of a call have a name that stands in none of its texts (`_unused_nonce`):
+  no lead's ``-name-`` is ever taken for one. The values of a recipient may take 10,000 bytes;
+- with ``template_id``, whole contents as data of a dynamic template, created once in the account with the subject
+  ``{{{subject}}}``, the HTML ``{{{html}}}`` and the text ``{{{text}}}`` (three braces: not escaped);
+- one recipient per call, his content as it is.
 
 A 202 has no per-recipient result: all recipients are accepted, with the call's ``X-Message-Id``, and events are
-correlated by the custom argument ``message_id``. A refused recipient is known only from a "dropped" event, and an
-invalid address refuses the whole call. SendGrid honours no idempotency key.
+correlated by the custom argument ``message_id``, in which no substitution is made. SendGrid honours no idempotency key.
 
-| answer | outcome | why (Mail Send reference, "Errors"; "How to use the v3 API") |
+Whose fault (Mail Send, "Errors": each names the field; "How to use the v3 API", status codes):
+
+| answer | whose | why |
 | --- | --- | --- |
 | 202 | all accepted | "valid, and queued to be delivered" |
-| 400, 406, 413 | rejected | validated before it is queued |
-| 401, 403, 404, 405 | account refused | key, sender identity, temporary block after bad requests |
-| 429 | throttled | rate limitation; ``X-RateLimit-Reset`` is a Unix time |
+| 400 about ``personalizations.N.to`` alone | a recipient | validated before anything is queued |
+| 400 about ``personalizations``, "limited to 1000"; 413 | size | |
+| 400 about ``from``, ``reply_to``, ``template_id``, ``asm``, … (`_BY_FIELD`) | sender or account | also beside others |
+| 400 about other fields or none; 406 and others | nobody knows | content, subject, headers, substitutions |
+| 401, 403, 404, 405 | sender or account | key, sender identity not verified, credits, temporary block |
+| 429 | the moment | rate limitation; ``X-RateLimit-Reset`` is a Unix time |
 | 500, 502, 503, 504 | unknown | "an error occurred when SendGrid attempted to process it": no promise |
+
+``N`` is a recipient's position: the error names it in `culprits`. It is not made the result of one recipient with the
+others deferred: that all wrong addresses are listed at once is documented nowhere, and recipients who wait for one
+wrong address after the other would use up their tries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import re
+from collections.abc import Mapping, Sequence
 from email.utils import parseaddr
+from hashlib import sha256
 
 import httpx
 
-from email_platform.adapters.providers.classification import ClassificationTable, seconds_until_epoch
+from email_platform.adapters.providers.call_plan import CallPlan, fit_plan
+from email_platform.adapters.providers.classification import ClassificationTable, Outcome, seconds_until_epoch
 from email_platform.adapters.providers.http_provider import (
     HttpProvider,
     Refusal,
@@ -40,24 +54,38 @@ from email_platform.adapters.providers.http_provider import (
     new_client,
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
+from email_platform.adapters.providers.limits import (
+    SENDGRID_CUSTOM_ARGUMENT_BYTES,
+    SENDGRID_LIMITS,
+    SENDGRID_SUBSTITUTION_BYTES,
+)
 from email_platform.adapters.providers.message_fields import (
     ascii_domain_address,
     call_tags,
-    check_distinct_addresses,
+    encoded_header_value,
+    present,
+    recipient_problem,
 )
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
+from email_platform.adapters.providers.placeholders import PlaceholderSyntax, templated
+from email_platform.adapters.providers.sizes import PartSize, json_text_bytes
+from email_platform.domain.message import Message, joined
+from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, Recipient, RecipientResult
 from email_platform.errors import InvalidTemplateError
 
-SENDGRID_LIMITS = ProviderLimits(
-    recipients_per_call=1000,
-    honours_idempotency_keys=False,
-    idempotency_seconds=0,
-    body_bytes=30_000_000,
-    accepts_whole_calls=True,
-)
-SENDGRID_LIMITS_WITHOUT_TEMPLATE = replace(SENDGRID_LIMITS, recipients_per_call=1)
 SENDGRID_BASE_URL = "https://api.sendgrid.com"
-MAXIMUM_CUSTOM_ARGUMENT_BYTES = 10_000
+_NONCE_CHARACTERS = 12
+_POSITION = re.compile(r"\.\d+(?=\.|\Z)")
+_RECIPIENT_FIELD = re.compile(r"personalizations\.(\d+)\.to(?:\.|\Z)")
+_BY_FIELD: Mapping[str, Outcome] = {
+    **dict.fromkeys(("personalizations.to", "personalizations.to.email"), Outcome.RECIPIENT),
+    **dict.fromkeys(
+        (
+            *("from", "from.email", "from.name", "reply_to", "reply_to.email", "reply_to.name"),
+            *("template_id", "asm", "asm.group_id", "ip_pool_name"),
+        ),
+        Outcome.ACCOUNT_REFUSED,
+    ),
+}
 
 
 class SendGridProvider(HttpProvider):
@@ -65,7 +93,12 @@ class SendGridProvider(HttpProvider):
 
     name = "sendgrid"
     success_statuses = frozenset({202})
-    table = ClassificationTable()
+    table = ClassificationTable(
+        by_words={
+            "personalizations": [("limited to 1000", Outcome.SIZE), ("limit of 1000 total", Outcome.SIZE)],
+        },
+        by_code=_BY_FIELD,
+    )
 
     def __init__(
         self,
@@ -73,7 +106,7 @@ class SendGridProvider(HttpProvider):
         api_key: str,
         template_id: str | None = None,
         base_url: str = SENDGRID_BASE_URL,
-        limits: ProviderLimits | None = None,
+        limits: ProviderLimits = SENDGRID_LIMITS,
         timeouts: CallTimeouts | None = None,
         max_connections: int = MAXIMUM_CONNECTIONS,
         client: httpx.AsyncClient | None = None,
@@ -82,55 +115,31 @@ class SendGridProvider(HttpProvider):
         self._template_id = template_id
         super().__init__(
             url=f"{base_url.rstrip('/')}/v3/mail/send",
-            limits=limits or (SENDGRID_LIMITS if template_id else SENDGRID_LIMITS_WITHOUT_TEMPLATE),
+            limits=limits,
             secret=api_key,
             timeouts=timeouts,
             client=client or new_client(timeouts, max_connections),
         )
 
-    def _body(self, call: BulkCall) -> bytes:
-        check_distinct_addresses(call, self.name)
-        document: dict[str, object] = {
-            "from": _mailbox(call.from_name, call.from_address),
-            "custom_args": call_tags(call),
-            "personalizations": [self._personalization(recipient) for recipient in call.recipients],
-        }
-        if call.reply_to:
-            document["reply_to"] = _mailbox(*parseaddr(call.reply_to))
-        if self._template_id:
-            document["template_id"] = self._template_id
-        else:
-            if len(call.recipients) > 1:
-                raise InvalidTemplateError(
-                    "sendgrid: without a template id every recipient's content needs a call of its own"
-                )
-            (recipient,) = call.recipients
-            document["subject"] = recipient.subject
-            # text/plain must come first (Mail Send reference, "content").
-            document["content"] = [
-                {"type": media_type, "value": value}
-                for media_type, value in (("text/plain", recipient.text), ("text/html", recipient.html))
-                if value
-            ]
-        arguments = json_bytes(document["custom_args"])
-        if len(arguments) + 64 > MAXIMUM_CUSTOM_ARGUMENT_BYTES:
-            raise InvalidTemplateError(f"sendgrid: the tags take {len(arguments)} bytes; the limit is 10,000")
-        return json_bytes(document)
+    def fit(self, call: BulkCall) -> Fit:
+        """How many of the call's first recipients fit one request; see `fit_plan`.
 
-    def _personalization(self, recipient: Recipient) -> dict[str, object]:
-        personalization: dict[str, object] = {
-            "to": [{"email": ascii_domain_address(recipient.address)}],
-            "custom_args": {"message_id": str(recipient.message_id)},
-        }
-        if recipient.headers:
-            personalization["headers"] = dict(recipient.headers)
-        if self._template_id:
-            personalization["dynamic_template_data"] = {
-                "subject": recipient.subject,
-                "html": recipient.html,
-                "text": recipient.text,
-            }
-        return personalization
+        Raises:
+            InvalidTemplateError: nobody could be sent this.
+        """
+        return fit_plan(self._plan_for(call, call.recipients[:1]), self._limits)
+
+    def _plan(self, call: BulkCall) -> CallPlan:
+        return self._plan_for(call, call.recipients)
+
+    def _plan_for(self, call: BulkCall, judged: Sequence[Recipient]) -> CallPlan:
+        """The first form that carries the judged recipients."""
+        substituted = _SubstitutedPlan(call)
+        # Who cannot be sent at all has no say in the form.
+        sendable = (one for one in judged if recipient_problem(call.skeleton, one) is None)
+        if all(substituted.substitution_problem(recipient) is None for recipient in sendable):
+            return substituted
+        return _DynamicTemplatePlan(call, self._template_id) if self._template_id else _SinglePlan(call)
 
     def _headers(self, call: EncodedCall) -> Mapping[str, str]:
         return {"authorization": f"Bearer {self._secret}", "content-type": "application/json"}
@@ -145,13 +154,182 @@ class SendGridProvider(HttpProvider):
             f"{entry['field']}: {entry.get('message')}" if entry.get("field") else str(entry.get("message"))
             for entry in entries
         )
+        fields = [str(entry.get("field") or "") for entry in entries] if answer.status == 400 else []
         return Refusal(
-            code="",
+            code=_gravest([_POSITION.sub("", field) for field in fields]),
             message=words or answer_text(answer),
             retry_after_seconds=seconds_until_epoch(answer.headers.get("x-ratelimit-reset", ""), answer.headers)
             if answer.status == 429
             else None,
+            culprits=frozenset(int(found.group(1)) for field in fields if (found := _RECIPIENT_FIELD.match(field))),
         )
+
+
+def _gravest(fields: Sequence[str]) -> str:
+    """Of the fields that an answer complains about, the one whose fault is the farthest from a recipient's."""
+    order = [Outcome.ACCOUNT_REFUSED, Outcome.SIZE, Outcome.UNLISTED, Outcome.RECIPIENT]
+    return min(fields, key=lambda name: order.index(_BY_FIELD.get(name, Outcome.UNLISTED)), default="")
+
+
+class _SendGridPlan(CallPlan):
+    """What the three forms of a call have in common."""
+
+    provider = "sendgrid"
+    tells_recipients_by_address = True
+
+    def __init__(self, call: BulkCall) -> None:
+        super().__init__(call)
+        self.shared: dict[str, object] = {
+            "from": _mailbox(call.from_name, call.from_address),
+            "custom_args": call_tags(call),
+            "personalizations": [],
+        }
+        if call.reply_to:
+            self.shared["reply_to"] = _mailbox(*parseaddr(call.reply_to))
+        arguments = json_bytes(self.shared["custom_args"])
+        if len(arguments) + 64 > SENDGRID_CUSTOM_ARGUMENT_BYTES:
+            raise InvalidTemplateError(f"sendgrid: the tags take {len(arguments)} bytes; the limit is 10,000")
+
+    def personalization(self, recipient: Recipient) -> dict[str, object]:
+        """The recipient's own part, without his contents."""
+        personalization: dict[str, object] = {
+            "to": [{"email": ascii_domain_address(recipient.address)}],
+            "custom_args": {"message_id": str(recipient.message_id)},
+        }
+        if headers := self.call.skeleton.headers:
+            # "You must ensure these are properly encoded if they contain unicode characters" (Mail Send).
+            personalization["headers"] = {
+                name: encoded_header_value(joined(pieces, recipient.values)) for name, pieces in headers.items()
+            }
+        return personalization
+
+
+class _SubstitutedPlan(_SendGridPlan):
+    """The skeleton once, and each recipient's values as substitutions."""
+
+    def __init__(self, call: BulkCall) -> None:
+        super().__init__(call)
+        # Of the length of a real one, so that sizes are right before it is chosen.
+        self._use("0" * _NONCE_CHARACTERS)
+
+    def _use(self, nonce: str) -> None:
+        skeleton = self.call.skeleton
+        self._syntax = PlaceholderSyntax(f"-{nonce}", "-")
+        self._template = templated(skeleton, self._syntax)
+        self._written = {
+            **self.shared,
+            "subject": self._template.subject,
+            # text/plain must come first (Mail Send reference, "content").
+            "content": _content(
+                self._template.text if present(self.call, skeleton.text) else "",
+                self._template.html if present(self.call, skeleton.html) else "",
+            ),
+        }
+        self.shared_bytes = len(json_bytes(self._written))
+
+    def entry_bytes(self, recipient: Recipient) -> int:
+        return len(json_bytes(self._entry(recipient))) + len(",")
+
+    def body(self) -> bytes:
+        self._use(_unused_nonce(self.call))
+        return json_bytes({**self._written, "personalizations": [self._entry(one) for one in self.call.recipients]})
+
+    def conflict(self, first: Recipient, recipient: Recipient) -> str | None:
+        return self.substitution_problem(recipient)
+
+    def substitution_problem(self, recipient: Recipient) -> str | None:
+        """Why the values cannot be substitutions."""
+        size_bytes = len(json_bytes(self._substitutions(recipient)))
+        if size_bytes > SENDGRID_SUBSTITUTION_BYTES:
+            return f"substitutions of {size_bytes} bytes; the limit is {SENDGRID_SUBSTITUTION_BYTES}"
+        return None
+
+    def _substitutions(self, recipient: Recipient) -> dict[str, str]:
+        data = self._template.data(recipient.values)
+        return {self._syntax.placeholder(name): value for name, value in data.items()}
+
+    def _entry(self, recipient: Recipient) -> dict[str, object]:
+        return {**self.personalization(recipient), "substitutions": self._substitutions(recipient)}
+
+
+class _DynamicTemplatePlan(_SendGridPlan):
+    """Whole contents as the data of a dynamic template."""
+
+    def __init__(self, call: BulkCall, template_id: str) -> None:
+        super().__init__(call)
+        self.shared["template_id"] = template_id
+        self.shared_bytes = len(json_bytes(self.shared))
+        self._html, self._text = PartSize(call.skeleton.html), PartSize(call.skeleton.text)
+
+    def entry_bytes(self, recipient: Recipient) -> int:
+        message = Message(joined(self.call.skeleton.subject, recipient.values), "", "", {})
+        frame_bytes = len(json_bytes(self._entry(recipient, message))) + len(",")
+        return frame_bytes + self._html.json_bytes(recipient.values) + self._text.json_bytes(recipient.values)
+
+    def body(self) -> bytes:
+        entries = [self._entry(one, self.call.skeleton.message(one.values)) for one in self.call.recipients]
+        return json_bytes({**self.shared, "personalizations": entries})
+
+    def _entry(self, recipient: Recipient, message: Message) -> dict[str, object]:
+        data = {"subject": message.subject, "html": message.html, "text": message.text}
+        return {**self.personalization(recipient), "dynamic_template_data": data}
+
+
+class _SinglePlan(_SendGridPlan):
+    """One recipient and his contents as they are."""
+
+    def __init__(self, call: BulkCall) -> None:
+        super().__init__(call)
+        self.shared_bytes = len(json_bytes({**self.shared, "subject": "", "content": _content("-", "-")}))
+        self._html, self._text = PartSize(call.skeleton.html), PartSize(call.skeleton.text)
+
+    def entry_bytes(self, recipient: Recipient) -> int:
+        subject_bytes = json_text_bytes(joined(self.call.skeleton.subject, recipient.values))
+        bodies_bytes = self._html.json_bytes(recipient.values) + self._text.json_bytes(recipient.values)
+        return len(json_bytes(self.personalization(recipient))) + subject_bytes + bodies_bytes
+
+    def body(self) -> bytes:
+        (recipient,) = self.call.recipients
+        message = self.call.skeleton.message(recipient.values)
+        return json_bytes(
+            {
+                **self.shared,
+                "subject": message.subject,
+                "content": _content(message.text, message.html),
+                "personalizations": [self.personalization(recipient)],
+            }
+        )
+
+    def conflict(self, first: Recipient, recipient: Recipient) -> str | None:
+        return "without a template id every recipient's content of this size needs a call of its own"
+
+
+def _content(text: str, html: str) -> list[dict[str, str]]:
+    return [
+        {"type": media_type, "value": value}
+        for media_type, value in (("text/plain", text), ("text/html", html))
+        if value
+    ]
+
+
+def _unused_nonce(call: BulkCall) -> str:
+    """A part of the tags' names that stands in no text of the call, so that a tag is found nowhere but in its places.
+
+    It depends on the whole call, so that no value can have been made to hold it.
+    """
+    skeleton = call.skeleton
+    texts = [
+        "".join(piece for piece in part if isinstance(piece, str))
+        for part in (skeleton.subject, skeleton.html, skeleton.text)
+    ]
+    texts += ["\0".join(recipient.values) for recipient in call.recipients]
+    everything = "\0".join(texts)
+    digest = sha256(call.call_id.bytes + everything.encode())
+    while True:
+        nonce = digest.hexdigest()[:_NONCE_CHARACTERS]
+        if nonce not in everything:
+            return nonce
+        digest.update(b"again")
 
 
 def _mailbox(name: str, address: str) -> dict[str, str]:

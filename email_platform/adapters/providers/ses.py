@@ -4,29 +4,33 @@ Invariant: one `send` is one HTTP request: boto3's retries are off (``total_max_
 attempts would be a call that the ledger does not know of. Each request asks for a connection of its own, for the
 reasons in `http_transport`.
 
-Rendered contents: the call carries one inline template, ``{{subject}}``, ``{{html}}`` and ``{{text}}``, and each
-entry its values as ReplacementTemplateData. Inline templates know simple substitutions only, and SES does not
-escape HTML (Developer Guide, "Using templates to send personalized email"). Limits of the same page and of the
-API's model: 50 recipients, 1 MB of input JSON for the whole call (on average 20 kB a recipient at 50), 256 KiB
-of data and 15 headers a recipient. Where every recipient has both bodies or only one, the template has the same
-parts; in a mixed call a recipient without one gets it empty.
+How a call is written: `ses_request`. SES honours no idempotency key. It counts its rate per recipient and may accept a
+part of a call: the others come back as ``deferred`` with the code ``ACCOUNT_THROTTLED``.
 
-SES honours no idempotency key. It counts its rate per recipient and may accept a part of a call: the others come
-back as ``deferred`` with the code ``ACCOUNT_THROTTLED``.
+Whose fault (API reference, "SendBulkEmail", errors and "BulkEmailEntryResult"; "Common errors"):
 
-| answer | outcome | why (API reference, "SendBulkEmail" and "Common errors") |
+| answer | whose | why |
 | --- | --- | --- |
 | 200 | per entry | ``Status``, ``Error``, ``MessageId`` in request order |
-| MessageRejected, BadRequestException | rejected | invalid content or parameter; validated before acceptance |
-| TooManyRequestsException, Throttling… | throttled | rate; with "daily" in its message: account refused |
-| AccountSuspended, SendingPaused, LimitExceeded, MailFromDomainNotVerified, NotFound | account refused | |
-| 401, 403, credentials missing or wrong, ExpiredToken | account refused | |
+| MessageRejected "Email address is not verified" | sender or account | an identity lacks: the sender's, or in the |
+| | | sandbox a recipient's (AWS knowledge centre, "554 or 400 Message rejected") |
+| MessageRejected otherwise, BadRequestException, other 4xx | nobody knows | "invalid content", "invalid input" |
+| 413 | size | |
+| TooManyRequestsException, Throttling… | the moment | rate; with "daily" in its message the account |
+| AccountSuspended, SendingPaused, LimitExceeded, MailFromDomainNotVerified, NotFound | sender or account | |
+| 401, 403, credentials missing or wrong, ExpiredToken | account | |
 | 500, 502, 503, 504 | unknown | "temporary failure of the server": no promise that nothing was accepted |
-| no connection, connect timeout, DNS, certificate | not accepted | botocore raises these before it writes |
+| no connection, connect timeout, DNS, certificate | the moment | botocore raises these before it writes |
 | connection closed, read timeout, other client errors | unknown | after the request began |
 
-Entry statuses MESSAGE_REJECTED, INVALID_PARAMETER and FAILED refuse that recipient; all others concern the
-account or the moment (see `SesProvider.table`).
+| entry's status | whose | why |
+| --- | --- | --- |
+| MESSAGE_REJECTED | account if "not verified", else unclear | "contained a virus": in a value, or for all |
+| INVALID_PARAMETER | unclear | "one or more parameters were invalid": the address, or the sender's |
+| FAILED, and what is not listed | nobody knows | "wasn't able to process your request" |
+| ACCOUNT_THROTTLED, TRANSIENT_FAILURE | the moment | |
+| MAIL_FROM_DOMAIN_NOT_VERIFIED, CONFIGURATION_SET_…, TEMPLATE_NOT_FOUND | sender or account | |
+| INVALID_SENDING_POOL_NAME, ACCOUNT_… (all others) | account | suspended, paused, daily quota |
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
+from email_platform.adapters.providers.call_plan import encode_plan, fit_plan
 from email_platform.adapters.providers.classification import (
     ClassificationTable,
     Outcome,
@@ -61,37 +66,27 @@ from email_platform.adapters.providers.classification import (
 )
 from email_platform.adapters.providers.http_provider import (
     UnreadableAnswerError,
-    json_bytes,
     required_list,
     required_text,
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts
-from email_platform.adapters.providers.message_fields import (
-    ascii_domain_address,
-    ascii_token,
-    call_tags,
-    check_body_size,
-    check_call,
-    encoded_header_value,
-    encoded_mailbox,
-)
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
+from email_platform.adapters.providers.limits import SES_LIMITS
+from email_platform.adapters.providers.ses_request import SesPlan
+from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
     CallOutcomeUnknownError,
     CallRejectedError,
-    InvalidTemplateError,
     ProviderError,
 )
 
-SES_LIMITS = ProviderLimits(
-    recipients_per_call=50, honours_idempotency_keys=False, idempotency_seconds=0, body_bytes=1_000_000
+_THROTTLING_CODES = (
+    *("TooManyRequestsException", "ThrottlingException", "Throttling"),
+    *("RequestThrottled", "RequestThrottledException"),
 )
-MAXIMUM_TEMPLATE_DATA_CHARACTERS = 262_144
-MAXIMUM_HEADERS = 15
-MAXIMUM_HEADER_CHARACTERS = 995
-
+_NOT_VERIFIED = (("not verified", Outcome.ACCOUNT_REFUSED),)
+_DAILY_QUOTA = (("daily", Outcome.ACCOUNT_REFUSED),)
 _NEVER_REACHED = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
 
 
@@ -141,17 +136,14 @@ class SesProvider:
 
     name = "ses"
     table = ClassificationTable(
+        by_words={
+            # An identity is the sender's, or in the sandbox also a recipient's: either way the account's to mend.
+            **dict.fromkeys(("MessageRejected", "MESSAGE_REJECTED"), _NOT_VERIFIED),
+            # The daily quota comes under the throttling codes too, but waiting a second does not help.
+            **dict.fromkeys(_THROTTLING_CODES, _DAILY_QUOTA),
+        },
         by_code={
-            **dict.fromkeys(
-                (
-                    "TooManyRequestsException",
-                    "ThrottlingException",
-                    "Throttling",
-                    "RequestThrottled",
-                    "RequestThrottledException",
-                ),
-                Outcome.THROTTLED,
-            ),
+            **dict.fromkeys(_THROTTLING_CODES, Outcome.THROTTLED),
             **dict.fromkeys(
                 (
                     "LimitExceededException",
@@ -172,11 +164,11 @@ class SesProvider:
                 ),
                 Outcome.ACCOUNT_REFUSED,
             ),
-            **dict.fromkeys(("MessageRejected", "BadRequestException"), Outcome.REJECTED),
         },
         by_recipient_code={
             "ACCOUNT_THROTTLED": Outcome.THROTTLED,
             "TRANSIENT_FAILURE": Outcome.NOT_ACCEPTED,
+            **dict.fromkeys(("MESSAGE_REJECTED", "INVALID_PARAMETER"), Outcome.UNCLEAR),
             **dict.fromkeys(
                 (
                     "MAIL_FROM_DOMAIN_NOT_VERIFIED",
@@ -223,39 +215,29 @@ class SesProvider:
         """What SES allows and promises."""
         return self._limits
 
+    def fit(self, call: BulkCall) -> Fit:
+        """How many of the call's first recipients fit one request; see `fit_plan`.
+
+        Raises:
+            InvalidTemplateError: nobody could be sent this.
+        """
+        return fit_plan(SesPlan(call, self._configuration_set), self._limits)
+
     def encode(self, call: BulkCall) -> EncodedCall:
         """The parameters of ``SendBulkEmail`` as JSON; the same call always gives the same bytes.
 
         Raises:
             InvalidTemplateError: the call breaks one of SES's limits or a header rule.
         """
-        check_call(call, self._limits)
-        tags = call_tags(call)
-        content = {"Subject": "{{subject}}"}
-        if any(recipient.html for recipient in call.recipients):
-            content["Html"] = "{{html}}"
-        if any(recipient.text for recipient in call.recipients):
-            content["Text"] = "{{text}}"
-        document: dict[str, object] = {
-            "FromEmailAddress": encoded_mailbox(call.from_name, call.from_address),
-            "DefaultContent": {"Template": {"TemplateContent": content, "TemplateData": "{}"}},
-            "BulkEmailEntries": [_entry(recipient, tags) for recipient in call.recipients],
-        }
-        if call.reply_to:
-            document["ReplyToAddresses"] = [ascii_domain_address(call.reply_to)]
-        if self._configuration_set:
-            document["ConfigurationSetName"] = self._configuration_set
-        body = json_bytes(document)
-        check_body_size(call, body, self._limits, self.name)
-        return EncodedCall(call_id=call.call_id, body=body, recipient_count=len(call.recipients))
+        return encode_plan(SesPlan(call, self._configuration_set), self._limits)
 
     async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
         """Make the call once and return one result per recipient, in order.
 
         Raises:
             CallThrottledError, CallNotAcceptedError: nothing was accepted; may be tried again.
-            CallRejectedError: refused for good as a whole.
-            AccountRefusedError: the account cannot send.
+            CallRejectedError: refused as a whole; `blame` says what is known of why.
+            AccountRefusedError: the sender or the account cannot send.
             CallOutcomeUnknownError: may have been accepted.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._send, call)
@@ -293,54 +275,13 @@ class SesProvider:
         metadata = refused.response.get("ResponseMetadata", {})
         code, message = str(error.get("Code", "")), str(error.get("Message", ""))
         status = int(metadata.get("HTTPStatusCode", 0))
-        outcome = self.table.outcome(status, code)
-        # The daily quota comes under the throttling codes too, but waiting a second does not help.
-        if outcome is Outcome.THROTTLED and "daily" in message.lower():
-            outcome = Outcome.ACCOUNT_REFUSED
+        outcome = self.table.outcome(status, code, message)
         return provider_error(
             outcome,
             f"ses: HTTP {status} ({quoted(code)}): {quoted(message, *self._secrets)}",
             code=code or str(status),
             retry_after_seconds=retry_after_seconds(metadata.get("HTTPHeaders", {})),
         )
-
-
-def _entry(recipient: Recipient, tags: Mapping[str, str]) -> dict[str, object]:
-    data = json_bytes({"subject": recipient.subject, "html": recipient.html, "text": recipient.text}).decode()
-    if len(data) > MAXIMUM_TEMPLATE_DATA_CHARACTERS:
-        raise InvalidTemplateError(
-            f"ses: the content for lead {recipient.lead_id} takes {len(data)} characters; "
-            f"the limit is {MAXIMUM_TEMPLATE_DATA_CHARACTERS}"
-        )
-    entry: dict[str, object] = {
-        "Destination": {"ToAddresses": [ascii_domain_address(recipient.address)]},
-        "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": data}},
-        # All tags on every entry: the documentation does not say whether defaults are added to replacements.
-        "ReplacementTags": [
-            {"Name": ascii_token(name), "Value": ascii_token(value)}
-            for name, value in sorted({**tags, "message_id": str(recipient.message_id)}.items())
-        ],
-    }
-    if recipient.headers:
-        entry["ReplacementHeaders"] = _headers(recipient)
-    return entry
-
-
-def _headers(recipient: Recipient) -> list[dict[str, str]]:
-    if len(recipient.headers) > MAXIMUM_HEADERS:
-        raise InvalidTemplateError(
-            f"ses: {len(recipient.headers)} headers for lead {recipient.lead_id}; the limit is {MAXIMUM_HEADERS}"
-        )
-    headers = []
-    for name, value in sorted(recipient.headers.items()):
-        encoded = encoded_header_value(value)
-        if not 1 <= len(encoded) <= MAXIMUM_HEADER_CHARACTERS - len(name):
-            raise InvalidTemplateError(
-                f"ses: header {name} for lead {recipient.lead_id} is empty or longer than "
-                f"{MAXIMUM_HEADER_CHARACTERS} characters with its name"
-            )
-        headers.append({"Name": name, "Value": encoded})
-    return headers
 
 
 def _results(answer: Mapping[str, Any], recipient_count: int) -> Sequence[RecipientResult]:

@@ -2,16 +2,28 @@
 
 Invariant: a repeated call carries the same Idempotency-Key and the same bytes, so the simulator accepts it once.
 
-| answer | outcome | why |
+A call carries the skeleton once, as a template with ``{{v1}}`` …, and each recipient's values as ``substitutions``, as
+with SES.
+
+| answer | whose | why |
 | --- | --- | --- |
 | 200 | per recipient | ``results`` in request order |
-| 400, 413 | rejected | validated before anything is accepted |
-| 401, 403, 404 | account refused | wrong key, suspended account, wrong base URL |
+| 400 ``InvalidRecipient`` | a recipient | does not say which |
+| 400 ``TooManyRecipients``, 413 | size | |
+| 400 ``SenderNotVerified`` | sender | |
+| 400 with another code | nobody knows | the body's shape; validated before anything is accepted |
+| 401, 403, 404 | account | wrong key, suspended account, wrong base URL |
 | 409 ``idempotency_in_flight`` | unknown | the first use of the key is still being answered and may be accepted |
 | 409 other payload | unknown | the first use of the key was accepted: these recipients have their mail |
-| 429 | throttled | nothing accepted; ``retry_after_seconds`` in the body, else ``Retry-After`` |
-| 503 ``ServiceUnavailable`` | not accepted | outage switch or stopping: it answers before it accepts |
+| 429 | the moment | nothing accepted; ``retry_after_seconds`` in the body, else ``Retry-After`` |
+| 503 ``ServiceUnavailable`` | the moment | outage switch or stopping: it answers before it accepts |
 | other 5xx | unknown | its fault ``error_5xx_after`` answers so after it accepted |
+
+| result's code | whose |
+| --- | --- |
+| ``InvalidAddress``, ``BlockedDomain`` | the recipient |
+| ``AccountPaused`` | account |
+| others | nobody knows |
 """
 
 from __future__ import annotations
@@ -20,6 +32,7 @@ from collections.abc import Mapping
 
 import httpx
 
+from email_platform.adapters.providers.call_plan import CallPlan
 from email_platform.adapters.providers.classification import (
     ClassificationTable,
     Outcome,
@@ -37,15 +50,11 @@ from email_platform.adapters.providers.http_provider import (
     required_text,
 )
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
-from email_platform.adapters.providers.message_fields import call_tags, unicode_mailbox
-from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, RecipientResult
-
-SIMULATOR_LIMITS = ProviderLimits(
-    recipients_per_call=50,
-    honours_idempotency_keys=True,
-    idempotency_seconds=24 * 3600,
-    body_bytes=10 * 1024 * 1024,
-)
+from email_platform.adapters.providers.limits import SIMULATOR_LIMITS
+from email_platform.adapters.providers.message_fields import call_tags, present, unicode_mailbox
+from email_platform.adapters.providers.placeholders import HANDLEBARS, templated
+from email_platform.domain.message import joined
+from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 
 
 class SimulatorProvider(HttpProvider):
@@ -53,8 +62,17 @@ class SimulatorProvider(HttpProvider):
 
     name = "simulator"
     table = ClassificationTable(
-        by_code={"ServiceUnavailable": Outcome.NOT_ACCEPTED},
+        by_code={
+            "ServiceUnavailable": Outcome.NOT_ACCEPTED,
+            "TooManyRecipients": Outcome.SIZE,
+            "InvalidRecipient": Outcome.RECIPIENT,
+            "SenderNotVerified": Outcome.ACCOUNT_REFUSED,
+        },
         by_status={409: Outcome.UNKNOWN},
+        by_recipient_code={
+            **dict.fromkeys(("InvalidAddress", "BlockedDomain"), Outcome.RECIPIENT),
+            "AccountPaused": Outcome.ACCOUNT_REFUSED,
+        },
     )
 
     def __init__(
@@ -76,25 +94,8 @@ class SimulatorProvider(HttpProvider):
             client=client or new_client(timeouts, max_connections),
         )
 
-    def _body(self, call: BulkCall) -> bytes:
-        return json_bytes(
-            {
-                "from": unicode_mailbox(call.from_name, call.from_address),
-                "reply_to": call.reply_to,
-                "tags": call_tags(call),
-                "recipients": [
-                    {
-                        "to": recipient.address,
-                        "message_id": str(recipient.message_id),
-                        "subject": recipient.subject,
-                        "html": recipient.html or None,
-                        "text": recipient.text or None,
-                        "headers": dict(recipient.headers),
-                    }
-                    for recipient in call.recipients
-                ],
-            }
-        )
+    def _plan(self, call: BulkCall) -> CallPlan:
+        return _SimulatorPlan(call)
 
     def _headers(self, call: EncodedCall) -> Mapping[str, str]:
         # The secret is written here and nowhere else; it never reaches the encoded call, which is stored.
@@ -127,3 +128,39 @@ class SimulatorProvider(HttpProvider):
                 document.get("retry_after_seconds", inner.get("retry_after_seconds"))
             ),
         )
+
+
+class _SimulatorPlan(CallPlan):
+    provider = "simulator"
+
+    def __init__(self, call: BulkCall) -> None:
+        super().__init__(call)
+        skeleton = call.skeleton
+        self._template = templated(skeleton, HANDLEBARS)
+        self._shared: dict[str, object] = {
+            "from": unicode_mailbox(call.from_name, call.from_address),
+            "reply_to": call.reply_to,
+            "tags": call_tags(call),
+            "template": {
+                "subject": self._template.subject,
+                "html": self._template.html if present(call, skeleton.html) else None,
+                "text": self._template.text if present(call, skeleton.text) else None,
+            },
+            "recipients": [],
+        }
+        self.shared_bytes = len(json_bytes(self._shared))
+
+    def entry_bytes(self, recipient: Recipient) -> int:
+        return len(json_bytes(self._entry(recipient))) + len(",")
+
+    def body(self) -> bytes:
+        return json_bytes({**self._shared, "recipients": [self._entry(one) for one in self.call.recipients]})
+
+    def _entry(self, recipient: Recipient) -> dict[str, object]:
+        headers = self.call.skeleton.headers
+        return {
+            "to": recipient.address,
+            "message_id": str(recipient.message_id),
+            "headers": {name: joined(pieces, recipient.values) for name, pieces in headers.items()},
+            "substitutions": self._template.data(recipient.values),
+        }

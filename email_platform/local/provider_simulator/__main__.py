@@ -57,7 +57,7 @@ class _ResettableProtocol(HttpToolsProtocol):
 
 
 class _SimulatorServer(uvicorn.Server):
-    """A server that lets waiting calls go when it is told to stop, and that exits with 0."""
+    """A server that lets waiting calls go when it is asked to stop, and that exits with 0."""
 
     def __init__(self, config: uvicorn.Config, holder: SimulatorHolder) -> None:
         super().__init__(config)
@@ -94,7 +94,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data-folder", type=Path, required=True, help="where the log is kept; created if missing")
     add("--host", default="127.0.0.1", help="a loopback address")
-    add("--port", type=int, required=True, help="0: any free port, told in the log")
+    add("--port", type=int, required=True, help="0: any free port, which the log names")
     add("--seed", type=int, default=0, help="seed of outcomes, faults and webhook disorder")
     add("--account", default="default")
     add("--idempotency", choices=("on", "off"), default="on", help="whether Idempotency-Key is honoured")
@@ -229,7 +229,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
+    """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
     original_parent = os.getppid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # httpx logs every request at INFO: one line per webhook.

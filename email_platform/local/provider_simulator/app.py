@@ -3,6 +3,8 @@
 The invariant: "accepted" is answered only behind `AcceptedLogWriter.append`, and a fault that promises
 "nothing accepted" acts before it. A client that hangs up does not undo an acceptance under way, as with a
 real provider.
+
+Longer than 400 lines: calls and the admin API share one state, and each admin answer is three lines of it.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from email_platform.local.provider_simulator.bulk_request import (
     BulkCall,
     InvalidBulkRequestError,
     parse_bulk_call,
+    put_together,
 )
 from email_platform.local.provider_simulator.faults import NOTHING_ACCEPTED, Fault, FaultInjector
 from email_platform.local.provider_simulator.idempotency import (
@@ -54,6 +57,7 @@ from email_platform.local.provider_simulator.idempotency import (
 )
 from email_platform.local.provider_simulator.outcomes import OutcomePlanner
 from email_platform.local.provider_simulator.rate_limit import AccountRateLimiter, RateLimit
+from email_platform.local.provider_simulator.refusals import RefusalPlan
 from email_platform.local.provider_simulator.settings import SimulatorSettings
 from email_platform.local.provider_simulator.webhook_signature import signing_key
 from email_platform.local.provider_simulator.webhooks import WebhookDispatcher
@@ -116,6 +120,7 @@ class Simulator:
         self.reader: sqlite3.Connection = open_for_reading(database_path(settings.data_folder))
         self.log = AcceptedLog(settings.data_folder)
         self.faults = FaultInjector(settings.faults)
+        self.refusals = RefusalPlan()
         self.limiter = AccountRateLimiter(settings.rate_limit, monotonic_seconds())
         self.outcomes = OutcomePlanner(settings.seed, settings.rates)
         self.dispatcher = WebhookDispatcher(
@@ -130,7 +135,7 @@ class Simulator:
         self.in_flight: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.answers: Counter[int] = Counter()
-        self.recent: deque[dict[str, Any]] = deque(maxlen=settings.recent_messages)
+        self.recent: deque[tuple[dict[str, Any], dict[str, Any]]] = deque(maxlen=settings.recent_messages)
 
     def stop(self) -> None:
         """Let waiting calls go, so that the process can end; nothing new is accepted from now on."""
@@ -176,6 +181,8 @@ class Simulator:
                 f"at most {self.settings.maximum_body_bytes} bytes a call",
                 headers={"connection": "close"},
             )
+        if refused := self.refusals.of_size(len(body)):
+            return _error(refused.status, refused.code, refused.message)
         fault = self.faults.next_call()
         if fault in NOTHING_ACCEPTED:
             self.faults.injected[fault] += 1
@@ -188,6 +195,8 @@ class Simulator:
             )
         except InvalidBulkRequestError as refusal:
             return _error(400, refusal.code, str(refusal), path=refusal.path)
+        if refused := self.refusals.of_call(call):
+            return _error(refused.status, refused.code, refused.message)
         presented_key = _header(scope, b"idempotency-key")
         key = None if presented_key is None else presented_key.decode("latin-1")
         if key is None or not self.settings.idempotency:
@@ -279,7 +288,7 @@ class Simulator:
             return _error(500, "InternalFailure", f"the call could not be logged: {failure}")
         self.counts["accepted_recipients"] += len(answered.accepted)
         self.counts["rejected_recipients"] += len(answered.rejected)
-        self._remember(call)
+        self._remember(call, answered)
         if answered.accepted:
             self.dispatcher.wake()
         return _json(200, body)
@@ -292,6 +301,7 @@ class Simulator:
         rejected: list[tuple[str, str, str, str]] = []
         results: list[dict[str, str]] = []
         for position, (address, message_id, rejection) in enumerate(call.recipients):
+            rejection = rejection or self.refusals.of_entry(accepted)
             if rejection is None:
                 provider_message_id = f"{token}-{position:04d}"
                 accepted.append((address, message_id, provider_message_id, planned_events(address, mask)))
@@ -307,14 +317,12 @@ class Simulator:
         )
         return answered, body
 
-    def _remember(self, call: BulkCall) -> None:
-        shared = {name: call.document.get(name) for name in ("from", "reply_to", "subject", "template")}
-        keep = self.settings.recent_messages
-        for recipient, (_, _, rejection) in zip(
-            call.document["recipients"][-keep:], call.recipients[-keep:], strict=True
-        ):
-            if rejection is None:
-                self.recent.append({"call": shared, **recipient})
+    def _remember(self, call: BulkCall, answered: AnsweredCall) -> None:
+        accepted = {message_id for _, message_id, _, _ in answered.accepted}
+        for recipient in call.document["recipients"][-self.settings.recent_messages :]:
+            if recipient["message_id"] in accepted:
+                # Put together when somebody asks: 50 newsletters of 100 kB would cost a call 10 ms.
+                self.recent.append((call.document, recipient))
 
     async def _reset(self, scope: Scope, receive: Receive) -> None:
         """End the connection with RST, then wait until the server noticed, so that it sends no answer."""
@@ -345,6 +353,20 @@ class Simulator:
         """Answer ``DELETE /admin/faults``: no faults from now on; durations and seed stay."""
         self.faults.steer(replace(self.faults.plan, probabilities={}, script=(), outage=False, refuse_account=False))
         return await self.get_faults(request)
+
+    async def get_refusals(self, request: Request) -> Response:
+        """Answer ``GET /admin/refusals``: the plan in force."""
+        return _json(200, asdict(self.refusals))
+
+    async def put_refusals(self, request: Request) -> Response:
+        """Answer ``PUT /admin/refusals``: fields that are named replace those in force."""
+        self.refusals = self.refusals.changed_by(await _read_json(request))
+        return await self.get_refusals(request)
+
+    async def delete_refusals(self, request: Request) -> Response:
+        """Answer ``DELETE /admin/refusals``: nothing is refused on purpose from now on."""
+        self.refusals = RefusalPlan()
+        return await self.get_refusals(request)
 
     async def get_rate_limit(self, request: Request) -> Response:
         """Answer ``GET /admin/rate_limit``."""
@@ -429,8 +451,16 @@ class Simulator:
         return _json(200, {"rows": rows, "next_after": page[-1].sequence if len(page) == limit else None})
 
     async def recent_messages(self, request: Request) -> Response:
-        """Answer ``GET /admin/recent_messages``: the last accepted messages as they were handed in."""
-        return _json(200, {"as_of": datetime.fromtimestamp(self._now_ms() / 1000, UTC), "messages": list(self.recent)})
+        """Answer ``GET /admin/recent_messages``: the last accepted messages, put together."""
+        messages = [
+            {
+                "call": {name: document.get(name) for name in ("from", "reply_to")},
+                **recipient,
+                **put_together(document, recipient),
+            }
+            for document, recipient in self.recent
+        ]
+        return _json(200, {"as_of": datetime.fromtimestamp(self._now_ms() / 1000, UTC), "messages": messages})
 
 
 class _AnsweredTwice(Response):
@@ -537,6 +567,9 @@ def create_app(settings: SimulatorSettings, holder: SimulatorHolder) -> Starlett
             Route("/admin/faults", admin("get_faults"), methods=["GET"]),
             Route("/admin/faults", admin("put_faults"), methods=["PUT"]),
             Route("/admin/faults", admin("delete_faults"), methods=["DELETE"]),
+            Route("/admin/refusals", admin("get_refusals"), methods=["GET"]),
+            Route("/admin/refusals", admin("put_refusals"), methods=["PUT"]),
+            Route("/admin/refusals", admin("delete_refusals"), methods=["DELETE"]),
             Route("/admin/rate_limit", admin("get_rate_limit"), methods=["GET"]),
             Route("/admin/rate_limit", admin("put_rate_limit"), methods=["PUT"]),
             Route("/admin/webhooks", admin("get_webhooks"), methods=["GET"]),

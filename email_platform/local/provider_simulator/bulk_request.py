@@ -55,12 +55,14 @@ class BulkCall:
     Attributes:
         campaign: tag ``campaign_id``, or empty.
         call_id: tag ``call_id``, or empty.
+        sender: the bare address of ``from``.
         recipients: (address, message id, rejection or None) in request order.
         document: the parsed body, for the window of recent messages.
     """
 
     campaign: str
     call_id: str
+    sender: str
     recipients: list[tuple[str, str, Rejection | None]]
     document: dict[str, Any]
 
@@ -78,7 +80,7 @@ def parse_bulk_call(body: bytes, *, maximum_recipients: int, blocked_domains: fr
     if not isinstance(document, dict):
         raise InvalidBulkRequestError("", "must be a JSON object")
     _refuse_unknown("", document, _CALL_FIELDS)
-    _require_mailbox("from", document.get("from"))
+    sender = _require_mailbox("from", document.get("from"))
     if document.get("reply_to") is not None:
         _require_mailbox("reply_to", document["reply_to"])
     if document.get("subject") is not None:
@@ -100,7 +102,26 @@ def parse_bulk_call(body: bytes, *, maximum_recipients: int, blocked_domains: fr
         _parse_recipient(index, recipient, placeholders, default_subject, blocked_domains)
         for index, recipient in enumerate(recipients)
     ]
-    return BulkCall(tags.get("campaign_id", ""), tags.get("call_id", ""), parsed, document)
+    return BulkCall(tags.get("campaign_id", ""), tags.get("call_id", ""), sender, parsed, document)
+
+
+def put_together(document: dict[str, Any], recipient: dict[str, Any]) -> dict[str, str]:
+    """One recipient's subject, html and text: the template's placeholders replaced once, or his own contents.
+
+    Args:
+        document: the call's body, parsed strictly before.
+        recipient: an entry of its ``recipients``, with a value for every placeholder.
+    """
+    template = document.get("template")
+    if template is None:
+        own = {name: recipient.get(name) or "" for name in ("subject", "html", "text")}
+        return {**own, "subject": own["subject"] or document["subject"]}
+    values = recipient.get("substitutions", {})
+    parts = {**template, "subject": template.get("subject") or document.get("subject")}
+    return {
+        name: _PLACEHOLDER.sub(lambda found: values[found.group(1)], parts.get(name) or "")
+        for name in ("subject", "html", "text")
+    }
 
 
 def _parse_recipient(
@@ -213,13 +234,14 @@ def _parse_tags(tags: Any) -> dict[str, str]:
     return parsed
 
 
-def _require_mailbox(path: str, value: Any) -> None:
-    """Check ``a@x`` or ``Name <a@x>`` on one line: a line break would add a header."""
+def _require_mailbox(path: str, value: Any) -> str:
+    """Check ``a@x`` or ``Name <a@x>`` on one line (a line break would add a header); returns the bare address."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > 512:
         raise InvalidBulkRequestError(path, "must be an address or 'Name <address>' on one line")
     address = value[value.rindex("<") + 1 : -1] if value.endswith(">") and "<" in value else value
     if not is_valid_address(address):
         raise InvalidBulkRequestError(path, "must be an address or 'Name <address>' on one line")
+    return address
 
 
 def _require_subject(path: str, value: Any) -> None:

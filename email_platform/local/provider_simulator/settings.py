@@ -1,4 +1,4 @@
-"""Everything a simulator process is told at its start.
+"""Everything that is set when a simulator process starts.
 
 The invariant: secrets come from the environment alone and never appear in a repr, and nothing but the
 loopback interface is ever listened on.

@@ -52,6 +52,7 @@ from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from email_platform.staging.accounting import require_all
 from email_platform.staging.dimensions import refresh_dimensions
+from tests.fakes.assembling import put_together
 from tests.integration.campaign_rows import in_city, queue_campaign, seed_leads
 from tests.integration.dbt_project.test_dbt_reports import LONGEST_ADDRESS, MARTS, Reports
 from tests.integration.own_databases import closing_engine, own_settings, own_warehouse
@@ -372,8 +373,8 @@ def the_messages_hold_the_text(world: World, sent: Sent) -> None:
     """What the provider was handed: the template's text as it is, the lead's escaped for HTML."""
     [body] = [body for body in world.provider.bodies if body["tags"]["campaign_id"] == str(sent.campaign_id)]
     of_template = "\n".join(sent.text.replace("\r\n", "\n").split("\r"))  # Jinja writes every line's end as \n
-    for message in body["recipients"]:
-        assert message["html"] == f"<p>{of_template}</p><p>{escape(sent.text)}</p>".replace("&#x27;", "&#39;").replace(
+    for _, message in put_together("simulator", json.dumps(body).encode()):
+        assert message.html == f"<p>{of_template}</p><p>{escape(sent.text)}</p>".replace("&#x27;", "&#39;").replace(
             "&quot;", "&#34;"
         )
     assert sorted(message["to"] for message in body["recipients"]) == sorted(sent.addresses)

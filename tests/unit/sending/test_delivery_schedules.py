@@ -27,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from email_platform.domain.campaigns import CampaignContent, OnUnknown, Sender
 from email_platform.domain.identity import call_id, message_id
 from email_platform.domain.manifest import ELIGIBLE_SCHEMA, Manifest
+from email_platform.domain.message import Skeleton
 from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
@@ -48,6 +49,7 @@ from email_platform.staging.delivery_objects import delivery_table
 from tests.fakes.call_ledger import InMemoryCallLedger
 
 CAMPAIGN = 7
+SKELETON = Skeleton(("s",), ("h",), ("t",), {}, 0)
 ELIGIBLE, CHUNK_ROWS, CALL_ROWS, CONNECTIONS = 23, 12, 3, 3
 LEASE_SECONDS = 20.0
 
@@ -235,10 +237,12 @@ class World:
 
         def build_call(call_index: int, offsets: Sequence[int]) -> BulkCall:
             recipients = tuple(
-                Recipient(lead, message_id(CAMPAIGN, lead), f"{lead}@example.com", "s", "h", "t", {})
+                Recipient(lead, message_id(CAMPAIGN, lead), f"{lead}@example.com", ())
                 for lead in (first + offset for offset in offsets)
             )
-            return BulkCall(call_id(CAMPAIGN, chunk_index, call_index), CAMPAIGN, "f@e.com", "F", None, recipients, {})
+            return BulkCall(
+                call_id(CAMPAIGN, chunk_index, call_index), CAMPAIGN, "f@e.com", "F", None, SKELETON, recipients, {}
+            )
 
         return ChunkDelivery(
             self.manifest,

@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from email_platform.adapters.providers import CallTimeouts, ProviderAccount, build_provider
 from email_platform.domain.identity import call_id, message_id
-from email_platform.domain.ports import BulkCall, EmailProvider, Recipient, RecipientResult
+from email_platform.domain.ports import BulkCall, EmailProvider, RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
@@ -35,6 +35,7 @@ from email_platform.errors import (
     CallRejectedError,
     CallThrottledError,
 )
+from tests.fakes.whole_messages import WholeMessage, call_of
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +46,7 @@ _IMPATIENT = CallTimeouts(connect_seconds=20, pool_seconds=20, write_seconds=20,
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-# --- a server that does as it is told ---------------------------------------------------------------------
+# --- a server that follows its script ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class _Answer:
         }
         if closes := exchange.headers.get("connection", "").lower() == "close":
             headers["connection"] = "close"
-        head = f"HTTP/1.1 {self.status} As Told\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items())
+        head = f"HTTP/1.1 {self.status} As Asked\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items())
         exchange.writer.write(head.encode() + b"\r\n" + body)
         await exchange.writer.drain()
         return self.promised_bytes_more == 0 and not closes
@@ -119,7 +120,7 @@ def _twice(answer: _Answer) -> _Behaviour:
         await answer(exchange)
         with suppress(ConnectionError):
             await asyncio.sleep(0.05)
-            head = f"HTTP/1.1 {answer.status} As Told\r\ncontent-type: application/json\r\n"
+            head = f"HTTP/1.1 {answer.status} As Asked\r\ncontent-type: application/json\r\n"
             body = json.dumps(answer.document).encode()
             exchange.writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             await exchange.until_hang_up()
@@ -303,6 +304,21 @@ def _postmark_entry(code: int, message: str = "OK") -> dict[str, object]:
     return {**entry, "MessageID": "b7bc2f4a-e38e"} if code == 0 else entry
 
 
+def _sendgrid_error(*complaints: tuple[str | None, str]) -> _Answer:
+    return _Answer(400, {"errors": [{"message": words, "field": name, "help": None} for name, words in complaints]})
+
+
+def _not_verified(index: int) -> dict[str, object]:
+    return {"index": index, "message": "The example.org domain is not verified. Please, add and verify your domain."}
+
+
+def _odd_field(index: int) -> dict[str, object]:
+    return {"index": index, "message": "Invalid `subject` field"}
+
+
+_REFUSED_SENDER = (
+    "Email address is not verified. The following identities failed the check in region US-EAST-1: news@example.com"
+)
 _KEY = SecretStr(_SECRET)
 _SES_ACCEPTED = {"Status": "SUCCESS", "MessageId": "0100018f-a"}
 
@@ -467,14 +483,9 @@ _HTTP_DIALECTS = tuple(dialect for dialect in _DIALECTS if dialect.name != "ses"
 
 def _call(text: str = "hello") -> BulkCall:
     addresses = (_ADDRESS, "bob@example.com")
-    return BulkCall(
-        call_id=call_id(7, 3, 0),
-        campaign_id=7,
-        from_address="news@example.org",
-        from_name="News, Žluť",
-        reply_to="answers@example.org",
-        recipients=tuple(
-            Recipient(
+    return call_of(
+        *(
+            WholeMessage(
                 lead_id=lead_id,
                 message_id=message_id(7, lead_id),
                 address=address,
@@ -488,6 +499,11 @@ def _call(text: str = "hello") -> BulkCall:
             )
             for lead_id, address in enumerate(addresses, start=1)
         ),
+        call_id=call_id(7, 3, 0),
+        campaign_id=7,
+        from_address="news@example.org",
+        from_name="News, Žluť",
+        reply_to="answers@example.org",
         tags={"variant": "a"},
     )
 
@@ -517,6 +533,10 @@ def _send(
             await provider.aclose()
 
     return asyncio.run(run())
+
+
+def _dialect_of(name: str) -> _Dialect:
+    return next(dialect for dialect in _DIALECTS if dialect.name == name)
 
 
 def _named(dialect: _Dialect) -> str:
@@ -652,6 +672,138 @@ class TestAnswers:
         server.script = [_ses_results(*[{"Status": "TRANSIENT_FAILURE"}] * 2)]
         ses = next(dialect for dialect in _DIALECTS if dialect.name == "ses")
         assert [result.status for result in _send(ses, server.url)] == ["deferred"] * 2
+
+
+_BLAMES: list[tuple[str, _Answer, str]] = [
+    ("simulator", _simulator_error(400, "InvalidRecipient"), "recipient"),
+    ("simulator", _simulator_error(400, "TooManyRecipients"), "size"),
+    ("simulator", _simulator_error(413, "BodyTooLarge"), "size"),
+    ("simulator", _simulator_error(400, "ValidationError"), "unlisted"),
+    ("simulator", _simulator_error(400, "SenderNotVerified"), "account"),
+    ("ses", _ses_error(400, "MessageRejected", _REFUSED_SENDER), "account"),
+    ("ses", _ses_error(400, "MessageRejected", "the message contains a virus"), "unlisted"),
+    ("ses", _ses_error(400, "BadRequestException", "Missing final '@domain'"), "unlisted"),
+    ("ses", _ses_error(400, "LimitExceededException", "too many"), "account"),
+    ("ses", _ses_error(413, "", "Request Entity Too Large"), "size"),
+    ("ses", _ses_results(*[{"Status": "MESSAGE_REJECTED", "Error": _REFUSED_SENDER}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "MAIL_FROM_DOMAIN_NOT_VERIFIED"}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "CONFIGURATION_SET_NOT_FOUND"}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "CONFIGURATION_SET_SENDING_PAUSED"}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "TEMPLATE_NOT_FOUND"}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "INVALID_SENDING_POOL_NAME"}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "ACCOUNT_SUSPENDED"}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "ACCOUNT_DAILY_QUOTA_EXCEEDED"}] * 2), "account"),
+    ("ses", _ses_results(*[{"Status": "INVALID_PARAMETER", "Error": "Missing final '@domain'"}] * 2), "unlisted"),
+    ("ses", _ses_results(*[{"Status": "FAILED"}] * 2), "unlisted"),
+    ("sendgrid", _sendgrid_error(("personalizations.1.to.0.email", "not a valid address")), "recipient"),
+    ("sendgrid", _sendgrid_error(("personalizations.0.to", "required"), ("from.email", "not valid")), "account"),
+    ("sendgrid", _sendgrid_error(("personalizations.0.to", "required"), ("content.0.value", "short")), "unlisted"),
+    ("sendgrid", _sendgrid_error(("from", "The from email does not contain a valid address.")), "account"),
+    ("sendgrid", _sendgrid_error(("template_id", "The template_id must be a valid GUID")), "account"),
+    ("sendgrid", _sendgrid_error(("personalizations", "The block is limited to 1000 personalizations")), "size"),
+    ("sendgrid", _sendgrid_error(("personalizations.0.substitutions", "must be strings")), "unlisted"),
+    ("sendgrid", _sendgrid_error((None, "Bad Request")), "unlisted"),
+    ("sendgrid", _Answer(413, "<html>Request Entity Too Large</html>"), "size"),
+    ("sendgrid", _Answer(401, {"errors": [{"message": "Maximum credits exceeded", "field": None}]}), "account"),
+    (
+        "sendgrid",
+        _Answer(403, {"errors": [{"message": "from does not match", "field": "personalizations.0.to"}]}),
+        "account",
+    ),
+    ("postmark", _postmark_error(422, 300, "Invalid 'From' address"), "unlisted"),
+    ("postmark", _postmark_error(422, 410, "Too many batch messages"), "size"),
+    ("postmark", _postmark_error(422, 400, "Sender Signature not found"), "account"),
+    ("postmark", _postmark_error(422, 413, "Account may not send"), "account"),
+    ("postmark", _Answer(413, "<html>Payload Too Large</html>"), "size"),
+    ("postmark", _Answer(200, [_postmark_entry(300, "Invalid 'From' address")] * 2), "unlisted"),
+    ("postmark", _Answer(200, [_postmark_entry(412)] * 2), "account"),
+    ("resend", _resend_error(422, "validation_error", "Invalid `to` field. The email address needs to …"), "recipient"),
+    ("resend", _resend_error(422, "validation_error", "Invalid `to` field. Please use our testing email"), "account"),
+    ("resend", _resend_error(422, "validation_error", "Invalid `from` field."), "account"),
+    ("resend", _resend_error(400, "validation_error", "API key is invalid"), "account"),
+    ("resend", _resend_error(403, "validation_error", "You can only send testing emails to your own"), "account"),
+    ("resend", _resend_error(403, "validation_error", "The example.org domain is not verified."), "account"),
+    ("resend", _resend_error(422, "validation_error", "something else"), "unlisted"),
+    ("resend", _resend_error(422, "missing_required_field", "Missing `subject` field"), "unlisted"),
+    ("resend", _resend_error(451, "security_error", "We may have found a security issue"), "unlisted"),
+    ("resend", _Answer(413, ""), "size"),
+    ("resend", _Answer(200, {"data": [], "errors": [_not_verified(0), _not_verified(1)]}), "account"),
+    ("resend", _Answer(200, {"data": [], "errors": [_odd_field(0), _odd_field(1)]}), "unlisted"),
+    (
+        "mailgun",
+        _Answer(400, {"message": "'to' parameter is not a valid address. please check documentation"}),
+        "recipient",
+    ),
+    ("mailgun", _Answer(400, {"message": "'from' parameter is not a valid address"}), "account"),
+    ("mailgun", _Answer(400, {"message": "Too many recipients; max is 1000"}), "size"),
+    ("mailgun", _Answer(400, {"message": "Header name must be pure ASCII"}), "unlisted"),
+    ("mailgun", _Answer(400, {"message": "Domain mg.example.com is not allowed to send: probation"}), "account"),
+    ("mailgun", _Answer(403, {"message": "Sandbox subdomains are for test purposes only."}), "account"),
+    ("mailgun", _Answer(400, {"message": "Domain not found: mg.example.com"}), "account"),
+    ("mailgun", _Answer(413, ""), "size"),
+]
+
+
+class TestBlame:
+    """Whose fault a refusal is, by each provider's own table; nothing is booked on recipients that is not theirs."""
+
+    @pytest.mark.parametrize(
+        ("name", "answer", "blame"),
+        [pytest.param(*case, id=f"{case[0]}-{case[2]}-{number}") for number, case in enumerate(_BLAMES)],
+    )
+    def test_a_refused_call_says_whose_fault_it_is(
+        self, name: str, answer: _Answer, blame: str, server: _ScriptedServer
+    ) -> None:
+        server.script = [answer]
+        with pytest.raises((CallRejectedError, AccountRefusedError)) as caught:
+            _send(_dialect_of(name), server.url)
+        refused = caught.value
+        assert (refused.blame if isinstance(refused, CallRejectedError) else "account") == blame
+
+    def test_sendgrid_names_the_culprits_and_only_where_nobody_else_is_blamed(self, server: _ScriptedServer) -> None:
+        server.script = [_sendgrid_error(("personalizations.1.to.0.email", "x"), ("personalizations.0.to", "y"))]
+        with pytest.raises(CallRejectedError) as caught:
+            _send(_dialect_of("sendgrid"), server.url)
+        assert caught.value.culprits == {0, 1}
+        assert caught.value.code == "personalizations.to.email"
+        server.script = [_sendgrid_error(("personalizations.1.to", "x"), ("subject", "required"))]
+        with pytest.raises(CallRejectedError) as caught:
+            _send(_dialect_of("sendgrid"), server.url)
+        assert (caught.value.blame, caught.value.culprits) == ("unlisted", frozenset())
+
+    @pytest.mark.parametrize(
+        ("name", "answer", "status", "account_refused"),
+        [
+            ("ses", _ses_results(_SES_ACCEPTED, {"Status": "ACCOUNT_SUSPENDED"}), "deferred", True),
+            ("ses", _ses_results(_SES_ACCEPTED, {"Status": "MAIL_FROM_DOMAIN_NOT_VERIFIED"}), "deferred", True),
+            (
+                "ses",
+                _ses_results(_SES_ACCEPTED, {"Status": "MESSAGE_REJECTED", "Error": _REFUSED_SENDER}),
+                "deferred",
+                True,
+            ),
+            ("ses", _ses_results(_SES_ACCEPTED, {"Status": "INVALID_PARAMETER"}), "rejected", False),
+            ("ses", _ses_results(_SES_ACCEPTED, {"Status": "FAILED"}), "deferred", False),
+            ("ses", _ses_results(_SES_ACCEPTED, {"Status": "A_STATUS_OF_TOMORROW"}), "deferred", False),
+            ("postmark", _Answer(200, [_postmark_entry(0), _postmark_entry(300)]), "rejected", False),
+            ("postmark", _Answer(200, [_postmark_entry(0), _postmark_entry(405)]), "deferred", True),
+            ("postmark", _Answer(200, [_postmark_entry(0), _postmark_entry(9999)]), "deferred", False),
+            ("resend", _Answer(200, {"data": [{"id": "a"}], "errors": [_odd_field(1)]}), "rejected", False),
+            ("resend", _Answer(200, {"data": [{"id": "a"}], "errors": [_not_verified(1)]}), "deferred", True),
+        ],
+    )
+    def test_a_refused_entry_is_booked_on_the_recipient_only_where_it_is_his(
+        self, name: str, answer: _Answer, status: str, account_refused: bool, server: _ScriptedServer
+    ) -> None:
+        server.script = [answer]
+        accepted, other = _send(_dialect_of(name), server.url)
+        assert accepted.status == "accepted"
+        assert (other.status, other.account_refused) == (status, account_refused)
+
+    def test_an_inactive_recipient_of_postmark_is_his_own_fault_also_alone(self, server: _ScriptedServer) -> None:
+        server.script = [_Answer(200, [_postmark_entry(406), _postmark_entry(300)])]
+        inactive, unclear = _send(_dialect_of("postmark"), server.url)
+        assert (inactive.status, unclear.status) == ("rejected", "deferred")
 
 
 class TestWire:

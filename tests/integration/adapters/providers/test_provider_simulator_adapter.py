@@ -20,15 +20,18 @@ import pytest
 
 from email_platform.adapters.providers import CallTimeouts, account_from_variables, build_provider
 from email_platform.domain.identity import call_id, message_id
-from email_platform.domain.ports import BulkCall, EmailProvider, Recipient, RecipientResult
+from email_platform.domain.message import Skeleton
+from email_platform.domain.ports import BulkCall, EmailProvider, RecipientResult
 from email_platform.errors import (
     AccountRefusedError,
     CallNotAcceptedError,
     CallOutcomeUnknownError,
     CallRejectedError,
     CallThrottledError,
+    ProviderError,
 )
 from email_platform.local.provider_simulator import AcceptedLog
+from tests.fakes.whole_messages import WholeMessage, call_of
 
 pytestmark = pytest.mark.integration
 
@@ -89,14 +92,9 @@ def _is_healthy(admin: httpx.Client) -> bool:
 
 
 def _call(campaign_id: int, *addresses: str) -> BulkCall:
-    return BulkCall(
-        call_id=call_id(campaign_id, 0, 0),
-        campaign_id=campaign_id,
-        from_address="news@example.org",
-        from_name='News "Ž", Ltd.',
-        reply_to=None,
-        recipients=tuple(
-            Recipient(
+    return call_of(
+        *(
+            WholeMessage(
                 lead_id=lead_id,
                 message_id=message_id(campaign_id, lead_id),
                 address=address,
@@ -107,6 +105,11 @@ def _call(campaign_id: int, *addresses: str) -> BulkCall:
             )
             for lead_id, address in enumerate(addresses or ("ann@example.com", "bob@example.com"), start=1)
         ),
+        call_id=call_id(campaign_id, 0, 0),
+        campaign_id=campaign_id,
+        from_address="news@example.org",
+        from_name='News "Ž", Ltd.',
+        reply_to=None,
         tags={},
     )
 
@@ -258,3 +261,78 @@ def test_an_answer_that_comes_twice_is_not_taken_for_the_next_call_s(simulator: 
         logged = [row.provider_message_id for row in simulator.log.rows(str(900 + number))]
         assert [result.provider_message_id for result in results] == logged
     simulator.admin.delete("/admin/faults").raise_for_status()
+
+
+@pytest.fixture
+def refusing(simulator: _Simulator) -> Iterator[Callable[..., None]]:
+    def refuse(**plan: Any) -> None:
+        simulator.admin.put("/admin/refusals", json=plan).raise_for_status()
+
+    yield refuse
+    simulator.admin.delete("/admin/refusals").raise_for_status()
+
+
+def _refusal(simulator: _Simulator, call: BulkCall) -> ProviderError:
+    async def work(provider: EmailProvider) -> ProviderError:
+        with pytest.raises(ProviderError) as caught:
+            await provider.send(provider.encode(call))
+        return caught.value
+
+    refused: ProviderError = _with_provider(simulator, work)
+    assert simulator.log.summary(str(call.campaign_id)).accepted_rows == 0
+    return refused
+
+
+def test_a_call_above_a_proxys_size_is_refused_for_its_size(
+    simulator: _Simulator, refusing: Callable[..., None]
+) -> None:
+    refusing(body_bytes=200)
+    refused = _refusal(simulator, _call(7021))
+    assert isinstance(refused, CallRejectedError)
+    assert refused.blame == "size"
+
+
+def test_a_refused_sender_refuses_the_account(simulator: _Simulator, refusing: Callable[..., None]) -> None:
+    refusing(senders=["news@example.org"])
+    assert isinstance(_refusal(simulator, _call(7022)), AccountRefusedError)
+
+
+def test_a_call_refused_for_one_address_blames_a_recipient_without_a_name(
+    simulator: _Simulator, refusing: Callable[..., None]
+) -> None:
+    refusing(recipients=["bob@example.com"])
+    refused = _refusal(simulator, _call(7023))
+    assert isinstance(refused, CallRejectedError)
+    assert (refused.blame, refused.code, refused.culprits) == ("recipient", "InvalidRecipient", frozenset())
+
+
+def test_entries_refused_for_the_accounts_sake_are_put_back_with_the_mark(
+    simulator: _Simulator, refusing: Callable[..., None]
+) -> None:
+    refusing(entries_accepted=1)
+    accepted, refused = _with_provider(simulator, lambda provider: provider.send(provider.encode(_call(7024))))
+    assert accepted.status == "accepted"
+    assert (refused.status, refused.account_refused, refused.error_code) == ("deferred", True, "AccountPaused")
+    assert simulator.log.summary("7024").accepted_rows == 1
+    refusing(entries_accepted=0)
+    assert isinstance(_refusal(simulator, _call(7025)), AccountRefusedError)
+
+
+def test_the_simulator_puts_together_what_rendering_gives(simulator: _Simulator) -> None:
+    skeleton = Skeleton(
+        subject=("Dear ", 0),
+        html=("<style>@media{a{b:c}}</style>{", 0, "} \\", 1, " {{v1}}"),
+        text=("{{", 0, "}}", 1),
+        headers={"List-Unsubscribe": ("<", 1, ">")},
+        value_count=2,
+    )
+    one, two = _call(7026).recipients
+    values = (("Ann {{v1}}", "https://example.org/1"), ("\\{{v0}}", "https://example.org/2"))
+    recipients = (replace(one, values=values[0]), replace(two, values=values[1]))
+    call = replace(_call(7026), skeleton=skeleton, recipients=recipients)
+    _with_provider(simulator, lambda provider: provider.send(provider.encode(call)))
+    sent = simulator.admin.get("/admin/recent_messages").json()["messages"][-2:]
+    for recipient, message in zip(recipients, sent, strict=True):
+        whole = skeleton.message(recipient.values)
+        assert (message["subject"], message["html"], message["text"]) == (whole.subject, whole.html, whole.text)
+        assert message["headers"] == whole.headers

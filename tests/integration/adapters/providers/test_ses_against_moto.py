@@ -24,8 +24,9 @@ from pydantic import SecretStr
 from email_platform.adapters.providers import ProviderAccount, build_provider
 from email_platform.adapters.providers.ses import open_ses_client
 from email_platform.domain.identity import call_id, message_id
-from email_platform.domain.ports import BulkCall, EmailProvider, Recipient, RecipientResult
-from email_platform.errors import CallRejectedError
+from email_platform.domain.ports import BulkCall, EmailProvider, RecipientResult
+from email_platform.errors import AccountRefusedError
+from tests.fakes.whole_messages import WholeMessage, call_of
 
 pytestmark = pytest.mark.integration
 
@@ -89,14 +90,9 @@ def _sent() -> list[Message]:
 
 
 def _call(*addresses: str) -> BulkCall:
-    return BulkCall(
-        call_id=call_id(7, 3, 0),
-        campaign_id=7,
-        from_address=_FROM,
-        from_name="News, Žluť",
-        reply_to="answers@example.org",
-        recipients=tuple(
-            Recipient(
+    return call_of(
+        *(
+            WholeMessage(
                 lead_id=lead_id,
                 message_id=message_id(7, lead_id),
                 address=address,
@@ -107,6 +103,11 @@ def _call(*addresses: str) -> BulkCall:
             )
             for lead_id, address in enumerate(addresses, start=1)
         ),
+        call_id=call_id(7, 3, 0),
+        campaign_id=7,
+        from_address=_FROM,
+        from_name="News, Žluť",
+        reply_to="answers@example.org",
         tags={},
     )
 
@@ -136,10 +137,10 @@ def test_a_full_call_gives_fifty_messages_in_order_with_their_own_contents(moto_
     assert [message.body for message in sent] == [f'<p>"Hello" {number} & 😀</p>' for number in range(1, 51)]
 
 
-def test_a_sender_that_is_not_verified_is_refused_as_a_whole(moto_url: str) -> None:
-    with pytest.raises(CallRejectedError) as refused:
+def test_a_sender_that_is_not_verified_refuses_the_account_and_nobody_of_the_call(moto_url: str) -> None:
+    with pytest.raises(AccountRefusedError) as refused:
         _send(moto_url, _call("ann@example.com", "bob@example.com"))
-    assert refused.value.code == "MessageRejected"
+    assert "MessageRejected" in str(refused.value)
     assert "not verified" in str(refused.value)
     assert "secret-of-the-account" not in str(refused.value)
     assert _sent() == []

@@ -413,7 +413,7 @@ def test_the_accepted_log_is_paged_in_order(simulator: _Process) -> None:
 
 
 class _Receiver:
-    """A webhook receiver that keeps what it got and answers as told (200 when nothing is)."""
+    """A webhook receiver that keeps what it got and answers by its list (200 when that is empty)."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[dict[str, str], bytes, int]] = []

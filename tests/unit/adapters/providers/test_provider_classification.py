@@ -20,7 +20,7 @@ from email_platform.adapters.providers.classification import (
 )
 from email_platform.adapters.providers.http_transport import never_reached
 from email_platform.domain.ports import RecipientResult
-from email_platform.errors import AccountRefusedError, CallThrottledError, ProviderError
+from email_platform.errors import AccountRefusedError, CallRejectedError, CallThrottledError, ProviderError
 
 _TABLE = ClassificationTable(
     by_code={"quota": Outcome.ACCOUNT_REFUSED},
@@ -29,7 +29,10 @@ _TABLE = ClassificationTable(
         "slow": Outcome.THROTTLED,
         "down": Outcome.NOT_ACCEPTED,
         "paused": Outcome.ACCOUNT_REFUSED,
+        "bad": Outcome.RECIPIENT,
+        "odd": Outcome.UNCLEAR,
     },
+    by_words={"worded": [("your account", Outcome.ACCOUNT_REFUSED), ("the address", Outcome.RECIPIENT)]},
 )
 _ACCEPTED = RecipientResult("accepted", "id")
 
@@ -47,8 +50,9 @@ def _rejected(code: str) -> RecipientResult:
         (500, "", Outcome.UNKNOWN),
         (502, "", Outcome.UNKNOWN),
         (599, "", Outcome.UNKNOWN),
-        (400, "", Outcome.REJECTED),
-        (422, "", Outcome.REJECTED),
+        (400, "", Outcome.UNLISTED),
+        (422, "", Outcome.UNLISTED),
+        (413, "", Outcome.SIZE),
         (401, "", Outcome.ACCOUNT_REFUSED),
         (404, "", Outcome.ACCOUNT_REFUSED),
         (302, "", Outcome.ACCOUNT_REFUSED),
@@ -93,6 +97,52 @@ def test_a_call_refused_for_the_accounts_sake_in_every_entry_is_refused_as_a_who
         settle("p", [_rejected("down"), _rejected("slow")], _TABLE)
     with pytest.raises(AccountRefusedError):
         settle("p", [_rejected("slow"), _rejected("paused")], _TABLE)
+
+
+def test_of_one_code_the_words_say_whose_fault_it_is() -> None:
+    assert _TABLE.outcome(400, "worded", "Your account is paused") is Outcome.ACCOUNT_REFUSED
+    assert _TABLE.outcome(400, "worded", "The address is wrong") is Outcome.RECIPIENT
+    assert _TABLE.outcome(400, "worded", "something else") is Outcome.UNLISTED
+    assert _TABLE.outcome(400, "other", "your account") is Outcome.UNLISTED
+    assert _TABLE.outcome(500, "worded", "your account") is Outcome.UNKNOWN, "words judge refusals alone"
+
+
+def test_a_recipient_is_deferred_for_the_accounts_sake_with_a_mark() -> None:
+    results = settle("p", [_ACCEPTED, _rejected("paused"), _rejected("slow")], _TABLE)
+    assert [result.account_refused for result in results] == [False, True, False]
+
+
+def test_a_code_that_nobody_listed_is_never_booked_on_a_recipient() -> None:
+    results = settle("p", [_ACCEPTED, _rejected("new"), _rejected("bad")], _TABLE)
+    assert [result.status for result in results] == ["accepted", "deferred", "rejected"]
+
+
+def test_an_unclear_code_is_the_recipients_only_beside_accepted_ones() -> None:
+    assert [one.status for one in settle("p", [_ACCEPTED, _rejected("odd")], _TABLE)] == ["accepted", "rejected"]
+    assert [one.status for one in settle("p", [_rejected("bad"), _rejected("odd")], _TABLE)] == ["rejected", "deferred"]
+
+
+@pytest.mark.parametrize("codes", [["odd"], ["odd", "odd"], ["new", "odd"], ["new"]])
+def test_a_call_of_which_nobody_knows_why_nobody_was_taken_is_refused_as_a_whole(codes: list[str]) -> None:
+    with pytest.raises(CallRejectedError) as refused:
+        settle("p", [_rejected(code) for code in codes], _TABLE)
+    assert (refused.value.blame, refused.value.code, refused.value.culprits) == ("unlisted", codes[0], frozenset())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "blame"),
+    [
+        (Outcome.RECIPIENT, "recipient"),
+        (Outcome.SIZE, "size"),
+        (Outcome.UNLISTED, "unlisted"),
+        (Outcome.UNCLEAR, "unlisted"),
+    ],
+)
+def test_a_refused_call_says_whose_fault_it_is(outcome: Outcome, blame: str) -> None:
+    error = provider_error(outcome, "message", code="c", culprits=frozenset({3}))
+    assert isinstance(error, CallRejectedError)
+    assert error.blame == blame
+    assert error.culprits == (frozenset({3}) if blame == "recipient" else frozenset())
 
 
 def test_a_call_of_permanent_refusals_is_an_ordinary_answer() -> None:

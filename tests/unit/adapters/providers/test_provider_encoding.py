@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from email_platform.adapters.providers import ProviderAccount, build_provider, provider_names
 from email_platform.domain.identity import call_id, message_id
-from email_platform.domain.ports import BulkCall, EmailProvider, Recipient
+from email_platform.domain.ports import BulkCall, EmailProvider
 from email_platform.errors import InvalidTemplateError
+from tests.fakes.whole_messages import WholeMessage, call_of
 
 _KEY = SecretStr("key-that-must-never-be-seen")
 _ACCOUNT = ProviderAccount(
@@ -37,8 +38,8 @@ def provider(request: pytest.FixtureRequest) -> Iterator[EmailProvider]:
     asyncio.run(built.aclose())
 
 
-def _recipient(lead_id: int = 1, **changes: object) -> Recipient:
-    recipient = Recipient(
+def _recipient(lead_id: int = 1, **changes: object) -> WholeMessage:
+    recipient = WholeMessage(
         lead_id=lead_id,
         message_id=message_id(7, lead_id),
         address=f"lead{lead_id}@example.com",
@@ -50,14 +51,14 @@ def _recipient(lead_id: int = 1, **changes: object) -> Recipient:
     return replace(recipient, **changes)  # type: ignore[arg-type]
 
 
-def _call(*recipients: Recipient, **changes: object) -> BulkCall:
-    call = BulkCall(
+def _call(*recipients: WholeMessage, **changes: object) -> BulkCall:
+    call = call_of(
+        *(recipients or (_recipient(1), _recipient(2))),
         call_id=call_id(7, 0, 0),
         campaign_id=7,
         from_address="news@example.org",
         from_name="News",
         reply_to=None,
-        recipients=recipients or (_recipient(1), _recipient(2)),
         tags={"variant": "a", "team": "b"},
     )
     return replace(call, **changes)  # type: ignore[arg-type]
@@ -89,9 +90,7 @@ def _reordered(call: BulkCall) -> BulkCall:
     return replace(
         call,
         tags=dict(reversed(call.tags.items())),
-        recipients=tuple(
-            replace(recipient, headers=dict(reversed(recipient.headers.items()))) for recipient in call.recipients
-        ),
+        skeleton=replace(call.skeleton, headers=dict(reversed(call.skeleton.headers.items()))),
     )
 
 
@@ -113,8 +112,9 @@ def test_the_same_call_encodes_to_the_same_bytes_whatever_its_mappings_order(
 @given(call=_calls(), other=_BODIES)
 def test_another_content_encodes_to_another_hash(provider: EmailProvider, call: BulkCall, other: str) -> None:
     first, *rest = call.recipients
-    assume(first.html != other)
-    changed = replace(call, recipients=(replace(first, html=other), *rest))
+    assume(first.values[1] != other)
+    values = (first.values[0], other, *first.values[2:])
+    changed = replace(call, recipients=(replace(first, values=values), *rest))
     assert _hash(provider, call) != _hash(provider, changed)
 
 
@@ -181,7 +181,7 @@ def test_a_line_break_in_a_header_or_a_tag_is_refused(provider: EmailProvider) -
 
 @pytest.mark.parametrize("address", ["a@example.com,b@example.com", "a@example.com; b@x.org", "A <a@example.com>", ""])
 def test_an_address_that_could_be_two_is_refused(provider: EmailProvider, address: str) -> None:
-    with pytest.raises(InvalidTemplateError, match="address of lead 1"):
+    with pytest.raises(InvalidTemplateError, match="lead 1: address"):
         provider.encode(_call(_recipient(address=address)))
     with pytest.raises(InvalidTemplateError, match="from address"):
         provider.encode(_call(from_address=address))
@@ -189,6 +189,8 @@ def test_an_address_that_could_be_two_is_refused(provider: EmailProvider, addres
 
 @pytest.mark.parametrize("name", ["Bcc", "to", "FROM", "Subject", "Content-Type", "Reply-To"])
 def test_a_header_that_the_provider_sets_cannot_be_an_extra_one(provider: EmailProvider, name: str) -> None:
+    with pytest.raises(InvalidTemplateError, match=name):
+        provider.fit(_call(_recipient(headers={name: "b@example.org"})))
     with pytest.raises(InvalidTemplateError, match=name):
         provider.encode(_call(_recipient(headers={name: "b@example.org"})))
 
@@ -203,6 +205,7 @@ def test_a_refusal_names_the_lead_and_never_the_address(provider: EmailProvider)
 def test_more_recipients_than_the_provider_takes_are_refused(provider: EmailProvider) -> None:
     most = provider.limits.recipients_per_call
     recipients = tuple(_recipient(lead_id) for lead_id in range(1, most + 2))
+    assert provider.fit(_call(*recipients)).count == most
     assert provider.encode(_call(*recipients[:most])).recipient_count == most
     with pytest.raises(InvalidTemplateError, match=str(most)):
         provider.encode(_call(*recipients))

@@ -6,10 +6,12 @@ import asyncio
 import email
 import email.policy
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.header import decode_header, make_header
 from email.utils import parseaddr
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +24,10 @@ from email_platform.adapters.providers.message_fields import (
     unicode_mailbox,
 )
 from email_platform.domain.identity import call_id, message_id
+from email_platform.domain.message import Skeleton
 from email_platform.domain.ports import BulkCall, EmailProvider, Recipient
 from email_platform.errors import InvalidTemplateError
+from tests.fakes.whole_messages import WholeMessage, call_of
 
 _CALL_ID = str(call_id(7, 0, 0))
 _MESSAGE_IDS = [str(message_id(7, lead_id)) for lead_id in (1, 2)]
@@ -51,8 +55,8 @@ def build() -> Iterator[Build]:
         asyncio.run(provider.aclose())
 
 
-def _recipient(lead_id: int, **changes: Any) -> Recipient:
-    recipient = Recipient(
+def _recipient(lead_id: int, **changes: Any) -> WholeMessage:
+    recipient = WholeMessage(
         lead_id=lead_id,
         message_id=message_id(7, lead_id),
         address=f"lead{lead_id}@example.com",
@@ -64,47 +68,100 @@ def _recipient(lead_id: int, **changes: Any) -> Recipient:
     return replace(recipient, **changes)
 
 
-def _call(*recipients: Recipient) -> BulkCall:
-    return BulkCall(
+def _call(*recipients: WholeMessage) -> BulkCall:
+    return call_of(
+        *(recipients or (_recipient(1), _recipient(2))),
         call_id=call_id(7, 0, 0),
         campaign_id=7,
         from_address="news@example.org",
         from_name="News, Inc.",
         reply_to="answers@example.org",
-        recipients=recipients or (_recipient(1), _recipient(2)),
         tags={"team": "red"},
     )
 
 
-def test_the_simulator_gets_whole_messages_and_no_empty_bodies(build: Build) -> None:
+def _greeting(count: int = 2, **values: Any) -> BulkCall:
+    """A skeleton with a static text, and each recipient's values."""
+    recipients = tuple(
+        Recipient(
+            lead_id,
+            message_id(7, lead_id),
+            f"lead{lead_id}@example.com",
+            (f"Ann {lead_id}", f"https://e.org/{lead_id}"),
+        )
+        for lead_id in range(1, count + 1)
+    )
+    skeleton = Skeleton(
+        subject=("Dear ", 0),
+        html=("<p>Dear ", 0, ", ", 0, "</p><a href='", 1, "'>x</a><style>a{b:c}</style>"),
+        text=("Dear ", 0, ": ", 1),
+        headers={"List-Unsubscribe": ("<", 1, ">"), "X-Same": ("same",)},
+        value_count=2,
+    )
+    return replace(_call(), skeleton=skeleton, recipients=recipients, **values)
+
+
+def test_the_simulator_gets_the_skeleton_once_and_no_empty_bodies(build: Build) -> None:
     provider = build("simulator", base_url="https://simulator.example.com")
-    document = json.loads(provider.encode(_call(_recipient(1), _recipient(2, text=""))).body)
+    document = json.loads(provider.encode(_greeting()).body)
     assert document["from"] == '"News, Inc." <news@example.org>'
     assert document["tags"] == {"team": "red", "campaign_id": "7", "call_id": _CALL_ID}
+    assert document["template"]["text"] == "Dear {{v0}}: {{v1}}"
     assert [entry["message_id"] for entry in document["recipients"]] == _MESSAGE_IDS
-    assert [entry["text"] for entry in document["recipients"]] == ["text 1", None]
+    assert document["recipients"][1] == {
+        "to": "lead2@example.com",
+        "message_id": _MESSAGE_IDS[1],
+        "headers": {"List-Unsubscribe": "<https://e.org/2>", "X-Same": "same"},
+        "substitutions": {"v0": "Ann 2", "v1": "https://e.org/2"},
+    }
+    without = json.loads(provider.encode(_call(_recipient(1, text=""), _recipient(2, text=""))).body)
+    assert without["template"]["text"] is None
 
 
 def test_ses_gets_one_inline_template_and_each_entry_its_values(build: Build) -> None:
-    document = json.loads(build("ses", configuration_set="events").encode(_call()).body)
+    document = json.loads(build("ses", configuration_set="events").encode(_greeting()).body)
     assert document["FromEmailAddress"] == '"News, Inc." <news@example.org>'
     assert document["ConfigurationSetName"] == "events"
     assert document["ReplyToAddresses"] == ["answers@example.org"]
     assert document["DefaultContent"]["Template"]["TemplateContent"] == {
-        "Subject": "{{subject}}",
-        "Html": "{{html}}",
-        "Text": "{{text}}",
+        "Subject": "Dear {{v0}}",
+        "Html": "<p>Dear {{v0}}, {{v0}}</p><a href='{{v1}}'>x</a><style>a{b:c}</style>",
+        "Text": "Dear {{v0}}: {{v1}}",
     }
     first = document["BulkEmailEntries"][0]
     data = json.loads(first["ReplacementEmailContent"]["ReplacementTemplate"]["ReplacementTemplateData"])
-    assert data == {"subject": "Subject 1", "html": "<p>{{html}} & 1</p>", "text": "text 1"}
-    assert first["ReplacementHeaders"] == [{"Name": "List-Unsubscribe", "Value": "<https://example.org/u/1>"}]
+    assert data == {"v0": "Ann 1", "v1": "https://e.org/1"}
+    assert first["ReplacementHeaders"] == [
+        {"Name": "List-Unsubscribe", "Value": "<https://e.org/1>"},
+        {"Name": "X-Same", "Value": "same"},
+    ]
     assert {tag["Name"]: tag["Value"] for tag in first["ReplacementTags"]} == {
         "campaign_id": "7",
         "call_id": _CALL_ID,
         "message_id": _MESSAGE_IDS[0],
         "team": "red",
     }
+
+
+def test_ses_is_counted_as_boto_writes_it(build: Build) -> None:
+    import boto3
+    from botocore.awsrequest import AWSResponse
+
+    encoded = build("ses").encode(_call(_recipient(1, html='<p>日本語 😀 \\ "</p>'), _recipient(2)))
+    client = boto3.session.Session().client(
+        "sesv2", region_name="eu-west-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    sent: list[bytes] = []
+
+    def keep(request: Any, **_: Any) -> AWSResponse:
+        sent.append(request.body)
+        raw = SimpleNamespace(stream=lambda **_: iter([b'{"BulkEmailEntryResults": []}']))
+        return AWSResponse(request.url, 200, {}, raw)
+
+    client.meta.events.register("before-send.sesv2", keep)
+    client.send_bulk_email(**json.loads(encoded.body))
+    client.close()
+    assert [len(body) for body in sent] == [len(encoded.body)]
 
 
 def test_ses_takes_the_request_by_botos_own_model(build: Build) -> None:
@@ -135,24 +192,72 @@ def test_ses_makes_tag_values_fit_its_alphabet(build: Build) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"headers": {f"X-{number}": "v" for number in range(16)}},
         {"headers": {"X-Long": "v" * 1000}},
         {"headers": {"X-Empty": ""}},
         {"html": "x" * 262_144},
     ],
-    ids=["16 headers", "long header", "empty header", "256 KiB of data"],
+    ids=["long header", "empty header", "256 KiB of data"],
 )
 def test_ses_limits_of_one_recipient_are_enforced(build: Build, changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidTemplateError, match="lead 1"):
         build("ses").encode(_call(_recipient(1, **changes)))
+    fit = build("ses").fit(_call(_recipient(1, **changes), _recipient(2, **changes)))
+    assert fit.count == 0
+    assert fit.problem is not None
+    assert fit.problem.startswith("ses: ")
+
+
+def test_more_headers_than_ses_takes_are_nobodys_but_the_calls(build: Build) -> None:
+    headers = {f"X-{number}": "v" for number in range(16)}
+    for ask in (build("ses").fit, build("ses").encode):
+        with pytest.raises(InvalidTemplateError, match="16 headers; the limit is 15"):
+            ask(_call(_recipient(1, headers=headers)))
+
+
+def test_sendgrid_gets_the_skeleton_once_and_values_as_substitutions(build: Build) -> None:
+    provider = build("sendgrid")
+    assert provider.limits.recipients_per_call == 1000
+    document = json.loads(provider.encode(_greeting()).body)
+    tags = list(document["personalizations"][0]["substitutions"])
+    name, link = tags
+    assert all(re.fullmatch(r"-[0-9a-f]{12}v[01]-", tag) for tag in tags)
+    assert document["subject"] == f"Dear {name}"
+    assert document["content"] == [
+        {"type": "text/plain", "value": f"Dear {name}: {link}"},
+        {
+            "type": "text/html",
+            "value": f"<p>Dear {name}, {name}</p><a href='{link}'>x</a><style>a{{b:c}}</style>",
+        },
+    ]
+    assert document["personalizations"][1] == {
+        "to": [{"email": "lead2@example.com"}],
+        "custom_args": {"message_id": _MESSAGE_IDS[1]},
+        "headers": {"List-Unsubscribe": "<https://e.org/2>", "X-Same": "same"},
+        "substitutions": {name: "Ann 2", link: "https://e.org/2"},
+    }
+
+
+def test_sendgrids_tags_stand_in_no_text_of_the_call(build: Build) -> None:
+    provider = build("sendgrid")
+    call = _greeting(1)
+    for _ in range(3):
+        (name, *_rest) = json.loads(provider.encode(call).body)["personalizations"][0]["substitutions"]
+        (one,) = call.recipients
+        call = replace(call, recipients=(replace(one, values=(f"{one.values[0]} {name}", one.values[1])),))
+        document = json.loads(provider.encode(call).body)
+        assert name not in document["personalizations"][0]["substitutions"]
 
 
 def test_sendgrid_without_a_template_sends_one_recipient_and_his_content(build: Build) -> None:
     provider = build("sendgrid")
-    assert provider.limits.recipients_per_call == 1
-    document = json.loads(provider.encode(_call(_recipient(1))).body)
+    large = "x" * 10_000
+    call = _call(_recipient(1, text=large), _recipient(2, text=large))
+    assert provider.fit(call).count == 1
+    with pytest.raises(InvalidTemplateError, match="call of its own"):
+        provider.encode(call)
+    document = json.loads(provider.encode(replace(call, recipients=call.recipients[:1])).body)
     assert document["content"] == [
-        {"type": "text/plain", "value": "text 1"},
+        {"type": "text/plain", "value": large},
         {"type": "text/html", "value": "<p>{{html}} & 1</p>"},
     ]
     assert document["subject"] == "Subject 1"
@@ -171,7 +276,10 @@ def test_sendgrid_without_a_template_sends_one_recipient_and_his_content(build: 
 def test_sendgrid_with_a_template_sends_a_thousand_with_their_data(build: Build) -> None:
     provider = build("sendgrid", template_id="d-1")
     assert provider.limits.recipients_per_call == 1000
-    document = json.loads(provider.encode(_call()).body)
+    large = "x" * 10_000
+    call = _call(_recipient(1, text=large), _recipient(2))
+    assert provider.fit(call).count == 2
+    document = json.loads(provider.encode(call).body)
     assert document["template_id"] == "d-1"
     assert "content" not in document
     assert document["personalizations"][1]["dynamic_template_data"] == {
@@ -179,6 +287,13 @@ def test_sendgrid_with_a_template_sends_a_thousand_with_their_data(build: Build)
         "html": "<p>{{html}} & 2</p>",
         "text": "text 2",
     }
+
+
+def test_sendgrid_headers_are_encoded(build: Build) -> None:
+    headers = {"X-Name": "Žluť"}
+    (entry,) = json.loads(build("sendgrid").encode(_call(_recipient(1, headers=headers))).body)["personalizations"]
+    assert entry["headers"]["X-Name"].isascii()
+    assert str(make_header(decode_header(entry["headers"]["X-Name"]))) == "Žluť"
 
 
 def test_sendgrid_tags_above_its_size_are_refused(build: Build) -> None:
@@ -248,17 +363,20 @@ def _form(body: bytes) -> dict[str, list[str]]:
     return fields
 
 
-def test_mailgun_gets_variables_in_place_of_contents_and_every_recipients_values(build: Build) -> None:
-    fields = _form(build("mailgun").encode(_call()).body)
+def test_mailgun_gets_variables_in_the_skeleton_and_every_recipients_values(build: Build) -> None:
+    fields = _form(build("mailgun").encode(_greeting()).body)
     variables = json.loads(fields.pop("recipient-variables")[0])
     assert fields == {
         "from": ['"News, Inc." <news@example.org>'],
         "to": ["lead1@example.com", "lead2@example.com"],
-        "subject": ["%recipient.subject%"],
-        "html": ["%recipient.html%"],
-        "text": ["%recipient.text%"],
+        "subject": ["Dear %recipient.v0%"],
+        "html": [
+            "<p>Dear %recipient.v0%, %recipient.v0%</p><a href='%recipient.v1%'>x</a><style>a{b:c}</style>",
+        ],
+        "text": ["Dear %recipient.v0%: %recipient.v1%"],
         "h:Reply-To": ["answers@example.org"],
         "h:List-Unsubscribe": ["%recipient.header_0%"],
+        "h:X-Same": ["%recipient.header_1%"],
         "v:team": ["red"],
         "v:campaign_id": ["7"],
         "v:call_id": [_CALL_ID],
@@ -266,10 +384,10 @@ def test_mailgun_gets_variables_in_place_of_contents_and_every_recipients_values
         "o:tag": ["campaign-7"],
     }
     assert variables["lead2@example.com"] == {
-        "subject": "Subject 2",
-        "html": "<p>{{html}} & 2</p>",
-        "text": "text 2",
-        "header_0": "<https://example.org/u/2>",
+        "v0": "Ann 2",
+        "v1": "https://e.org/2",
+        "header_0": "<https://e.org/2>",
+        "header_1": "same",
         "message_id": _MESSAGE_IDS[1],
     }
 
@@ -278,7 +396,6 @@ def test_mailgun_refuses_what_one_call_cannot_express(build: Build) -> None:
     provider = build("mailgun")
     for recipients in (
         (_recipient(1), _recipient(2, text="")),
-        (_recipient(1), _recipient(2, headers={})),
         (_recipient(1), _recipient(2, address="LEAD1@example.com")),
         (_recipient(1, html="Dear %recipient.name%"),),
     ):
@@ -291,7 +408,7 @@ def test_mailgun_finds_a_boundary_that_no_content_holds(build: Build) -> None:
     boundary = provider.encode(_call()).body.split(b"\r\n", 1)[0][2:].decode()
     quoting = provider.encode(_call(_recipient(1, html=f"--{boundary}\r\n")))
     variables = json.loads(_form(quoting.body)["recipient-variables"][0])
-    assert variables["lead1@example.com"]["html"] == f"--{boundary}\r\n"
+    assert variables["lead1@example.com"]["v1"] == f"--{boundary}\r\n"
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_lower_limit_of_recipients_is_kept_and_a_higher_one_refused() -> None:
 
 
 def test_limits_are_known_without_credentials() -> None:
-    assert provider_limits("sendgrid", ProviderAccount()).recipients_per_call == 1
+    assert provider_limits("sendgrid", ProviderAccount()).recipients_per_call == 1000
     assert provider_limits("sendgrid", ProviderAccount(template_id="d-1")).recipients_per_call == 1000
     with pytest.raises(ConfigurationError, match="unknown"):
         provider_limits("sparkpost", ProviderAccount())

@@ -11,6 +11,7 @@ from email_platform.local.provider_simulator.bulk_request import (
     BulkCall,
     InvalidBulkRequestError,
     parse_bulk_call,
+    put_together,
 )
 
 
@@ -68,6 +69,33 @@ def test_a_template_is_shared_and_a_recipient_without_its_substitutions_is_rejec
     assert first is None
     assert second is not None
     assert (second.code, "city" in second.message) == ("RenderingFailure", True)
+
+
+def test_a_message_is_put_together_from_the_template_and_a_value_is_not_read_again() -> None:
+    document = _call(
+        template={"subject": "Hi {{name}}", "html": "<p>{{ city }}</p>{ {{name}} }", "text": None},
+        recipients=[{"to": "a@example.com", "message_id": "1", "substitutions": {"name": "{{city}}", "city": "B"}}],
+    )
+    _parse(document)
+    assert put_together(document, document["recipients"][0]) == {
+        "subject": "Hi {{city}}",
+        "html": "<p>B</p>{ {{city}} }",
+        "text": "",
+    }
+
+
+def test_a_message_of_ones_own_is_put_together_as_it_is() -> None:
+    recipient = _recipient(html="<p>{{x}}</p>")
+    del recipient["subject"]
+    document = _call(subject="Hi", recipients=[recipient])
+    _parse(document)
+    made = put_together(document, recipient)
+    assert (made["subject"], made["html"]) == ("Hi", "<p>{{x}}</p>")
+
+
+def test_the_sender_is_the_bare_address() -> None:
+    assert _parse(_call(**{"from": '"News" <news@example.com>'})).sender == "news@example.com"
+    assert _parse(_call(**{"from": "news@example.com"})).sender == "news@example.com"
 
 
 def test_the_call_subject_serves_recipients_without_their_own() -> None:

@@ -1,0 +1,131 @@
+"""How many recipients of a call fit one request, by one loop for all providers.
+
+Invariant: what `fit_plan` counts, `encode_plan` encodes; a fault that no recipient could help is the call's and raised,
+never booked on a recipient.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+from uuid import UUID
+
+from email_platform.adapters.providers.message_fields import (
+    ascii_domain_address,
+    check_body_size,
+    check_count,
+    check_distinct_addresses,
+    check_shared,
+    recipient_problem,
+)
+from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, Recipient
+from email_platform.errors import InvalidTemplateError
+
+_SHORT_ADDRESS = "a@b.example"
+
+
+class CallPlan(ABC):
+    """One call as one provider writes it: what its recipients share, and an entry for each.
+
+    Making a plan checks what all recipients share (InvalidTemplateError).
+
+    Attributes:
+        provider: the adapter's name.
+        shared_bytes: of the request without any recipient.
+        tells_recipients_by_address: so that no two recipients of a call may have the same.
+    """
+
+    provider: ClassVar[str]
+    shared_bytes: int
+    tells_recipients_by_address: ClassVar[bool] = False
+
+    def __init__(self, call: BulkCall) -> None:
+        check_shared(call)
+        self.call = call
+
+    @abstractmethod
+    def entry_bytes(self, recipient: Recipient) -> int:
+        """By how much the request grows with this recipient; never less than it does."""
+
+    @abstractmethod
+    def body(self) -> bytes:
+        """The request's exact bytes, for all recipients of the call."""
+
+    def size_problem(self, recipient: Recipient) -> str | None:
+        """Which of the provider's limits of one recipient's sizes this one breaks."""
+        return None
+
+    def problem(self, recipient: Recipient) -> str | None:
+        """Why the provider cannot carry this recipient's message, sizes apart."""
+        return None
+
+    def conflict(self, first: Recipient, recipient: Recipient) -> str | None:
+        """Why the two cannot be in one request."""
+        return None
+
+
+def fit_plan(plan: CallPlan, limits: ProviderLimits) -> Fit:
+    """See `email_platform.domain.ports.EmailProvider.fit`.
+
+    Raises:
+        InvalidTemplateError: the skeleton alone breaks a limit, so that nobody can be sent it.
+    """
+    _check_shared(plan, limits)
+    used_bytes = plan.shared_bytes
+    addresses: set[str] = set()
+    recipients = plan.call.recipients[: limits.recipients_per_call]
+    for count, recipient in enumerate(recipients):
+        problem = _problem(plan, recipient)
+        if problem is None:
+            used_bytes += plan.entry_bytes(recipient)
+            if limits.body_bytes is not None and used_bytes > limits.body_bytes:
+                problem = f"{plan.provider}: the message takes {used_bytes} bytes; the limit is {limits.body_bytes}"
+        if problem is not None:
+            return Fit(count) if count else Fit(0, problem)
+        address = ascii_domain_address(recipient.address).lower()
+        if plan.tells_recipients_by_address and address in addresses:
+            return Fit(count)
+        if count and plan.conflict(recipients[0], recipient) is not None:
+            return Fit(count)
+        addresses.add(address)
+    return Fit(len(recipients))
+
+
+def encode_plan(plan: CallPlan, limits: ProviderLimits) -> EncodedCall:
+    """The call's exact bytes.
+
+    Raises:
+        InvalidTemplateError: the call does not fit; names the lead by id, never by address.
+    """
+    call = plan.call
+    check_count(call, limits)
+    for recipient in call.recipients:
+        problem = _problem(plan, recipient)
+        if problem is not None:
+            raise InvalidTemplateError(f"lead {recipient.lead_id}: {problem}")
+        first = call.recipients[0]
+        conflict = None if recipient is first else plan.conflict(first, recipient)
+        if conflict is not None:
+            raise InvalidTemplateError(
+                f"{plan.provider}: leads {first.lead_id} and {recipient.lead_id} cannot share a call: {conflict}"
+            )
+    if plan.tells_recipients_by_address:
+        check_distinct_addresses(call, plan.provider)
+    body = plan.body()
+    check_body_size(call, body, limits, plan.provider)
+    return EncodedCall(call_id=call.call_id, body=body, recipient_count=len(call.recipients))
+
+
+def _problem(plan: CallPlan, recipient: Recipient) -> str | None:
+    return recipient_problem(plan.call.skeleton, recipient) or plan.problem(recipient) or plan.size_problem(recipient)
+
+
+def _check_shared(plan: CallPlan, limits: ProviderLimits) -> None:
+    """Refuse a skeleton that is too large even for a recipient without any values."""
+    blank = Recipient(0, UUID(int=0), _SHORT_ADDRESS, ("",) * plan.call.skeleton.value_count)
+    needed_bytes = plan.shared_bytes + plan.entry_bytes(blank)
+    problem = plan.size_problem(blank)
+    if problem is None and limits.body_bytes is not None and needed_bytes > limits.body_bytes:
+        problem = f"{plan.provider}: the message takes {needed_bytes} bytes; the limit is {limits.body_bytes}"
+    if problem is not None:
+        raise InvalidTemplateError(f"the content is too large for everybody: {problem}")
