@@ -119,6 +119,13 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
         .cte("considered")
         .prefix_with("materialized")  # or the planner computes the address once per mention
     )
+    # An opt-out belongs to the address, also where the lead that has it does not meet the condition.
+    opted_out = (
+        select(normalised_address_sql(lead.c.email).label("address"))
+        .where(lead.c.unsubscribed_at.is_not(None), lead.c.email.is_not(None))
+        .distinct()
+        .subquery("opted_out")
+    )
     # A join, since an `exists` over a large list is either probed or hashed as the planner guesses, and a guess of
     # too few rows costs a scan per lead.
     suppressed = (
@@ -133,10 +140,14 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
             considered.c.address,
             case(
                 (not_(considered.c.is_valid), _reason("invalid_address")),
-                (considered.c.unsubscribed_at.is_not(None), _reason("unsubscribed")),
+                (
+                    or_(considered.c.unsubscribed_at.is_not(None), opted_out.c.address.is_not(None)),
+                    _reason("unsubscribed"),
+                ),
                 (suppressed.c.address.is_not(None), _reason("suppressed")),
             ).label("reason"),
         )
+        .outerjoin(opted_out, opted_out.c.address == considered.c.address)
         .outerjoin(suppressed, suppressed.c.address == considered.c.address)
         .subquery("reasoned")
     )
@@ -154,7 +165,7 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
     return (
         select(
             lead.c.id.label("lead_id"),
-            func.btrim(lead.c.email, " ").label("email"),
+            mailable_address_sql(lead.c.email).label("email"),
             lead.c.first_name,
             lead.c.last_name,
             lead.c.country,
@@ -175,18 +186,23 @@ def _reason(reason: ExclusionReason) -> ColumnElement[str]:
 
 
 def normalised_address_sql(email: ColumnElement[Any]) -> ColumnElement[str]:
-    """`email_platform.domain.addresses.normalised_address` in SQL."""
-    return func.lower(collate(func.btrim(email, " "), "C"), type_=Text())
+    """`email_platform.domain.addresses.normalised_address` in SQL: a function that a migration makes."""
+    return collate(func.email_address_key(email, type_=Text()), "C")
+
+
+def mailable_address_sql(email: ColumnElement[Any]) -> ColumnElement[str]:
+    """`email_platform.domain.addresses.mailable_address` in SQL: a function that a migration makes."""
+    return func.mailable_email_address(email, type_=Text())
 
 
 def is_valid_address_sql(email: ColumnElement[Any]) -> ColumnElement[bool]:
     """`email_platform.domain.addresses.is_valid_address` in SQL; null where the address is null."""
-    trimmed = func.btrim(email, " ", type_=Text())
+    mailable = mailable_address_sql(email)
     return and_(
-        func.char_length(trimmed) <= MAX_ADDRESS_CHARACTERS,
-        func.strpos(trimmed, "@") <= MAX_LOCAL_CHARACTERS + 1,
-        trimmed.regexp_match(ADDRESS_PATTERN),
-        ~trimmed.regexp_match(LONG_LABEL_PATTERN),
+        func.char_length(mailable) <= MAX_ADDRESS_CHARACTERS,
+        func.strpos(mailable, "@") <= MAX_LOCAL_CHARACTERS + 1,
+        mailable.regexp_match(ADDRESS_PATTERN),
+        ~mailable.regexp_match(LONG_LABEL_PATTERN),
     )
 
 
