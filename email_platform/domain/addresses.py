@@ -1,7 +1,8 @@
 """Which addresses may be mailed, in which form, and when two addresses are the same one.
 
 Invariant: an address that passes is plain ASCII without spaces, control characters or line breaks, so it can
-neither break a header nor name a second recipient; PostgreSQL applies the same rules, and a property test compares both.
+neither break a header nor name a second recipient; PostgreSQL applies the same rules, and a property test compares
+both.
 
 **Trimming.** Spreadsheets and mail clients leave no-break spaces, tabs, line ends, byte order marks, zero-width and
 direction marks around an address (`TRIMMED_CHARACTERS`). They are cut off; inside an address they make it invalid.
@@ -11,10 +12,11 @@ forms are folded (NFKC), letters made small one by one, and each label that is n
 characters a registry allows is not checked: such a domain does not resolve, and the provider says so. ``ß`` and the
 final sigma keep their own labels, as in IDNA 2008.
 
-**Equality.** Two addresses are the same where their mailed forms are equal without ASCII case. So ``Ann@BÜCHER.example``
-and ``ann@xn--bcher-kva.example`` are one address. The case of the local part is the recipient's server's business
-(RFC 5321, section 2.4), but no server known tells ``Ann`` from ``ann``, and people write both. No locale takes part:
-not Python's, and not the database's collation (under a Turkish one ``lower('I')`` is another letter).
+**Equality.** Two addresses are the same where their mailed forms are equal without ASCII case. So
+``Ann@BÜCHER.example`` and ``ann@xn--bcher-kva.example`` are one address. The case of the local part is the
+recipient's server's business (RFC 5321, section 2.4), but no server known keeps ``Ann`` and ``ann`` apart, and people
+write both. No locale takes part: not Python's, and not the database's collation (under a Turkish one ``lower('I')``
+is another letter).
 
 **Validity** is narrower than RFC 5321 on purpose. Left out: quoted local parts (``"a b"@example.com``), address
 literals (``a@[192.0.2.1]``), hosts without a dot, and a local part that is not ASCII: most providers, Amazon SES among
@@ -69,7 +71,8 @@ _FOLDED = [
     if unicodedata.ucd_3_2_0.category(chr(code)) in ("Lu", "Lt") and len(chr(code).lower()) == 1
 ]
 CAPITAL_LETTERS = "".join(letter for letter in _FOLDED if letter.lower() != letter)
-"""Letters beyond ASCII that have a small form of one character, of Unicode 3.2: a list that no later version changes."""
+"""Letters beyond ASCII that have a small form of one character, of Unicode 3.2: a list that no later version
+changes."""
 SMALL_LETTERS = "".join(letter.lower() for letter in CAPITAL_LETTERS)
 
 _ADDRESS = re.compile(ADDRESS_PATTERN)

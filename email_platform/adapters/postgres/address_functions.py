@@ -110,7 +110,8 @@ end
 $function$
 """
 
-# With their schema, since an index is built and a dump restored under an empty search path. Not strict: PostgreSQL puts the body of such a function into the statement only where it is not.
+# With their schema, since an index is built and a dump restored under an empty search path. Not strict: PostgreSQL
+# puts the body of such a function into the statement only where it is not.
 _MAILABLE = """
 create or replace function {schema}.mailable_email_address(email text) returns text
 language sql immutable parallel safe as $function$

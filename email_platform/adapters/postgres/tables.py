@@ -256,6 +256,6 @@ provider_rate_flow = Table(
 @event.listens_for(metadata, "before_create")
 def _make_functions(target: MetaData, connection: Connection, **_: object) -> None:
     """An index uses a function: whoever creates the tables without a migration needs it too."""
-    schema = connection.exec_driver_sql("select quote_ident(current_schema())").scalar_one()
+    schema: str = connection.exec_driver_sql("select quote_ident(current_schema())").scalar_one()
     for statement in address_functions(schema):
         connection.execute(text(statement))

@@ -10,10 +10,12 @@ complaint has an ``ID``; the others have none, so theirs is derived. Our ids com
 | BadEmailAddress (100000) | bounced, hard | for every sender |
 | SoftBounce (4096), DnsError (256), Unknown (2048) | bounced, soft | no |
 | Transient (2) | delayed: Postmark tries again | |
-| AutoResponder (64), AddressChange (128), ChallengeVerification (16384), OpenRelayTest (1024) | auto_replied: a robot, no \
+| AutoResponder (64), AddressChange (128), ChallengeVerification (16384), OpenRelayTest (1024) | auto_replied: a \
+robot, no \
 bounce | no |
 | SpamNotification (512), VirusNotification (8192), Blocked (100006), DMARCPolicy (100009) | blocked | no |
-| ManuallyDeactivated (100002), Unconfirmed (100003), SMTPApiError (100007), TemplateRenderingFailed (100010) | rejected: \
+| ManuallyDeactivated (100002), Unconfirmed (100003), SMTPApiError (100007), TemplateRenderingFailed (100010) | \
+rejected: \
 Postmark's own list, or never tried | no |
 | InboundError (100008) | other | no |
 | one that Postmark invents later | bounced, soft | no |
@@ -26,7 +28,8 @@ Postmark's own list, or never tried | no |
 | SuppressionReason ManualSuppression or none | unsubscribed |
 | SuppressionReason HardBounce, SpamComplaint | other: the bounce or complaint has its own webhook |
 
-Where django-anymail 13 differs: SpamNotification is "complained" there. Postmark's text says that a filter or the user's rule
+Where django-anymail 13 differs: SpamNotification is "complained" there. Postmark's text says that a filter or the
+user's rule
 classified the message, which nobody reported: a block. VirusNotification and Unknown are "bounced" and "unknown" there,
 SoftBounce "bounced" as a dead address is; a SubscriptionChange after a bounce counts as a second bounce.
 
@@ -75,7 +78,9 @@ _VERDICT_ON: Mapping[str, Verdict] = {
         robot: ("auto_replied", robot)
         for robot in ("AutoResponder", "AddressChange", "ChallengeVerification", "OpenRelayTest")
     },
-    **{refusal: ("blocked", refusal) for refusal in ("SpamNotification", "VirusNotification", "Blocked", "DMARCPolicy")},
+    **{
+        refusal: ("blocked", refusal) for refusal in ("SpamNotification", "VirusNotification", "Blocked", "DMARCPolicy")
+    },
     **{
         own: ("rejected", own)
         for own in ("ManuallyDeactivated", "Unconfirmed", "SMTPApiError", "TemplateRenderingFailed")

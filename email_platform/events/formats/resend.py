@@ -6,19 +6,23 @@ the id. Tags come back as an object (or, as they were sent, as a list of name an
 
 | type | read as | suppressed |
 | --- | --- | --- |
-| email.bounced, bounce.type Permanent, subType General, NoEmail | as SES's (`email_platform.events.formats.ses`) | where hard |
+| email.bounced, bounce.type Permanent, subType General, NoEmail | as SES's (`email_platform.events.formats.ses`) | \
+where hard |
 | email.bounced, Permanent, Suppressed, OnAccountSuppressionList | rejected: Resend's own list | no |
 | email.bounced, Transient, General, MailboxFull, MessageTooLarge | bounced, soft | no |
 | email.bounced, Transient, ContentRejected, AttachmentRejected | blocked | no |
 | email.bounced, Undetermined | bounced, soft | no |
-| email.bounced without a type (older payloads) | bounced, hard; rejected where the message says "suppressed sending" | where hard |
+| email.bounced without a type (older payloads) | bounced, hard; rejected where the message says "suppressed \
+sending" | where hard |
 | email.suppressed, email.failed | rejected | no |
 | email.complained | complained | by the setting |
-| email.sent, email.delivered, email.delivery_delayed, email.opened, email.clicked | accepted, delivered, delayed, opened, \
+| email.sent, email.delivered, email.delivery_delayed, email.opened, email.clicked | accepted, delivered, delayed, \
+opened, \
 clicked | |
 | email.scheduled, email.received, contact.*, domain.* | other | |
 
-Where django-anymail 13 differs: it reports every email.bounced as "bounced" and reads the cause from the English message, and
+Where django-anymail 13 differs: it reports every email.bounced as "bounced" and reads the cause from the English
+message, and
 names the first of several recipients. Resend documents type and subType now, so we go by those, and by all recipients.
 
 Invariant: as in `email_platform.events.normalising`.

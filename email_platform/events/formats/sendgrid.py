@@ -1,8 +1,10 @@
 """SendGrid's Event Webhook: a JSON array of flat events.
 
 Sources, in Twilio SendGrid's documentation: "Event Webhook Reference" (events and their fields), "Bounce and block
-classifications", "Blocks" ("an issue with the message itself rather than an issue with the recipient's address"; blocked
-addresses are not suppressed), "Bounces API" (the seven classifications), "Drops" (reasons). ``sg_event_id`` is "a unique
+classifications", "Blocks" ("an issue with the message itself rather than an issue with the recipient's address";
+blocked
+addresses are not suppressed), "Bounces API" (the seven classifications), "Drops" (reasons). ``sg_event_id`` is "a
+unique
 ID to this event that you can use for deduplication purposes"; custom arguments (our ``message_id`` and ``campaign_id``)
 come back as top-level fields. ``sg_message_id`` is the ``x-message-id`` of the call's answer, followed by the route
 that the message took.
@@ -12,9 +14,11 @@ that the message took.
 | bounce, any, Content, Reputation, Frequency or Volume Too High | blocked | no |
 | bounce, any, Mailbox Unavailable, Technical Failure | bounced, soft | no |
 | bounce, type bounce, Invalid Address | bounced, hard | for every sender |
-| bounce, type bounce, Unclassified or none | bounced, hard, unless the status code says that the address is good | where hard |
+| bounce, type bounce, Unclassified or none | bounced, hard, unless the status code says that the address is good | \
+where hard |
 | bounce, type blocked, Invalid Address | bounced, soft: the two words contradict each other | no |
-| bounce, type blocked, Unclassified or none | blocked; soft where the code is 4.x or the mailbox's, or no host was found | no |
+| bounce, type blocked, Unclassified or none | blocked; soft where the code is 4.x or the mailbox's, or no host was \
+found | no |
 | bounce, type expired | bounced, soft: the tries ran out | no |
 | bounce without a type (older payloads) | by the status: 4.x soft, else as type bounce | where hard |
 | dropped: Bounced Address, Unsubscribed Address, Spam Reporting Address, Invalid, Recipient List over Package Quota, \
@@ -25,8 +29,8 @@ Invalid SMTPAPI header | rejected, with that reason: SendGrid's own lists, nothi
 | group_resubscribe | resubscribed | |
 | processed, deferred, delivered, open, click | accepted, delayed, delivered, opened, clicked | |
 
-Where django-anymail 13 differs: it reports bounce of type blocked as "bounced", as it does a dead address. SendGrid says that
-a block is no statement about the address, so we are right not to suppress it.
+Where django-anymail 13 differs: it reports bounce of type blocked as "bounced", as it does a dead address.
+SendGrid says that a block is no statement about the address, so we are right not to suppress it.
 
 Invariant: as in `email_platform.events.normalising`.
 """
@@ -80,7 +84,7 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
     document = as_object(item, "$[]")
     name = text(document, "event")
     kind = _TYPE_OF.get(name, "other")
-    recipient = optional_text(document, "email") if kind == "other" else text(document, "email")
+    recipient = optional_text(document, "email")
     occurred_at = time_from_epoch(document.get("timestamp"), "timestamp")
     provider_message_id = optional_text(document, "sg_message_id")
     event_id = optional_text(document, "sg_event_id") or derived_event_id(

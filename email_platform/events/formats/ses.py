@@ -3,17 +3,19 @@
 Sources, in the Amazon SES Developer Guide: "Contents of event data that Amazon SES publishes to Amazon SNS"
 (``eventType``, configuration sets) and "Amazon SNS notification contents for Amazon SES" (``notificationType``,
 feedback of an identity), sections "Bounce types", "Complaint object" and "DeliveryDelay object"; "Using the Amazon SES
-account-level suppression list". Feedback types: RFC 5965, section 7.3, RFC 6591 and RFC 6430 in IANA's registry "Feedback
-Report Type Values".
+account-level suppression list". Feedback types: RFC 5965, section 7.3, RFC 6591 and RFC 6430 in IANA's registry
+"Feedback Report Type Values".
 
 | bounceType / bounceSubType | read as | suppressed |
 | --- | --- | --- |
 | Permanent / NoEmail | bounced, hard | for every sender |
 | Permanent / General | bounced, hard; blocked or soft where the status code says so (`diagnosis`) | where hard |
-| Permanent / Suppressed, OnAccountSuppressionList, UnsubscribedRecipient, EmailValidationSuppressed | rejected: SES's own \
+| Permanent / Suppressed, OnAccountSuppressionList, UnsubscribedRecipient, EmailValidationSuppressed | rejected: \
+SES's own \
 list, nothing was tried | no |
 | Transient / ContentRejected, AttachmentRejected | blocked | no |
-| Transient / General (also out-of-office replies), MailboxFull, MessageTooLarge, CustomTimeoutExceeded | bounced, soft; \
+| Transient / General (also out-of-office replies), MailboxFull, MessageTooLarge, CustomTimeoutExceeded | bounced, \
+soft; \
 blocked where the code is x.7 | no |
 | Undetermined / Undetermined | bounced, soft: SES could not tell | no |
 
@@ -34,12 +36,15 @@ TransientCommunicationFailure, BYOIPHostNameLookupUnavailable, SendingDeferral, 
 | Reject (a virus), Rendering Failure | rejected |
 | Subscription | unsubscribed or resubscribed, by newTopicPreferences |
 
-A bounce names the address that refused. Where the recipient forwards, that is a stranger's: ``mail.destination`` is whom
+A bounce names the address that refused. Where the recipient forwards, that is a stranger's: ``mail.destination``
+is whom
 we mailed, and that one is judged. With several destinations, of which none is named, the recipient stays empty and
 is found by the message id (`email_platform.events.mailed`).
 
-Where django-anymail 13 differs, we follow SES's own text: it reports every bounce as "bounced", also Transient, out-of-office
-and suppressed ones; every complaint as "complained", also not-spam; and the address named by the bounce as the recipient.
+Where django-anymail 13 differs, we follow SES's own text: it reports every bounce as "bounced", also Transient,
+out-of-office
+and suppressed ones; every complaint as "complained", also not-spam; and the address named by the bounce as the
+recipient.
 
 SES gives no event id. A bounce or complaint has a ``feedbackId``, "a unique ID for the bounce"; one
 notification may name several recipients, so the id is derived from it and the recipient. Our ids come back as

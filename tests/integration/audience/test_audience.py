@@ -180,7 +180,13 @@ def test_an_opt_out_belongs_to_the_address_whichever_lead_has_it(
 def test_an_address_is_mailed_without_what_a_spreadsheet_left_and_in_ascii(
     engine: Engine, source: PostgresAudienceSource
 ) -> None:
-    left = ["ann@example.com\u00a0 ", "\u200bbob@example.com", "cem@example.com\t", "dee@example.com\r", "Eli@Straße.example"]
+    left = [
+        "ann@example.com\u00a0 ",
+        "\u200bbob@example.com",
+        "cem@example.com\t",
+        "dee@example.com\r",
+        "Eli@Straße.example",
+    ]
     add(engine, *({"email": email} for email in left))
     with source.stream(EVERYBODY, OURS, 10) as batches:
         table = pa.Table.from_batches(batches, schema=CANDIDATE_SCHEMA)
@@ -263,7 +269,10 @@ some_addresses = (
     | st.builds("{}@{}.{}".format, *[st.text(alphabet="aZ0-.", min_size=1, max_size=70)] * 3)
     | st.builds(str.__add__, st.sampled_from(["", " ", "\n"]), st.just("a@example.com"))
     | st.builds("{}Ann@{}.{}{}".format, *[st.text(max_size=12)] * 4)
-    | st.builds("a@{}.Example".format, st.text(alphabet="aIİıßẞΣςÄÖé日本語。．ｅﬁ\u0308\u200b\u00ad-", min_size=1, max_size=60))
+    | st.builds(
+        "a@{}.Example".format,
+        st.text(alphabet="aI\u0130\u0131ßẞΣςÄÖé日本語。\uff0e\uff45\ufb01\u0308\u200b\u00ad-", min_size=1, max_size=60),
+    )
 )
 
 

@@ -264,10 +264,12 @@ def test_hard_bounces_complaints_and_unsubscriptions_suppress_and_nothing_else_d
     )
     assert [(one.address, one.reason, one.everywhere, one.campaign_id) for one in requests] == [
         ("lead1@example.com", "hard_bounce", True, 0),
-        ("lead3@example.com", "complaint", True, 0),
+        ("lead3@example.com", "complaint", False, 7),
         ("lead4@example.com", "unsubscribe", False, 7),
     ]
     assert {one.source for one in requests} == {"simulator/default"}
+    [everywhere] = suppressions_from(events_of(event(3, "complained", "abuse")), complaint_scope="everyone")
+    assert (everywhere.everywhere, everywhere.campaign_id) == (True, 0)
 
 
 def test_the_page_suppresses_a_lead_for_the_sender_of_its_token() -> None:

@@ -18,7 +18,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Add three functions, an index over the leads who opted out, and a column; rewrites suppressed addresses."""
-    schema = op.get_bind().exec_driver_sql("select quote_ident(current_schema())").scalar_one()
+    schema: str = op.get_bind().exec_driver_sql("select quote_ident(current_schema())").scalar_one()
     for statement in address_functions(schema):
         op.execute(statement)
     op.execute(
