@@ -196,7 +196,7 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
+    """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
     original_parent = os.getppid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "botocore", "boto3"):

@@ -99,7 +99,7 @@ def take_in_events(events: EventParts, parts: Parts, warehouse: EventWarehouse) 
             events.alert(GuardAlert(0, notice, Feedback()))
     loaded = load_staged(parts.register, warehouse)
     resolved = resolve_unknown_calls(parts, warehouse)
-    if resolved.recipients:  # their chunks are staged anew
+    if resolved.recipients:  # their chunks are staged again
         loaded = loaded.and_then(load_staged(parts.register, warehouse))
     guarded = guard_campaigns(
         events.guard,
@@ -114,7 +114,7 @@ def take_in_events(events: EventParts, parts: Parts, warehouse: EventWarehouse) 
 def resolve_unknown_calls(parts: Parts, warehouse: EventWarehouse) -> UnknownResolved:
     """Settle every unknown call of which the warehouse holds an event.
 
-    Asked anew at each pass and not event by event: an event may come before its call counts as unknown.
+    Asked again at each pass and not event by event: an event may come before its call counts as unknown.
     """
     report = UnknownResolved()
     for campaign_id in parts.ledger.campaigns_with_unknown():

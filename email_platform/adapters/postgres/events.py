@@ -83,7 +83,7 @@ _PRESENT = text("""
 # Arrays and not joins: whatever the planner guesses, each is an index lookup an element. An opt-out belongs to the
 # address, whichever lead has it.
 _SUPPRESSED = text("""
-    select null as lead_id, address, reason
+    select cast(null as bigint) as lead_id, address, reason
     from suppression
     where address = any(:addresses) and (sender_id is null or sender_id = :sender_id)
     union all

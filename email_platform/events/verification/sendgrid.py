@@ -22,7 +22,7 @@ from email_platform.events.verification.proof import Proof, ReplayWindow, decode
 SENDGRID_SIGNATURE_HEADER = "x-twilio-email-event-webhook-signature"
 SENDGRID_TIMESTAMP_HEADER = "x-twilio-email-event-webhook-timestamp"
 # "SendGrid will retry the POST request until it gets a 2xx or the maximum time of 24 hours"; whether a retry
-# is signed anew is not documented.
+# is signed again is not documented.
 SENDGRID_WINDOW = ReplayWindow(past_seconds=25 * 3600)
 
 

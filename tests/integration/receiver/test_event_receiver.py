@@ -667,6 +667,11 @@ def test_who_opted_out_under_one_lead_is_left_out_of_a_call_under_every_lead(
         people.sender_id, [10**12, people.lead_ids[1]], [f"\u00a0{ann.title()}\t", bob]
     )
     assert found == {10**12: "unsubscribe"}
+    look_up = "select 1 from lead where unsubscribed_at is not null and email_address_key(email) = any(:addresses)"
+    with oltp_engine.begin() as connection:
+        connection.execute(text("set local enable_seqscan = off"))
+        plan = connection.execute(text(f"explain {look_up}"), {"addresses": [ann]}).scalars().all()
+    assert any("ix_lead_unsubscribed_address" in line for line in plan), "one look-up an address in an index"
 
 
 def test_half_heads_of_one_peer_keep_nobody_else_from_the_receiver(bench: Bench) -> None:

@@ -47,7 +47,7 @@ class DiedError(Exception):
 
 @dataclass
 class Bucket:
-    """Objects in memory; dies before the n-th change where it is told so."""
+    """Objects in memory; dies before the n-th change where that is set."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     changes_until_death: int | None = None
