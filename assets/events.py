@@ -49,8 +49,8 @@ def warehouse_events(
         accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         bucket = incoming.store.bucket
     log_campaign_loads(context, report.loaded, accounts)
-    for alert in report.guarded.alerts:
-        context.log.error(alert.text)
+    for text in [*report.staged.notices, *(alert.text for alert in report.guarded.alerts)]:
+        context.log.error(text)
     return dg.MaterializeResult(
         metadata=_metadata(report, bucket), check_results=[_readable_check(report), _limits_check(report)]
     )

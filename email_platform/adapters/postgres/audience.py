@@ -7,6 +7,7 @@ Python holds one batch at a time, whatever the audience's size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Engine,
     Select,
+    Subquery,
     Text,
     and_,
     case,
@@ -44,6 +46,8 @@ from email_platform.domain.addresses import (
 )
 from email_platform.domain.manifest import CANDIDATE_SCHEMA, ExclusionReason
 from email_platform.errors import PartUnavailableError
+
+_logger = logging.getLogger(__name__)
 
 # Sorting 200,000 (id, address) pairs takes 17 MB; the default of 4 MB would spill them to disk.
 _WORK_MEMORY = "64MB"
@@ -92,6 +96,12 @@ class PostgresAudienceSource:
             connection.execute(text(f"set local work_mem = '{_WORK_MEMORY}'"))
             connection.execute(text("set local cursor_tuple_fraction = 1"))  # the cursor is read to its end
             connection.execute(text("set local jit = off"))
+            if respelled := connection.execute(select(func.count()).select_from(_respelled(condition))).scalar_one():
+                _logger.info(
+                    "%d addresses of the audience are written in another way than they are mailed: without what a "
+                    "spreadsheet left around them, and with their domain in ASCII",
+                    respelled,
+                )
             result = connection.execute(
                 candidates(condition, sender_id),
                 execution_options={"stream_results": True, "max_row_buffer": batch_rows},
@@ -100,6 +110,15 @@ class PostgresAudienceSource:
                 yield (_batch(rows) for rows in result.partitions(batch_rows))
             finally:
                 result.close()
+
+
+def _respelled(condition: Condition) -> Subquery:
+    """Leads whose address is not written as it is mailed."""
+    return (
+        select(lead.c.id)
+        .where(where_clause(condition, lead.c), lead.c.email != mailable_address_sql(lead.c.email))
+        .subquery("respelled")
+    )
 
 
 def candidates(condition: Condition, sender_id: int) -> Select[Any]:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, column, delete, insert, make_url, select, text, values
 from sqlalchemy import Text as TextType
+from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.audience import (
     PostgresAudienceSource,
@@ -178,7 +179,7 @@ def test_an_opt_out_belongs_to_the_address_whichever_lead_has_it(
 
 
 def test_an_address_is_mailed_without_what_a_spreadsheet_left_and_in_ascii(
-    engine: Engine, source: PostgresAudienceSource
+    engine: Engine, source: PostgresAudienceSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = [
         "ann@example.com\u00a0 ",
@@ -188,16 +189,19 @@ def test_an_address_is_mailed_without_what_a_spreadsheet_left_and_in_ascii(
         "Eli@Straße.example",
     ]
     add(engine, *({"email": email} for email in left))
-    with source.stream(EVERYBODY, OURS, 10) as batches:
+    add(engine, {"email": "as.it.is@example.com"})
+    with caplog.at_level("INFO", "email_platform"), source.stream(EVERYBODY, OURS, 10) as batches:
         table = pa.Table.from_batches(batches, schema=CANDIDATE_SCHEMA)
-    assert table["email"].to_pylist() == [
+    assert "5 addresses of the audience are written in another way" in caplog.text
+    assert "@" not in caplog.text
+    assert table["email"].to_pylist()[:5] == [
         "ann@example.com",
         "bob@example.com",
         "cem@example.com",
         "dee@example.com",
         "Eli@xn--strae-oqa.example",
     ]
-    assert table["reason"].to_pylist() == [None] * 5
+    assert table["reason"].to_pylist() == [None] * 6
 
 
 def test_a_candidate_carries_the_leads_columns(engine: Engine, source: PostgresAudienceSource) -> None:
@@ -299,6 +303,22 @@ def test_postgres_and_python_tell_valid_addresses_alike(engine: Engine, addresse
         (address, is_valid_address(address), normalised_address(address), mailable_address(address))
         for address in addresses
     ]
+
+
+def test_a_turkish_collation_changes_nothing(engine: Engine, source: PostgresAudienceSource) -> None:
+    with engine.connect() as connection:
+        try:
+            connection.execute(text("create collation turkish (provider = icu, locale = 'tr')"))
+        except DBAPIError:
+            pytest.skip("this PostgreSQL is built without ICU, so it has no Turkish collation")
+        lowered, key, mailable = connection.execute(
+            text(
+                "select lower('I' collate turkish), email_address_key(' INFO@BİLGİ.EXAMPLE' collate turkish), "
+                "mailable_email_address('INFO@EXAMPLE.COM' collate turkish)"
+            )
+        ).one()
+    assert lowered == "\u0131", "the collation is Turkish"
+    assert (key, mailable) == (normalised_address(" INFO@BİLGİ.EXAMPLE"), "INFO@EXAMPLE.COM")
 
 
 def test_the_estimate_follows_the_condition_and_reads_no_lead(engine: Engine, source: PostgresAudienceSource) -> None:
