@@ -57,7 +57,7 @@ def open_app(
     variables: Mapping[str, str],
     inbox_limits: InboxLimits,
     request_limits: RequestLimits,
-    counts: ConnectionCounts,
+    counts: ConnectionCounts | None = None,
 ) -> Iterator[Starlette]:
     """The application over the settings' bucket and database; nothing is connected before it is used.
 
@@ -79,7 +79,7 @@ def open_app(
         mailed = ManifestAddresses(store, PostgresManifestStore(engine).find)
         page = UnsubscribePage(signer.verify, PostgresSuppressions(engine), mailed, inbox, utc_now)
         receiver = EventReceiver(accounts, inbox, utc_now, request_limits)
-        receiver.connections = counts
+        receiver.connections = counts or receiver.connections
         yield create_app(receiver, page, inbox)
     finally:
         engine.dispose()
