@@ -184,7 +184,11 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
     return (
         select(
             lead.c.id.label("lead_id"),
-            mailable_address_sql(lead.c.email).label("email"),
+            # As it is mailed; of a lead that is left out, as it is written, so that somebody can find and mend it.
+            case(
+                (judged.c.reason.is_(None), mailable_address_sql(lead.c.email)),
+                else_=func.btrim(lead.c.email, " "),
+            ).label("email"),
             lead.c.first_name,
             lead.c.last_name,
             lead.c.country,
