@@ -1,7 +1,7 @@
 """One equality of addresses in the database, the opt-outs of every lead by address, and blocks that stop a campaign.
 
-Revision ID: 0006
-Revises: 0005
+Revision ID: 0008
+Revises: 0007
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from alembic import op
 
 from email_platform.adapters.postgres.address_functions import address_functions
 
-revision = "0006"
-down_revision = "0005"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
