@@ -49,8 +49,8 @@ def warehouse_events(
         accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         bucket = incoming.store.bucket
     log_campaign_loads(context, report.loaded, accounts)
-    for alert in report.guarded.alerts:
-        context.log.error(alert.text)
+    for text in [*report.staged.notices, *(alert.text for alert in report.guarded.alerts)]:
+        context.log.error(text)
     return dg.MaterializeResult(
         metadata=_metadata(report, bucket), check_results=[_readable_check(report), _limits_check(report)]
     )
@@ -135,7 +135,7 @@ def replay_events(context: dg.OpExecutionContext, config: EventReplay, events: E
     days = [date.fromisoformat(day) for day in (config.first_day, config.last_day or config.first_day) if day]
     with failures_told(), events.open() as opened:
         quarantined = replay_quarantine(opened.store, opened.intake, opened.clock) if config.quarantine else 0
-        archived = replay_archive(opened.store, opened.clock, days[0], days[-1]) if days else 0
+        archived = replay_archive(opened.store, opened.clock, days[0], days[-1], opened.intake) if days else 0
     context.add_output_metadata({"bodies of the quarantine": quarantined, "bodies of the archive": archived})
 
 

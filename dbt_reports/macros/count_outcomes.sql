@@ -6,6 +6,7 @@
     toInt64(countIf(status in ('delivered', 'opened', 'clicked', 'unsubscribed', 'complained'))) as delivered,
     toInt64(countIf(status = 'bounced_hard')) as bounced_hard,
     toInt64(countIf(status = 'bounced_soft')) as bounced_soft,
+    toInt64(countIf(status = 'blocked')) as blocked,
     toInt64(countIf(status = 'rejected' and outcome != 'rejected')) as rejected_later,
     toInt64(countIf(complained_at is not null)) as complained,
     toInt64(countIf(opened_at is not null)) as opened,

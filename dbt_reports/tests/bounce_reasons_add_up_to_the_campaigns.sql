@@ -1,6 +1,6 @@
 {{ config(meta={'dagster': {'ref': {'name': 'bounce_reasons'}}}) }}
 -- Every bounce, and every message that the provider never tried, has exactly one reason.
-{% set problems = ['bounced_hard', 'bounced_soft', 'rejected_later'] %}
+{% set problems = ['bounced_hard', 'bounced_soft', 'blocked', 'rejected_later'] %}
 with reasons as (
     select
         campaign_id,

@@ -32,6 +32,8 @@ from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.ports import EmailProvider, ProviderLimits
+from email_platform.events.inbox import SuppressionPolicy
+from email_platform.events.mailed import ManifestAddresses
 from email_platform.runs.events import EventParts
 from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Month, Throttle, import_month
@@ -131,8 +133,9 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
 def open_events(settings: Settings) -> Iterator[EventParts]:
     """Everything a pass over the events needs beside `open_parts`; nothing is connected before it is used."""
     with open_oltp(settings) as engine:
+        store = open_store(settings)
         yield EventParts(
-            store=open_store(settings),
+            store=store,
             intake=PostgresEventIntake(engine),
             guard=PostgresGuardRegister(engine),
             limits=GuardLimits(
@@ -140,9 +143,15 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
                 settings.guard_complaint_rate,
                 settings.guard_minimum_accepted,
                 settings.guard_minimum_events,
+                settings.guard_blocked_rate,
             ),
             alert=alert_webhook(settings.alert_webhook_url),
             clock=utc_now,
+            policy=SuppressionPolicy(
+                mailed=ManifestAddresses(store, PostgresManifestStore(engine).find),
+                present_addresses=PostgresSuppressions(engine).present_addresses,
+                complaint_scope=settings.complaint_scope,
+            ),
         )
 
 

@@ -5,7 +5,7 @@ token for ever, so that a retried provider call has the same bytes.
 
 The token is base64url of 45 bytes: a version, three 64-bit ids, and 20 bytes of HMAC-SHA256 over them. 45 is
 a multiple of 3: there is no padding and there are no spare bits, so exactly one text stands for one token.
-The standard library's one-shot `hmac.digest` signs a link in 2.5 µs; itsdangerous, which derives its key anew
+The standard library's one-shot `hmac.digest` signs a link in 2.5 µs; itsdangerous, which derives its key again
 for each signature, needs 12 µs beside 25 µs for rendering the whole message.
 """
 

@@ -53,6 +53,11 @@ def is_eligible_key(key: str) -> bool:
     return _ELIGIBLE_KEY.fullmatch(key) is not None
 
 
+def manifests_prefix(campaign_id: int) -> str:
+    """The folder of all audiences that were ever resolved for a campaign, with its closing slash."""
+    return f"manifests/campaign={campaign_id}/"
+
+
 def manifest_prefix(campaign_id: int, manifest_id: UUID) -> str:
     """The folder of one resolved audience; the id tells concurrent resolutions apart until one wins."""
     return f"manifests/campaign={campaign_id}/{manifest_id}"

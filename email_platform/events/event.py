@@ -1,4 +1,4 @@
-"""One schema for what every provider tells about a message after it took it.
+"""One schema for what every provider reports about a message after it took it.
 
 Invariants: an event's identity is (provider, event_id), and the same notification always gives the same
 identity, however often and in whatever order it arrives; a message's status follows from the rank of its
@@ -24,8 +24,11 @@ EventType = Literal[
     "opened",
     "clicked",
     "resubscribed",  # the recipient, or an operator at the provider, lifted a suppression
+    "auto_replied",  # a robot answered: out of office, a challenge, a change of address. No bounce: the mail arrived
+    "complaint_withdrawn",  # the recipient said that it is no spam
     "unsubscribed",
     "rejected",  # the provider took the call but never tried to deliver (suppressed, virus, rendering)
+    "blocked",  # refused for the sender's reputation, the content or a policy; the address is good
     "bounced",
     "complained",
     "other",  # a type that we do not know; its name is the subtype
@@ -34,7 +37,7 @@ EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 
 BounceSubtype = Literal["hard", "soft"]
 
-NORMALISER_VERSION = 1
+NORMALISER_VERSION = 2
 """Add one with each fix of a normaliser that changes how a body is read: a replay then outranks the old reading."""
 
 MAXIMUM_DETAILS_BYTES = 4096
@@ -54,7 +57,7 @@ EVENT_SCHEMA = pa.schema(
         pa.field("campaign_id", pa.int64(), nullable=False),  # 0 where the provider carries none
         pa.field("message_id", pa.string(), nullable=False),  # ours: canonical UUID text, "" where not carried
         pa.field("provider_message_id", pa.string(), nullable=False),
-        pa.field("recipient", pa.string(), nullable=False),  # as the provider wrote it, trimmed
+        pa.field("recipient", pa.string(), nullable=False),  # whom we mailed, as the provider wrote it; "" unknown
         pa.field("occurred_at", pa.timestamp("ms", tz="UTC"), nullable=False),  # the provider's clock
         pa.field("received_at", pa.timestamp("ms", tz="UTC"), nullable=False),  # the receiver's clock
         pa.field("normaliser_version", pa.uint16(), nullable=False),  # of two readings, the higher counts
@@ -71,6 +74,7 @@ class Event:
         event_id: the provider's, or derived from the notification's content where it gives none.
         account: of the provider, as in ``sender.provider_account``.
         subtype: ``hard`` or ``soft`` for bounces, else the provider's own word or empty.
+        recipient: the address that we mailed, in the provider's spelling; empty where the provider does not say it.
         message_id: ours as canonical UUID text, where the provider carries it back, else empty.
         campaign_id: likewise, else 0.
         details: JSON object with the provider's reason and the like, bounded.
@@ -95,14 +99,16 @@ class Event:
         return f"{self.provider}:{self.event_id}"
 
 
-# A hard bounce after "delivered" is an asynchronous bounce and wins. A soft bounce stands below "delivered":
-# SES reports out-of-office replies as transient bounces of delivered mail, and Mailgun a temporary failure
-# before each further try; where it was the last word, nothing of a higher rank follows.
+# A hard bounce or a block after "delivered" is an asynchronous bounce and wins; who opens a mail has it, so a block
+# stands below "opened". A soft bounce stands below "delivered": SES reports out-of-office replies as transient
+# bounces of delivered mail, and Mailgun a temporary failure before each further try; where it was the last word,
+# nothing of a higher rank follows.
 _RANK: Mapping[str, int] = {
     "accepted": 10,
     "delayed": 20,
     "bounced:soft": 30,
     "delivered": 40,
+    "blocked": 45,
     "opened": 50,
     "clicked": 60,
     "unsubscribed": 70,
@@ -120,7 +126,7 @@ def status_rank(type: EventType, subtype: str = "") -> int:
 def derived_event_id(*parts: object) -> str:
     """An id that follows from the content, for providers that give none: the same parts, the same id."""
     joined = "\x1f".join(str(part) for part in parts)
-    return hashlib.sha256(joined.encode()).hexdigest()[:40]
+    return hashlib.sha256(joined.encode("utf-8", "replace")).hexdigest()[:40]
 
 
 def bounded_event_id(event_id: str) -> str:
@@ -143,10 +149,17 @@ def bounded_details(details: Mapping[str, object]) -> str:
     return text.decode()
 
 
+def storable_text(value: str) -> str:
+    """The text as UTF-8 takes it: halves of a character that stand alone become U+FFFD, as an unreadable byte does."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
 def _json(document: Mapping[str, str]) -> bytes:
-    # A provider's text may hold lone surrogates, which are not UTF-8.
-    clean = {name: value.encode("utf-8", "replace").decode() for name, value in document.items()}
-    return orjson.dumps(clean)
+    return orjson.dumps({name: storable_text(value) for name, value in document.items()})
 
 
 def canonical_message_id(text: object) -> str:

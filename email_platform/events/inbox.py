@@ -13,7 +13,8 @@ object every fraction of a second, the warehouse gets one per batch.
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -34,11 +35,20 @@ from email_platform.domain.storage_layout import (
     event_raw_key,
     event_raw_prefix,
 )
-from email_platform.events.event import event_table
+from email_platform.events.event import Event, event_table
+from email_platform.events.formats.ses import SUBSCRIPTION_ENDED
+from email_platform.events.mailed import Mailed, MailedAddresses
 from email_platform.events.normalising import normalise_body
 from email_platform.events.received import ReceivedBody, from_parquet, to_parquet
-from email_platform.events.suppression import SuppressionRequest, suppressions_from
+from email_platform.events.suppression import (
+    ComplaintScope,
+    SuppressionRequest,
+    asks_to_suppress,
+    ids_of_page,
+    suppressions_from,
+)
 
+_logger = logging.getLogger(__name__)
 _REPLAY_PREFIX = "replay-"
 BATCH_OBJECTS = 500
 BATCH_BYTES = 8 << 20  # compressed; about ten times as much in memory
@@ -85,6 +95,7 @@ class StagingReport:
         events_by_type: of `events`.
         keys: the staged objects.
         quarantined: the quarantine's new objects and why their bodies are there.
+        notices: what an operator must hear of, in words: a provider stopped sending events.
     """
 
     batches: int = 0
@@ -96,6 +107,22 @@ class StagingReport:
     events_by_type: Mapping[str, int] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     quarantined: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressionPolicy:
+    """How suppressions follow from events.
+
+    Attributes:
+        mailed: finds whom we mailed; None: the events' own word is all there is.
+        present_addresses: what `SuppressionStore.present_addresses` answers.
+        complaint_scope: for whom a complaint counts.
+    """
+
+    mailed: MailedAddresses | None = None
+    present_addresses: Callable[[Sequence[int]], Mapping[int, str]] = lambda _: {}
+    complaint_scope: ComplaintScope = "sender"
 
 
 def inbox_is_waiting(store: ObjectStore) -> bool:
@@ -109,6 +136,7 @@ def stage_inbox(
     clock: Clock,
     on_progress: Callable[[StagingReport], None] = lambda _: None,
     *,
+    policy: SuppressionPolicy | None = None,
     batch_objects: int = BATCH_OBJECTS,
     batch_bytes: int = BATCH_BYTES,
 ) -> StagingReport:
@@ -121,6 +149,7 @@ def stage_inbox(
         intake: where batches become known.
         clock: the present time.
         on_progress: called after each batch.
+        policy: how suppressions follow from events.
         batch_objects: most inbox objects of one batch.
         batch_bytes: most compressed bytes of one batch (a single larger object makes its own).
 
@@ -129,7 +158,7 @@ def stage_inbox(
     """
     report = StagingReport()
     for batch in _batches(list(store.list(EVENT_INBOX_PREFIX)), batch_objects, batch_bytes):
-        report = _stage_batch(store, intake, clock, batch, report)
+        report = _stage_batch(store, intake, clock, batch, report, policy or SuppressionPolicy())
         on_progress(report)
     return report
 
@@ -148,7 +177,12 @@ def _batches(infos: Sequence[ObjectInfo], most_objects: int, most_bytes: int) ->
 
 
 def _stage_batch(
-    store: ObjectStore, intake: EventIntake, clock: Clock, batch: Sequence[ObjectInfo], report: StagingReport
+    store: ObjectStore,
+    intake: EventIntake,
+    clock: Clock,
+    batch: Sequence[ObjectInfo],
+    report: StagingReport,
+    policy: SuppressionPolicy,
 ) -> StagingReport:
     bodies: list[ReceivedBody] = []
     to_archive: list[ReceivedBody] = []
@@ -175,10 +209,14 @@ def _stage_batch(
     quarantined = [_set_aside(store, day, info, content) for info, content in unreadable]
 
     results = [normalise_body(body) for body in bodies]
-    problems = [
-        replace(body, problem=result.problem) for body, result in zip(bodies, results, strict=True) if result.problem
-    ]
     events = list(chain.from_iterable(result.events for result in results))
+    mailed = _whom_we_mailed(events, policy)
+    unattributable = _unattributable(events, mailed, policy)
+    problems: list[ReceivedBody] = []
+    for body, result in zip(bodies, results, strict=True):
+        nobody = [_NOBODY] if any(event.event_key in unattributable for event in result.events) else []
+        if problem := "; ".join([*([result.problem] if result.problem else []), *nobody]):
+            problems.append(replace(body, problem=problem))
     if to_archive:
         store.put(event_raw_key(day, batch_name), to_parquet(to_archive))
     if problems:
@@ -192,7 +230,7 @@ def _stage_batch(
         key = event_normalised_key(day, batch_name)
         store.put(key, content)
         staged = StagedObject(key, "event", table.num_rows, sha256(content).hexdigest())
-    new_suppressions = intake.admit(staged, quarantined, suppressions_from(events))
+    new_suppressions = intake.admit(staged, quarantined, suppressions_from(events, mailed, policy.complaint_scope))
     for key in keys:
         store.delete(key)
     return StagingReport(
@@ -205,7 +243,53 @@ def _stage_batch(
         events_by_type=Counter(report.events_by_type) + by_type,
         keys=(*report.keys, *([staged.key] if staged else [])),
         quarantined={**report.quarantined, **{one.staged.key: one.reason for one in quarantined}},
+        notices=(*report.notices, *_notices(events)),
     )
+
+
+_NOBODY = "it asks to suppress somebody whom neither it, nor a manifest, nor a lead names: kept apart as unattributable"
+
+
+def _whom_we_mailed(events: Sequence[Event], policy: SuppressionPolicy) -> Mapping[str, Mailed]:
+    """By event key, the recipients of those events that ask to suppress somebody."""
+    if policy.mailed is None:
+        return {}
+    found: dict[str, Mailed] = {}
+    of_campaign: dict[int, list[Event]] = defaultdict(list)
+    for event in events:
+        lead_id, _ = ids_of_page(event)
+        if not asks_to_suppress(event) or not event.campaign_id:
+            continue
+        if not lead_id and event.message_id:
+            of_campaign[event.campaign_id].append(event)
+        elif lead_id and not event.recipient:
+            for one in policy.mailed.of_lead(event.campaign_id, lead_id):
+                found[event.event_key] = one
+    for campaign_id, asking in of_campaign.items():
+        known = policy.mailed.of_messages(campaign_id, {event.message_id: event.recipient for event in asking})
+        found |= {event.event_key: known[event.message_id] for event in asking if event.message_id in known}
+    return found
+
+
+def _unattributable(events: Sequence[Event], mailed: Mapping[str, Mailed], policy: SuppressionPolicy) -> set[str]:
+    """Keys of the events that ask to suppress somebody whom nobody can name."""
+    nameless = {
+        event.event_key: ids_of_page(event)[0]
+        for event in events
+        if asks_to_suppress(event) and not event.recipient and event.event_key not in mailed
+    }
+    lead_ids = sorted({lead_id for lead_id in nameless.values() if lead_id})
+    present = policy.present_addresses(lead_ids) if lead_ids else {}
+    return {key for key, lead_id in nameless.items() if lead_id not in present}
+
+
+def _notices(events: Sequence[Event]) -> list[str]:
+    return [
+        f"{event.provider}/{event.account}: SNS has ended the subscription of this address, so no more events come in; "
+        "subscribe it to the topic again, unless that was meant"
+        for event in events
+        if event.type == "other" and event.subtype == SUBSCRIPTION_ENDED
+    ]
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -229,13 +313,19 @@ def _quarantine(store: ObjectStore, day: date, batch_name: str, problems: Sequen
     return Quarantined(staged, "\n".join(shown[:10] + more))
 
 
-def _set_aside(store: ObjectStore, day: date, info: ObjectInfo, content: bytes) -> Quarantined:
-    """Keep an inbox object that is no Parquet exactly as it is."""
+def _set_aside(
+    store: ObjectStore,
+    day: date,
+    info: ObjectInfo,
+    content: bytes,
+    reason: str = "the inbox object is corrupt: not the Parquet file that a receiver writes",
+) -> Quarantined:
+    """Keep an object that is no Parquet exactly as it is."""
     name = info.key.rpartition("/")[2].removesuffix(".parquet")
     key = event_quarantine_key(day, f"unreadable-{name}")
     store.put(key, content)
     staged = StagedObject(key, "event_quarantine", 0, sha256(content).hexdigest())
-    return Quarantined(staged, "the inbox object is corrupt: not the Parquet file that a receiver writes")
+    return Quarantined(staged, reason)
 
 
 # --- replays ------------------------------------------------------------------------------------------------------
@@ -259,16 +349,39 @@ def replay_quarantine(store: ObjectStore, intake: EventIntake, clock: Clock) -> 
     return replayed
 
 
-def replay_archive(store: ObjectStore, clock: Clock, first_day: date, last_day: date) -> int:
+def replay_archive(
+    store: ObjectStore, clock: Clock, first_day: date, last_day: date, intake: EventIntake | None = None
+) -> int:
     """Put every archived body of these days of reception back into the inbox; returns how many.
 
-    After a fix of a normaliser: the warehouse takes the newer reading of the same event.
+    After a fix of a normaliser: the warehouse takes the newer reading of the same event. An object that cannot be read
+    stops no other: it is logged, and copied into the quarantine.
+
+    Args:
+        store: the bucket.
+        clock: the present time.
+        first_day: of reception, included.
+        last_day: included.
+        intake: where a corrupt object becomes known; None: in the log alone.
     """
     replayed = 0
     day = first_day
     while day <= last_day:
         for info in list(store.list(event_raw_prefix(day))):
-            bodies = from_parquet(store.get(info.key))
+            try:
+                content = store.get(info.key)
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            try:
+                bodies = from_parquet(content)
+            except (pa.ArrowException, OSError):
+                _logger.error("an archived object is corrupt and was set aside: %s", info.key)
+                aside = _set_aside(
+                    store, day, info, content, "the archived object is corrupt: not a Parquet file of ours"
+                )
+                if intake is not None:
+                    intake.admit(None, [aside], [])
+                continue
             _put_back(store, clock, f"{_REPLAY_PREFIX}{sha256(info.key.encode()).hexdigest()[:16]}", bodies)
             replayed += len(bodies)
         day += timedelta(days=1)

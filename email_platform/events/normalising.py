@@ -59,9 +59,12 @@ def normalise_body(received: ReceivedBody) -> NormalisedBody:
         )
         for index, item in enumerate(form.split(notification)):
             try:
-                events.extend(list(form.normalise(notification, item)))
+                for event in form.normalise(notification, item):  # those before a fault are kept
+                    events.append(event)  # noqa: PERF402
             except MalformedEventError as error:
                 problems.append(f"event {index}: {error}")
+            except Exception as error:  # a fault of ours: this one event waits for the mend, no other does
+                problems.append(f"event {index}: {type(error).__name__} while it was read")
     except MalformedEventError as error:
         problems.append(str(error))
     shown = "; ".join(problems[:3])

@@ -1,23 +1,33 @@
 """Who must not be mailed any more, from events, from the unsubscribe page and by hand.
 
-Invariant: every hard bounce, complaint and unsubscription becomes a suppression, once; asking twice changes
-nothing. Soft bounces suppress nobody.
+Invariant: every hard bounce, complaint and unsubscription becomes a suppression of the address that was mailed, once;
+asking twice changes nothing. What says nothing about the address (a soft bounce, a block, a robot's answer, the
+provider's own list) suppresses nobody.
 
-Scope: a dead address and a complaint count for every sender; an unsubscription for the sender of its
-campaign, and for every sender where the campaign is not known: rather too few mails than one unwanted.
+| event | suppressed | for |
+| --- | --- | --- |
+| bounced, hard | the address | every sender: nobody lives there |
+| complained | the address, and the lead's of today | the campaign's sender; every sender by `ComplaintScope` |
+| unsubscribed | the address, and the lead's of today | the campaign's sender |
+| complaint_withdrawn | lifts what a complaint before it suppressed | the same senders |
+
+Where the campaign is not known, every sender is meant: rather too few mails than one unwanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, get_args
 
 from email_platform.domain.addresses import normalised_address
 from email_platform.events.event import Event
+from email_platform.events.mailed import Mailed
 
 SuppressionReason = Literal["hard_bounce", "complaint", "unsubscribe", "manual"]
+ComplaintScope = Literal["sender", "everyone"]
+"""For whom a complaint counts: the sender whose mail it was, or every sender of the platform."""
 SUPPRESSION_REASONS: tuple[SuppressionReason, ...] = get_args(SuppressionReason)
 
 
@@ -26,10 +36,12 @@ class SuppressionRequest:
     """One address to suppress; idempotent.
 
     Attributes:
-        address: lower case and trimmed; empty where the lead's present address is meant.
+        address: as `normalised_address` gives it; empty where only the lead's present address is known.
         source: where it comes from: ``ses/default``, ``one_click``, ``import`` ...
         everywhere: for every sender; else for `sender_id`, or else for the sender of `campaign_id`.
+        lead_id: whose present address is suppressed too; 0 for none.
         created_at: since when, where that is known; else now.
+        lifts: the other way round: remove suppressions of this reason that are not newer than `created_at`.
     """
 
     address: str
@@ -40,6 +52,7 @@ class SuppressionRequest:
     sender_id: int = 0
     campaign_id: int = 0
     created_at: datetime | None = None
+    lifts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,12 @@ class SuppressionStore(Protocol):
 
     def add(self, requests: Iterable[SuppressionRequest]) -> int:
         """Suppress, in one transaction; returns how many rows are new."""
+        ...
+
+    def present_addresses(self, lead_ids: Sequence[int]) -> Mapping[int, str]:
+        """The addresses that these leads have now, as `normalised_address` gives them; leads without one are left
+        out.
+        """
         ...
 
     def all(self) -> Iterator[Suppression]:
@@ -81,25 +100,50 @@ class SuppressionStore(Protocol):
         ...
 
 
-def suppressions_from(events: Iterable[Event]) -> list[SuppressionRequest]:
-    """What the events ask to suppress, each request once, in order."""
+def asks_to_suppress(event: Event) -> bool:
+    """Whether the event changes who may be mailed: then it must be known whom we had mailed."""
+    return _reason(event) is not None
+
+
+def suppressions_from(
+    events: Iterable[Event],
+    mailed: Mapping[str, Mailed] | None = None,
+    complaint_scope: ComplaintScope = "sender",
+) -> list[SuppressionRequest]:
+    """What the events ask to suppress, each request once, in order.
+
+    Args:
+        events: of one batch.
+        mailed: by event key, whom we mailed, where that was found; it counts more than the address in the event.
+        complaint_scope: for whom a complaint counts.
+    """
     requests: dict[SuppressionRequest, None] = {}
     for event in events:
         reason = _reason(event)
-        address = normalised_address(event.recipient.strip())
-        lead_id, sender_id = _ids_of_page(event)
-        if reason is None or (not address and not lead_id):
+        if reason is None:
             continue
-        everywhere = reason != "unsubscribe"
+        found = (mailed or {}).get(event.event_key)
+        address = normalised_address(found.address if found else event.recipient)
+        page_lead_id, sender_id = ids_of_page(event)
+        everywhere = reason == "hard_bounce" or (reason == "complaint" and complaint_scope == "everyone")
+        lifts = event.type == "complaint_withdrawn"
+        lead_id = page_lead_id
+        if found and reason != "hard_bounce" and not lifts:
+            lead_id = found.lead_id  # the person has decided, and may have another address by now
+        if not address and not lead_id:
+            continue
         requests[
             SuppressionRequest(
                 address=address,
                 reason=reason,
-                source="one_click" if lead_id else f"{event.provider}/{event.account}",
+                source="one_click" if page_lead_id else f"{event.provider}/{event.account}",
                 everywhere=everywhere,
                 lead_id=lead_id,
                 sender_id=sender_id,
                 campaign_id=0 if everywhere else event.campaign_id,
+                # A complaint that is taken back must not lift a newer one.
+                created_at=event.occurred_at if reason == "complaint" else None,
+                lifts=lifts,
             )
         ] = None
     return list(requests)
@@ -108,13 +152,13 @@ def suppressions_from(events: Iterable[Event]) -> list[SuppressionRequest]:
 def _reason(event: Event) -> SuppressionReason | None:
     if event.type == "bounced":
         return "hard_bounce" if event.subtype == "hard" else None
-    if event.type == "complained":
+    if event.type in ("complained", "complaint_withdrawn"):
         return "complaint"
     return "unsubscribe" if event.type == "unsubscribed" else None
 
 
-def _ids_of_page(event: Event) -> tuple[int, int]:
-    """Lead and sender of an event of our own unsubscribe page, which knows no address; else zeros."""
+def ids_of_page(event: Event) -> tuple[int, int]:
+    """Lead and sender of an event of our own unsubscribe page; zeros for any other."""
     if event.provider != "platform":
         return 0, 0
     lead, _, sender = event.provider_message_id.partition(":")

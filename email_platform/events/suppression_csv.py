@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from email_platform.domain.addresses import normalised_address
+from email_platform.domain.addresses import normalised_address, trimmed_address
 from email_platform.errors import MalformedEventError
 from email_platform.events.formats.reading import time_from_iso
 from email_platform.events.suppression import SUPPRESSION_REASONS, Suppression, SuppressionReason, SuppressionRequest
@@ -132,6 +132,7 @@ def _unescaped(cell: str) -> str:
 
 
 def _address(cell: str) -> str:
+    cell = trimmed_address(cell)  # of what a spreadsheet leaves: no-break spaces, zero-width marks
     local, _, domain = cell.rpartition("@")
     if not local or not domain or len(cell) > MAXIMUM_ADDRESS_CHARACTERS or not cell.isprintable() or " " in cell:
         raise _BadLineError("no address")

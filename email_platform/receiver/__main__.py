@@ -22,11 +22,20 @@ from starlette.applications import Starlette
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.sns_fetch import fetch_from_sns
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.errors import ConfigurationError, PortTakenError
 from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
+from email_platform.events.mailed import ManifestAddresses
 from email_platform.receiver.app import EventReceiver, RequestLimits, create_app
+from email_platform.receiver.connections import (
+    ClientBound,
+    ConnectionCounts,
+    ConnectionLimits,
+    bounded_protocol,
+    trusted_networks,
+)
 from email_platform.receiver.inbox_writer import EventInbox, InboxLimits
 from email_platform.receiver.unsubscribe_page import UnsubscribePage
 from email_platform.sending.orphan_watch import exit_with_parent
@@ -44,7 +53,11 @@ def utc_now() -> datetime:
 
 @contextmanager
 def open_app(
-    settings: Settings, variables: Mapping[str, str], inbox_limits: InboxLimits, request_limits: RequestLimits
+    settings: Settings,
+    variables: Mapping[str, str],
+    inbox_limits: InboxLimits,
+    request_limits: RequestLimits,
+    counts: ConnectionCounts | None = None,
 ) -> Iterator[Starlette]:
     """The application over the settings' bucket and database; nothing is connected before it is used.
 
@@ -53,22 +66,27 @@ def open_app(
         variables: where the accounts' webhook settings are read from (see `email_platform.events.accounts`).
         inbox_limits: how bodies are batched.
         request_limits: what a request may take.
+        counts: shown at `/health`.
     """
     signer = UnsubscribeSigner.from_settings(settings)
     secret = settings.provider_webhook_secret
     simulator = {SIMULATOR_SECRET_VARIABLE: secret.get_secret_value()} if secret else {}
     accounts = WebhookAccounts({**simulator, **variables}, fetch_from_sns, utc_now)
-    inbox = EventInbox(S3ObjectStore.from_settings(settings), utc_now, inbox_limits)
+    store = S3ObjectStore.from_settings(settings)
+    inbox = EventInbox(store, utc_now, inbox_limits)
     engine = create_oltp_engine(settings.postgres_url.get_secret_value())
     try:
-        page = UnsubscribePage(signer.verify, PostgresSuppressions(engine), inbox, utc_now)
-        yield create_app(EventReceiver(accounts, inbox, utc_now, request_limits), page, inbox)
+        mailed = ManifestAddresses(store, PostgresManifestStore(engine).find)
+        page = UnsubscribePage(signer.verify, PostgresSuppressions(engine), mailed, inbox, utc_now)
+        receiver = EventReceiver(accounts, inbox, utc_now, request_limits)
+        receiver.connections = counts or receiver.connections
+        yield create_app(receiver, page, inbox)
     finally:
         engine.dispose()
 
 
 class _Server(uvicorn.Server):
-    """A server that exits with 0 when it is told to stop."""
+    """A server that exits with 0 when it is asked to stop."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -92,7 +110,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    inbox, request = InboxLimits(), RequestLimits()
+    inbox, request, connections = InboxLimits(), RequestLimits(), ConnectionLimits()
     add("--host", default="127.0.0.1", help="put a TLS proxy in front for any other")
     add("--port", type=int, required=True)
     add("--share-port", action="store_true", help="let other receivers of this user listen on the same port")
@@ -101,6 +119,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--store-within-seconds", type=float, default=inbox.store_within_seconds)
     add("--maximum-body-bytes", type=int, default=request.body_bytes)
     add("--read-within-seconds", type=float, default=request.read_within_seconds)
+    add("--head-within-seconds", type=float, default=connections.head_within_seconds)
+    add(
+        "--connections-per-peer", type=int, default=connections.connections_per_peer, help="or requests, behind a proxy"
+    )
     add("--exit-with-parent", action="store_true", help="stop when the process that started this one ends")
     return parser.parse_args(arguments)
 
@@ -127,7 +149,7 @@ def listen(host: str, port: int, *, share_port: bool) -> socket.socket:
 
 
 def serve(options: argparse.Namespace, original_parent: int) -> None:
-    """Serve until told to stop.
+    """Serve until asked to stop.
 
     Raises:
         ConfigurationError: a setting is missing or wrong.
@@ -141,9 +163,18 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
     request_limits = RequestLimits(
         body_bytes=options.maximum_body_bytes, read_within_seconds=options.read_within_seconds
     )
-    with open_app(Settings.load(), os.environ, inbox_limits, request_limits) as app:
+    settings = Settings.load()
+    limits = ConnectionLimits(
+        head_within_seconds=options.head_within_seconds,
+        connections_per_peer=options.connections_per_peer,
+        trusted_proxies=trusted_networks(settings.receiver_trusted_proxies),
+    )
+    counts = ConnectionCounts()
+    with open_app(settings, os.environ, inbox_limits, request_limits, counts) as app:
         config = uvicorn.Config(
-            app,
+            ClientBound(app, limits),
+            http=bounded_protocol(limits, counts),
+            ws="none",
             host=options.host,
             port=options.port,
             lifespan="on",
@@ -154,7 +185,6 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
             log_level="warning",
             backlog=1024,
             limit_concurrency=MAXIMUM_CONNECTIONS,
-            h11_max_incomplete_event_size=64 * 1024,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=20,
         )
@@ -166,7 +196,7 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
+    """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
     original_parent = os.getppid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "botocore", "boto3"):

@@ -11,6 +11,7 @@ request would make S3 the limit. While all uploads are busy, the waiting bodies 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from email_platform.domain.ports import Clock, ObjectStore
 from email_platform.domain.storage_layout import event_inbox_key
 from email_platform.errors import EmailPlatformError, PartUnavailableError
 from email_platform.events.received import ReceivedBody, to_parquet
+
+_logger = logging.getLogger("email_platform.receiver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,9 @@ class EventInbox:
             self.stored_objects += 1
             self.stored_bodies += len(batch)
         except EmailPlatformError as error:
-            failure = str(error)
+            # The text names the object, so it goes to the log alone: refusals are counted by their reason.
+            _logger.warning("the bucket did not take a batch of events: %s", error)
+            failure = "the bucket did not take the events"
         except Exception as error:
             failure = f"the bucket did not take the events: {type(error).__name__}"
         finally:

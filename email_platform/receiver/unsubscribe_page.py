@@ -1,26 +1,35 @@
 """The page behind every unsubscribe link, and the one-click POST of RFC 8058.
 
 Invariant: a GET changes nothing (link scanners fetch every link of a mail); a POST answers 2xx only when the
-unsubscription is durable: in PostgreSQL, or, while PostgreSQL is away, as an event in the inbox that becomes
-a suppression as soon as it is staged. It needs no cookie, no login and no redirect (RFC 8058, section 3.1).
+suppression of the address that was mailed is durable: in PostgreSQL, or, while PostgreSQL is away, as an event in the
+inbox that holds the address and becomes a suppression as soon as it is staged. Anything less is a 5xx, after which a
+one-click client tries again, and says what happened. It needs no cookie, no login and no redirect (RFC 8058,
+section 3.1).
+
+The address is the manifest's, whatever became of the lead since; the lead's address of today is suppressed as well.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from email_platform.content.unsubscribe import InvalidUnsubscribeTokenError, Unsubscription
+from email_platform.domain.addresses import normalised_address
 from email_platform.domain.ports import Clock
 from email_platform.errors import EmailPlatformError
 from email_platform.events.formats.platform import unsubscribed_body
+from email_platform.events.mailed import MailedAddresses
 from email_platform.events.received import ReceivedBody
 from email_platform.events.suppression import SuppressionRequest, SuppressionStore
 from email_platform.receiver.inbox_writer import EventInbox
+
+_logger = logging.getLogger("email_platform.receiver")
 
 _HEADERS = {
     "cache-control": "no-store",
@@ -46,10 +55,12 @@ class UnsubscribePage:
 
     Attributes:
         verify: what a token says (`UnsubscribeSigner.verify`).
+        mailed: finds the address that was mailed.
     """
 
     verify: Callable[[str], Unsubscription]
     suppressions: SuppressionStore
+    mailed: MailedAddresses
     inbox: EventInbox
     clock: Clock
 
@@ -69,31 +80,69 @@ class UnsubscribePage:
             unsubscription = self.verify(request.path_params["token"])
         except InvalidUnsubscribeTokenError:
             return _invalid()
-        kept = await asyncio.gather(
-            self._suppress(unsubscription), self._keep_event(unsubscription), return_exceptions=True
+        mailed, present = await asyncio.gather(
+            self._found(lambda: self._mailed(unsubscription)), self._found(lambda: self._present(unsubscription))
         )
-        unexpected = [one for one in kept if isinstance(one, BaseException) and not isinstance(one, EmailPlatformError)]
-        if len([one for one in kept if isinstance(one, BaseException)]) == len(kept):
-            if unexpected:
-                raise unexpected[0]
-            return _page("Not yet", "<p>Please try again in a minute.</p>" + _BUTTON, status_code=503)
+        # The mailed one first: where the other differs, it is one more.
+        addresses = list(dict.fromkeys([*(mailed or ()), *(present or ())]))
+        is_durable = await self._keep(unsubscription, addresses)
+        if mailed is None:
+            return _not_yet("We could not look up which address this mail went to.")
+        if not is_durable:
+            return _not_yet("We could not store it.")
+        if not addresses:
+            # The event is kept, and comes to an operator as unattributable when it is staged.
+            _logger.error("an unsubscription of campaign %d names nobody", unsubscription.campaign_id)
+            return _not_yet("We have kept your request, but do not find the address that this mail went to.")
         return _page("Done", "<p>You are unsubscribed from this sender.</p>", status_code=200)
 
-    async def _suppress(self, unsubscription: Unsubscription) -> None:
-        wanted = SuppressionRequest(
-            address="",
-            reason="unsubscribe",
-            source="one_click",
-            everywhere=False,
-            lead_id=unsubscription.lead_id,
-            sender_id=unsubscription.sender_id,
-            campaign_id=unsubscription.campaign_id,
-        )
-        await asyncio.to_thread(self.suppressions.add, [wanted])
+    async def _found(self, look_up: Callable[[], Sequence[str]]) -> Sequence[str] | None:
+        """What was found; None where nobody can know now."""
+        try:
+            return await asyncio.to_thread(look_up)
+        except EmailPlatformError:
+            return None
 
-    async def _keep_event(self, unsubscription: Unsubscription) -> None:
+    def _mailed(self, unsubscription: Unsubscription) -> Sequence[str]:
+        found = self.mailed.of_lead(unsubscription.campaign_id, unsubscription.lead_id)
+        return [normalised_address(one.address) for one in found]
+
+    def _present(self, unsubscription: Unsubscription) -> Sequence[str]:
+        return list(self.suppressions.present_addresses([unsubscription.lead_id]).values())
+
+    async def _keep(self, unsubscription: Unsubscription, addresses: Sequence[str]) -> bool:
+        """Whether one of the two places has it now."""
+        kept = await asyncio.gather(
+            self._suppress(unsubscription, addresses),
+            self._keep_event(unsubscription, addresses),
+            return_exceptions=True,
+        )
+        unexpected = [one for one in kept if isinstance(one, BaseException) and not isinstance(one, EmailPlatformError)]
+        is_durable = any(not isinstance(one, BaseException) for one in kept)
+        if unexpected and not is_durable:
+            raise unexpected[0]
+        return is_durable
+
+    async def _suppress(self, unsubscription: Unsubscription, addresses: Sequence[str]) -> None:
+        wanted = [
+            SuppressionRequest(
+                address=address,
+                reason="unsubscribe",
+                source="one_click",
+                everywhere=False,
+                lead_id=unsubscription.lead_id,
+                sender_id=unsubscription.sender_id,
+                campaign_id=unsubscription.campaign_id,
+            )
+            for address in addresses or [""]
+        ]
+        await asyncio.to_thread(self.suppressions.add, wanted)
+
+    async def _keep_event(self, unsubscription: Unsubscription, addresses: Sequence[str]) -> None:
         now = self.clock()
-        body = unsubscribed_body(unsubscription.campaign_id, unsubscription.lead_id, unsubscription.sender_id, now)
+        body = unsubscribed_body(
+            unsubscription.campaign_id, unsubscription.lead_id, unsubscription.sender_id, now, addresses
+        )
         await self.inbox.keep(ReceivedBody("platform", "default", now, "", body))
 
 
@@ -101,6 +150,13 @@ def _invalid() -> Response:
     return _page(
         "This link does not work", "<p>It is incomplete or too old. Please use the link in a newer mail.</p>", 404
     )
+
+
+def _not_yet(what_happened: str) -> Response:
+    again = "<p>You are not unsubscribed yet. Please try again in a minute.</p>"
+    answer = _page("Not yet", f"<p>{what_happened}</p>{again}{_BUTTON}", status_code=503)
+    answer.headers["retry-after"] = "60"
+    return answer
 
 
 def _page(title: str, content: str, status_code: int) -> Response:

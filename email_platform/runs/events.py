@@ -6,15 +6,19 @@ good by the next one, whoever makes it. Suppressions come first: they are durabl
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
 from email_platform.domain.ports import Clock, ObjectStore, Warehouse
-from email_platform.events.inbox import EventIntake, StagingReport, stage_inbox
+from email_platform.errors import PartUnavailableError
+from email_platform.events.inbox import EventIntake, StagingReport, SuppressionPolicy, stage_inbox
 from email_platform.runs.guard import (
+    Feedback,
     FeedbackCounts,
     GuardAlert,
     GuardLimits,
@@ -25,6 +29,8 @@ from email_platform.runs.guard import (
 from email_platform.runs.load import LoadReport, load_staged
 from email_platform.runs.parts import Parts
 from email_platform.runs.unknown import resolve_unknown_by_evidence, unknown_messages
+
+_logger = logging.getLogger(__name__)
 
 
 class EventWarehouse(Warehouse, FeedbackCounts, Protocol):
@@ -40,7 +46,8 @@ class EventParts:
     """What a pass needs beside a campaign's `Parts`.
 
     Attributes:
-        alert: tells one alert; PartUnavailableError where nobody took it.
+        alert: sends one alert; PartUnavailableError where nobody took it.
+        policy: how suppressions follow from events.
     """
 
     store: ObjectStore
@@ -49,6 +56,7 @@ class EventParts:
     limits: GuardLimits
     alert: Callable[[GuardAlert], None]
     clock: Clock
+    policy: SuppressionPolicy = field(default_factory=SuppressionPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +92,14 @@ def take_in_events(events: EventParts, parts: Parts, warehouse: EventWarehouse) 
         PartUnavailableError: a part is away; what was done stays done, the rest is the next pass's.
     """
     began_seconds = time.monotonic()
-    staged = stage_inbox(events.store, events.intake, events.clock)
+    staged = stage_inbox(events.store, events.intake, events.clock, policy=events.policy)
+    for notice in staged.notices:
+        _logger.error("%s", notice)
+        with suppress(PartUnavailableError):  # it stands in the log and among the events
+            events.alert(GuardAlert(0, notice, Feedback()))
     loaded = load_staged(parts.register, warehouse)
     resolved = resolve_unknown_calls(parts, warehouse)
-    if resolved.recipients:  # their chunks are staged anew
+    if resolved.recipients:  # their chunks are staged again
         loaded = loaded.and_then(load_staged(parts.register, warehouse))
     guarded = guard_campaigns(
         events.guard,
@@ -102,7 +114,7 @@ def take_in_events(events: EventParts, parts: Parts, warehouse: EventWarehouse) 
 def resolve_unknown_calls(parts: Parts, warehouse: EventWarehouse) -> UnknownResolved:
     """Settle every unknown call of which the warehouse holds an event.
 
-    Asked anew at each pass and not event by event: an event may come before its call counts as unknown.
+    Asked again at each pass and not event by event: an event may come before its call counts as unknown.
     """
     report = UnknownResolved()
     for campaign_id in parts.ledger.campaigns_with_unknown():

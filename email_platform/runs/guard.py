@@ -1,4 +1,4 @@
-"""Stops a campaign that would cost its sender's reputation: too many hard bounces or complaints.
+"""Stops a campaign that would cost its sender's reputation: too many hard bounces, complaints or blocks.
 
 Invariant: a campaign is stopped once for the same numbers. What was counted when it was stopped, or since then
 while it stood still, is what an operator has seen who resumes it: the zero point from which it is judged again.
@@ -26,6 +26,7 @@ class GuardLimits:
     Attributes:
         bounce_rate: hard bounces per accepted message.
         complaint_rate: complaints per accepted message.
+        blocked_rate: refusals for reputation, content or policy per accepted message: the sender is in trouble.
         minimum_accepted: below this sample nothing is concluded.
         minimum_events: nor from fewer bounces, or complaints, than this: one complaint of 200 is above 0.3 %.
     """
@@ -34,19 +35,26 @@ class GuardLimits:
     complaint_rate: float = 0.003
     minimum_accepted: int = 200
     minimum_events: int = 3
+    blocked_rate: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """Distinct messages of one campaign: accepted by the provider, bounced hard, complained about."""
+    """Distinct messages of one campaign: accepted by the provider, bounced hard, complained about, blocked."""
 
     accepted: int = 0
     bounced: int = 0
     complained: int = 0
+    blocked: int = 0
 
     def since(self, seen: Feedback) -> Feedback:
         """What came after it was seen."""
-        return Feedback(self.accepted - seen.accepted, self.bounced - seen.bounced, self.complained - seen.complained)
+        return Feedback(
+            self.accepted - seen.accepted,
+            self.bounced - seen.bounced,
+            self.complained - seen.complained,
+            self.blocked - seen.blocked,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +89,17 @@ class GuardAlert:
             "accepted": self.feedback.accepted,
             "bounced": self.feedback.bounced,
             "complained": self.feedback.complained,
+            "blocked": self.feedback.blocked,
         }
 
 
 class FeedbackCounts(Protocol):
     """Counts of the warehouse."""
 
-    def feedback_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, tuple[int, int]]:
-        """Distinct messages that bounced hard and that were complained about; campaigns without any are left out."""
+    def feedback_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, tuple[int, ...]]:
+        """Distinct messages that bounced hard, were complained about, and were blocked; campaigns without any are
+        left out.
+        """
         ...
 
 
@@ -139,6 +150,7 @@ def breach(limits: GuardLimits, new: Feedback) -> str | None:
     measures = (
         ("bounced hard", new.bounced, limits.bounce_rate),
         ("were complained about", new.complained, limits.complaint_rate),
+        ("were blocked for reputation, content or policy", new.blocked, limits.blocked_rate),
     )
     passed = [
         f"{count:,} of {new.accepted:,} messages {what} ({count / new.accepted:.2%}; the limit is {limit:.2%})"

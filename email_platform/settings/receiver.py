@@ -17,12 +17,14 @@ class ReceiverSettings(BaseModel):
 
     Attributes:
         receiver_url: where this machine reaches the receiver of events; None where nobody needs to.
+        receiver_trusted_proxies: addresses or networks, with commas between them, whose X-Forwarded-For is believed.
         receiver_processes: how many embedded receivers share `receiver_port`.
         public_base_url: where recipients reach the unsubscribe page, by default `receiver_url`; no slash at the end.
         unsubscribe_secret: signs the links in it.
     """
 
     receiver_url: HttpUrl | None = None
+    receiver_trusted_proxies: str = ""
     receiver_processes: Annotated[int, Field(ge=1, le=64)] = 1
     receiver_port: Port = 18080
     public_base_url: HttpUrl = "http://127.0.0.1:18080"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -19,9 +19,11 @@ class SendingSettings(BaseModel):
         stall_seconds: a campaign without progress for so long is resumed.
         content_error_share, content_error_minimum: a campaign is paused before its first call where more than this
             share of its recipients, and at least so many, cannot be rendered.
-        guard_bounce_rate, guard_complaint_rate: shares of the accepted messages at which a campaign is paused.
+        guard_bounce_rate, guard_complaint_rate, guard_blocked_rate: shares of the accepted messages at which a campaign
+            is paused.
         guard_minimum_accepted, guard_minimum_events: below this sample, or from fewer bounces or complaints, nothing
             is concluded.
+        complaint_scope: for whom a complaint suppresses an address: ``sender`` (whose mail it was) or ``everyone``.
         alert_webhook_url: where alerts are POSTed as JSON with a ``text``; a credential. None: the log alone.
     """
 
@@ -33,6 +35,8 @@ class SendingSettings(BaseModel):
     content_error_minimum: PositiveInt = 20
     guard_bounce_rate: Share = 0.05
     guard_complaint_rate: Share = 0.003
+    guard_blocked_rate: Share = 0.05
     guard_minimum_accepted: PositiveInt = 200
     guard_minimum_events: PositiveInt = 3
+    complaint_scope: Literal["sender", "everyone"] = "sender"
     alert_webhook_url: WebhookUrl | None = None

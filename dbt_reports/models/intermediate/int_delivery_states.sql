@@ -22,7 +22,7 @@ with events_of_deliveries as (
         max(event_rank) as status_rank,
         argMax(multiIf(type = 'bounced', concat('bounced_', subtype), type = 'accepted', 'sent', type), (event_rank, event_at)) as event_status,
         argMax(event_at, (event_rank, event_at)) as status_at,
-        argMax(if(event_rank in (20, 30, 80, 90, 100), details, ''), (event_rank, event_at)) as details,
+        argMax(if(event_rank in (20, 30, 45, 80, 90, 100), details, ''), (event_rank, event_at)) as details,
         minOrNullIf(event_at, type = 'delivered') as delivered_at,
         minOrNullIf(event_at, type = 'opened') as opened_at,
         minOrNullIf(event_at, type = 'clicked') as clicked_at,

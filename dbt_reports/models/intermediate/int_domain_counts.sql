@@ -15,7 +15,7 @@ with deliveries as (
     select
         *,
         multiIf(
-            status in ('bounced_hard', 'bounced_soft'), toString(status),
+            status in ('bounced_hard', 'bounced_soft', 'blocked'), toString(status),
             status != 'rejected', '',
             outcome = 'rejected', 'rejected',
             'rejected_later'

@@ -123,6 +123,7 @@ select
     delivered,
     bounced_hard,
     bounced_soft,
+    blocked,
     rejected_later,
     complained,
     opened,
@@ -134,7 +135,7 @@ select
     duration_seconds,
     accepted / nullIf(duration_seconds, 0) * 60 as emails_per_minute,
     accepted / nullIf(accepted + rejected + unknown + abandoned, 0) as accepted_rate,
-    delivered / nullIf(delivered + bounced_hard + bounced_soft + rejected_later, 0) as delivered_rate,
+    delivered / nullIf(delivered + bounced_hard + bounced_soft + blocked + rejected_later, 0) as delivered_rate,
     finished_at,
     snapshot_at
 from joined

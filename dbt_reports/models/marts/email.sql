@@ -8,7 +8,7 @@ select
     deliveries.email as email,
     ifNull(campaigns.subject, '') as subject,
     toLowCardinality(multiIf(
-        deliveries.status in ('bounced_hard', 'bounced_soft'), 'bounced',
+        deliveries.status in ('bounced_hard', 'bounced_soft', 'blocked'), 'bounced',
         deliveries.status in ('rejected', 'abandoned'), 'failed',
         deliveries.status = 'unknown', 'unknown',
         'sent'

@@ -127,8 +127,8 @@ class ClickHouseWarehouse:
         )
         return dict.fromkeys(EXCLUSION_REASONS, 0) | {str(reason): int(count) for reason, count in rows}
 
-    def feedback_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, tuple[int, int]]:
-        """Distinct messages that bounced hard, and that were complained about, by campaign.
+    def feedback_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, tuple[int, ...]]:
+        """Distinct messages that bounced hard, that were complained about, and that were blocked, by campaign.
 
         Reads the campaigns' own ranges of the key; campaigns without any are left out.
         """
@@ -137,19 +137,20 @@ class ClickHouseWarehouse:
             select
                 campaign_id,
                 uniqExactIf(message, type = 'bounced') as bounced,
-                uniqExactIf(message, type = 'complained') as complained
+                uniqExactIf(message, type = 'complained') as complained,
+                uniqExactIf(message, type = 'blocked') as blocked
             from
             (
                 select campaign_id, type, if(message_id = '', event_key, message_id) as message
                 from event
                 where campaign_id in {campaign_ids:Array(Int64)}
-                    and ((type = 'bounced' and subtype = 'hard') or type = 'complained')
+                    and ((type = 'bounced' and subtype = 'hard') or type in ('complained', 'blocked'))
             )
             group by campaign_id
             """,
             {"campaign_ids": list(campaign_ids)},
         )
-        return {int(campaign_id): (int(bounced), int(complained)) for campaign_id, bounced, complained in rows}
+        return {int(campaign_id): tuple(int(count) for count in counts) for campaign_id, *counts in rows}
 
     def reported_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
         """What the report `campaign_summary` says of these campaigns; those that it does not have are left out."""

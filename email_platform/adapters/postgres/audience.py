@@ -8,6 +8,7 @@ Python holds one batch at a time, whatever the audience's size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Engine,
     Select,
+    Subquery,
     Text,
     and_,
     case,
@@ -46,6 +48,8 @@ from email_platform.domain.addresses import (
 from email_platform.domain.manifest import CANDIDATE_SCHEMA, ExclusionReason
 from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
 from email_platform.errors import PartUnavailableError
+
+_logger = logging.getLogger(__name__)
 
 # Sorting 200,000 (id, address) pairs takes 17 MB; the default of 4 MB would spill them to disk.
 _WORK_MEMORY = "64MB"
@@ -94,6 +98,12 @@ class PostgresAudienceSource:
             connection.execute(text(f"set local work_mem = '{_WORK_MEMORY}'"))
             connection.execute(text("set local cursor_tuple_fraction = 1"))  # the cursor is read to its end
             connection.execute(text("set local jit = off"))
+            if respelled := connection.execute(select(func.count()).select_from(_respelled(condition))).scalar_one():
+                _logger.info(
+                    "%d addresses of the audience are written in another way than they are mailed: without what a "
+                    "spreadsheet left around them, and with their domain in ASCII",
+                    respelled,
+                )
             result = connection.execute(
                 candidates(condition, sender_id),
                 execution_options={"stream_results": True, "max_row_buffer": batch_rows},
@@ -102,6 +112,15 @@ class PostgresAudienceSource:
                 yield (_batch(rows) for rows in result.partitions(batch_rows))
             finally:
                 result.close()
+
+
+def _respelled(condition: Condition) -> Subquery:
+    """Leads whose address is not written as it is mailed."""
+    return (
+        select(lead.c.id)
+        .where(where_clause(condition, lead.c), lead.c.email != mailable_address_sql(lead.c.email))
+        .subquery("respelled")
+    )
 
 
 def candidates(condition: Condition, sender_id: int) -> Select[Any]:
@@ -122,6 +141,13 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
         .cte("considered")
         .prefix_with("materialized")  # or the planner computes the address once per mention
     )
+    # An opt-out belongs to the address, also where the lead that has it does not meet the condition.
+    opted_out = (
+        select(normalised_address_sql(lead.c.email).label("address"))
+        .where(lead.c.unsubscribed_at.is_not(None), lead.c.email.is_not(None))
+        .distinct()
+        .subquery("opted_out")
+    )
     # A join, since an `exists` over a large list is either probed or hashed as the planner guesses, and a guess of
     # too few rows costs a scan per lead.
     suppressed = (
@@ -136,11 +162,15 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
             considered.c.address,
             case(
                 (not_(considered.c.is_valid), _reason("invalid_address")),
-                (considered.c.unsubscribed_at.is_not(None), _reason("unsubscribed")),
+                (
+                    or_(considered.c.unsubscribed_at.is_not(None), opted_out.c.address.is_not(None)),
+                    _reason("unsubscribed"),
+                ),
                 (suppressed.c.address.is_not(None), _reason("suppressed")),
                 (considered.c.is_unreadable, _reason("unreadable")),
             ).label("reason"),
         )
+        .outerjoin(opted_out, opted_out.c.address == considered.c.address)
         .outerjoin(suppressed, suppressed.c.address == considered.c.address)
         .subquery("reasoned")
     )
@@ -158,7 +188,11 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
     return (
         select(
             lead.c.id.label("lead_id"),
-            func.btrim(lead.c.email, " ").label("email"),
+            # As it is mailed; of a lead that is left out, as it is written, so that somebody can find and mend it.
+            case(
+                (judged.c.reason.is_(None), mailable_address_sql(lead.c.email)),
+                else_=func.btrim(lead.c.email, " "),
+            ).label("email"),
             lead.c.first_name,
             lead.c.last_name,
             lead.c.country,
@@ -180,18 +214,23 @@ def _reason(reason: ExclusionReason) -> ColumnElement[str]:
 
 
 def normalised_address_sql(email: ColumnElement[Any]) -> ColumnElement[str]:
-    """`email_platform.domain.addresses.normalised_address` in SQL."""
-    return func.lower(collate(func.btrim(email, " "), "C"), type_=Text())
+    """`email_platform.domain.addresses.normalised_address` in SQL: a function that a migration makes."""
+    return collate(func.email_address_key(email, type_=Text()), "C")
+
+
+def mailable_address_sql(email: ColumnElement[Any]) -> ColumnElement[str]:
+    """`email_platform.domain.addresses.mailable_address` in SQL: a function that a migration makes."""
+    return func.mailable_email_address(email, type_=Text())
 
 
 def is_valid_address_sql(email: ColumnElement[Any]) -> ColumnElement[bool]:
     """`email_platform.domain.addresses.is_valid_address` in SQL; null where the address is null."""
-    trimmed = func.btrim(email, " ", type_=Text())
+    mailable = mailable_address_sql(email)
     return and_(
-        func.char_length(trimmed) <= MAX_ADDRESS_CHARACTERS,
-        func.strpos(trimmed, "@") <= MAX_LOCAL_CHARACTERS + 1,
-        trimmed.regexp_match(ADDRESS_PATTERN),
-        ~trimmed.regexp_match(LONG_LABEL_PATTERN),
+        func.char_length(mailable) <= MAX_ADDRESS_CHARACTERS,
+        func.strpos(mailable, "@") <= MAX_LOCAL_CHARACTERS + 1,
+        mailable.regexp_match(ADDRESS_PATTERN),
+        ~mailable.regexp_match(LONG_LABEL_PATTERN),
     )
 
 

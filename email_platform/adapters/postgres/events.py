@@ -32,44 +32,64 @@ _COLUMNS = (
 )
 _SUPPRESSIONS = select(*_COLUMNS)
 
-# The sender of an unsubscription: said by the page's token, else that of the campaign, also of a deleted one.
-# The strongest reason names a row where several requests meet; a row that is there keeps its first reason.
-_SUPPRESS = text("""
-    insert into suppression (address, sender_id, reason, source, created_at)
-    select distinct on (address, sender_id) address, sender_id, reason, source, coalesce(created_at, now())
+# Each request asks for the address that was mailed and, where it names a lead, for the lead's of today. The sender is
+# said by the page's token, else that of the campaign, also of a deleted one; none known means every sender.
+_RESOLVED = """
+    select address.one as address, request.*
     from (
         select
-            coalesce(nullif(r.address, ''), lower(btrim(lead.email))) as address,
+            r.*,
             case when not r.everywhere
                 then coalesce(named.id, campaign.sender_id, frozen.id)
-            end as sender_id,
-            r.reason,
-            r.source,
-            r.created_at
+            end as for_sender_id
         from jsonb_to_recordset(cast(:requests as jsonb)) as r (
             address text, reason text, source text, everywhere boolean,
             lead_id bigint, sender_id bigint, campaign_id bigint, created_at timestamptz
         )
-        left join lead on lead.id = r.lead_id
         left join sender as named on named.id = r.sender_id
         left join campaign on campaign.id = r.campaign_id
         left join campaign_manifest as manifest on manifest.campaign_id = r.campaign_id
         left join sender as frozen on frozen.id = cast(manifest.sender ->> 'sender_id' as bigint)
-    ) as resolved
-    where address <> ''
+    ) as request (mailed, reason, source, everywhere, lead_id, sender_id, campaign_id, created_at, for_sender_id)
+    left join lead on lead.id = request.lead_id
+    cross join lateral (values (request.mailed), (email_address_key(lead.email))) as address (one)
+    where address.one <> ''
+"""
+# The strongest reason names a row where several requests meet; a row that is there keeps its first reason.
+_SUPPRESS = text(f"""
+    insert into suppression (address, sender_id, reason, source, created_at)
+    select distinct on (address, for_sender_id) address, for_sender_id, reason, source, coalesce(created_at, now())
+    from ({_RESOLVED}) as resolved
     order by
         address,
-        sender_id,
-        array_position(array['complaint', 'hard_bounce', 'unsubscribe', 'manual'], reason)
+        for_sender_id,
+        array_position(array['complaint', 'hard_bounce', 'unsubscribe', 'manual'], reason),
+        created_at
     on conflict (address, sender_id) do nothing
+""")  # noqa: S608  (constants)
+_LIFT = text(f"""
+    delete from suppression using ({_RESOLVED}) as resolved
+    where suppression.address = resolved.address
+        and suppression.sender_id is not distinct from resolved.for_sender_id
+        and suppression.reason = resolved.reason
+        and suppression.created_at <= resolved.created_at
+""")  # noqa: S608  (constants)
+_PRESENT = text("""
+    select id, email_address_key(email) as address
+    from lead
+    where id = any(:lead_ids) and email_address_key(email) <> ''
 """)
 
-
-# Arrays and not joins: whatever the planner guesses, each is an index lookup an element.
+# Arrays and not joins: whatever the planner guesses, each is an index lookup an element. An opt-out belongs to the
+# address, whichever lead has it.
 _SUPPRESSED = text("""
-    select null as lead_id, address, reason
+    select cast(null as bigint) as lead_id, address, reason
     from suppression
     where address = any(:addresses) and (sender_id is null or sender_id = :sender_id)
+    union all
+    select null, email_address_key(email), 'unsubscribe'
+    from lead
+    where unsubscribed_at is not null and email_address_key(email) = any(:addresses)
     union all
     select id, null, 'unsubscribe' from lead where id = any(:lead_ids) and unsubscribed_at is not null
 """)
@@ -81,11 +101,15 @@ def _suppression(row: Row[Any]) -> Suppression:
 
 def _suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
     added = 0
-    # One order for every writer, or two batches with the same addresses could wait for each other.
-    waiting = iter(sorted(requests, key=lambda one: (one.address, one.lead_id)))
-    while group := list(islice(waiting, REQUESTS_PER_STATEMENT)):
-        document = orjson.dumps([_without_nul(asdict(one)) for one in group]).decode()
-        added += connection.execute(_SUPPRESS, {"requests": document}).rowcount
+    # One order for every writer, or two batches with the same addresses could wait for each other. What lifts comes
+    # last: a complaint and its withdrawal may lie in one batch.
+    ordered = sorted(requests, key=lambda one: (one.lifts, one.address, one.lead_id))
+    for statement, is_lift in ((_SUPPRESS, False), (_LIFT, True)):
+        waiting = (one for one in ordered if one.lifts == is_lift)
+        while group := list(islice(waiting, REQUESTS_PER_STATEMENT)):
+            document = orjson.dumps([_without_nul(asdict(one)) for one in group]).decode()
+            changed = connection.execute(statement, {"requests": document}).rowcount
+            added += 0 if is_lift else changed
     return added
 
 
@@ -117,6 +141,12 @@ class PostgresSuppressions:
                 for lead_id in [row.lead_id] if row.address is None else leads_of[row.address]:
                     reasons[lead_id] = row.reason
         return reasons
+
+    def present_addresses(self, lead_ids: Sequence[int]) -> Mapping[int, str]:
+        """The addresses that these leads have now; see the Protocol."""
+        with oltp_transaction(self._engine) as connection:
+            rows = connection.execute(_PRESENT, {"lead_ids": list(lead_ids)})
+            return {row.id: row.address for row in rows}
 
     def all(self) -> Iterator[Suppression]:
         """Every suppression, by address, streamed."""

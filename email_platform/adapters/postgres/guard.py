@@ -40,6 +40,7 @@ class PostgresGuardRegister:
                 func.coalesce(guard.accepted, 0).label("accepted"),
                 func.coalesce(guard.bounced, 0).label("bounced"),
                 func.coalesce(guard.complained, 0).label("complained"),
+                func.coalesce(guard.blocked, 0).label("blocked"),
                 func.coalesce(stands_stopped, false()).label("stands_stopped"),
             )
             .outerjoin(campaign_guard, guard.campaign_id == campaign.c.id)
@@ -58,7 +59,7 @@ class PostgresGuardRegister:
                     row.id,
                     row.name,
                     CampaignStatus(row.status),
-                    Feedback(row.accepted, row.bounced, row.complained),
+                    Feedback(row.accepted, row.bounced, row.complained, row.blocked),
                     row.stands_stopped,
                 )
                 for row in connection.execute(statement)
@@ -71,6 +72,7 @@ class PostgresGuardRegister:
             accepted=feedback.accepted,
             bounced=feedback.bounced,
             complained=feedback.complained,
+            blocked=feedback.blocked,
             reason=reason,
             stopped_at=func.clock_timestamp(),
         )
@@ -85,6 +87,7 @@ class PostgresGuardRegister:
                         "accepted": new.accepted,
                         "bounced": new.bounced,
                         "complained": new.complained,
+                        "blocked": new.blocked,
                         "reason": new.reason,
                         "stopped_at": new.stopped_at,
                         "alerted_at": None,
@@ -104,7 +107,12 @@ class PostgresGuardRegister:
             connection.execute(
                 update(campaign_guard)
                 .where(guard.campaign_id == campaign_id, still.exists())
-                .values(accepted=feedback.accepted, bounced=feedback.bounced, complained=feedback.complained)
+                .values(
+                    accepted=feedback.accepted,
+                    bounced=feedback.bounced,
+                    complained=feedback.complained,
+                    blocked=feedback.blocked,
+                )
             )
 
     def unsent_alerts(self) -> Sequence[GuardAlert]:
@@ -117,6 +125,7 @@ class PostgresGuardRegister:
                 guard.accepted,
                 guard.bounced,
                 guard.complained,
+                guard.blocked,
                 campaign.c.name,
                 campaign.c.status,
             )
@@ -129,7 +138,7 @@ class PostgresGuardRegister:
                 GuardAlert(
                     row.campaign_id,
                     f"campaign {row.campaign_id} {row.name!r} is {row.status}: {row.reason}",
-                    Feedback(row.accepted, row.bounced, row.complained),
+                    Feedback(row.accepted, row.bounced, row.complained, row.blocked),
                 )
                 for row in connection.execute(statement)
             ]

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Connection,
     DateTime,
     Float,
     ForeignKey,
@@ -23,11 +24,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     false,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from email_platform.adapters.postgres.address_functions import address_functions
 
 metadata = MetaData(
     naming_convention={
@@ -81,13 +85,19 @@ lead = Table(
     Column("attributes", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("unsubscribed_at", DateTime(timezone=True)),
     _created_at(),
+    # Who opted out, by address: an opt-out belongs to the address, whichever lead it is.
+    Index(
+        "ix_lead_unsubscribed_address",
+        text("email_address_key(email)"),
+        postgresql_where=text("unsubscribed_at is not null"),
+    ),
 )
 
 suppression = Table(
     "suppression",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    Column("address", Text, nullable=False),  # lower case, trimmed
+    Column("address", Text, nullable=False),  # as `normalised_address` gives it
     Column("sender_id", BigInteger, ForeignKey("sender.id")),  # null: suppressed for every sender
     Column("reason", Text, nullable=False),
     Column("source", Text, nullable=False),
@@ -230,6 +240,7 @@ campaign_guard = Table(
     Column("accepted", BigInteger, nullable=False),
     Column("bounced", BigInteger, nullable=False),
     Column("complained", BigInteger, nullable=False),
+    Column("blocked", BigInteger, nullable=False, server_default="0"),
     Column("reason", Text, nullable=False),
     Column("stopped_at", DateTime(timezone=True), nullable=False),
     Column("alerted_at", DateTime(timezone=True)),  # null: nobody has taken the alert yet
@@ -256,3 +267,11 @@ provider_rate_flow = Table(
     Column("due_at", DateTime(timezone=True), nullable=False),
     Column("seen_at", DateTime(timezone=True), nullable=False),  # when it last asked; an active campaign asks often
 )
+
+
+@event.listens_for(metadata, "before_create")
+def _make_functions(target: MetaData, connection: Connection, **_: object) -> None:
+    """An index uses a function: whoever creates the tables without a migration needs it too."""
+    schema: str = connection.exec_driver_sql("select quote_ident(current_schema())").scalar_one()
+    for statement in address_functions(schema):
+        connection.execute(text(statement))

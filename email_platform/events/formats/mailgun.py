@@ -1,10 +1,32 @@
 """Mailgun's webhooks: ``{"signature": {...}, "event-data": {...}}``.
 
-Sources: "Webhook Payloads" and "Events" (Event structure). ``event-data.id`` is unique within a day and
-account and repeats with a retry; together with the event's name it is the id. A failure is ``severity``
-"permanent" or "temporary"; a temporary one is tried again by Mailgun (so it is a delay, with the reason), and
-a permanent one with ``reason`` "suppress-bounce", "suppress-unsubscribe" or "suppress-complaint" was never
-tried. Our ids come back in ``user-variables``.
+Sources, in Mailgun's documentation: "Webhook Payloads", "Events" (Event structure, Event types), "Bounces" ("permanent
+recipient mailbox errors such as non-existent mailbox. Soft bounces … and other failures (for example, ESP rejects an
+email because it thinks it is spam) are not added"). ``event-data.id`` is unique within a day and account and repeats
+with a retry; together with the event's name it is the id. Our ids come back in ``user-variables``.
+
+| event, severity, reason | read as | suppressed |
+| --- | --- | --- |
+| failed, any, old | bounced, soft: Mailgun gave up after trying for too long | no |
+| failed, temporary, any other (generic, greylisted, espblock) | delayed: Mailgun tries again | |
+| failed, permanent, suppress-bounce, suppress-unsubscribe, suppress-complaint; code 605, 606, 607 | rejected: \
+Mailgun's own \
+list, nothing was tried | no |
+| failed, permanent, espblock | blocked | no |
+| failed, permanent, bounce | bounced, hard; soft where bounce-type is "soft"; blocked or soft where the status \
+code says \
+that the address is good | where hard |
+| failed, permanent, generic or any other | bounced, soft; hard or blocked only where the status code says so | \
+where hard |
+| rejected | rejected, with reject.reason | no |
+| complained, unsubscribed | complained, unsubscribed | by the setting; for the sender |
+| accepted, delivered, opened, clicked | the same | |
+
+A ``rejected`` event may lack ``recipient``: then it is read from the message's To.
+
+Where django-anymail 13 differs: it reports every permanent failure as "bounced", also espblock and those of
+Mailgun's own lists;
+Mailgun itself keeps a block off its bounce list. It takes signature.token as the id, which a forged body may share.
 
 Invariant: as in `email_platform.events.normalising`.
 """
@@ -15,6 +37,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from email_platform.events.event import Event, EventType, canonical_message_id, carried_campaign_id
+from email_platform.events.formats.diagnosis import HARD, SOFT, Verdict, diagnose, verdict_on_failure
 from email_platform.events.formats.reading import (
     Notification,
     as_object,
@@ -48,9 +71,11 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
     kind = _TYPE_OF.get(name, "other")
     reason = optional_text(document, "reason")
     subtype = name if kind == "other" else ""
-    if kind == "bounced":
-        kind, subtype = _failure(optional_text(document, "severity"), reason)
     status = optional_object(document, "delivery-status")
+    if kind == "bounced":
+        kind, subtype = _failure(optional_text(document, "severity"), reason, status)
+    elif kind == "rejected":
+        subtype = optional_text(optional_object(document, "reject"), "reason")
     variables = optional_object(document, "user-variables")
     client = optional_object(document, "client-info")
     headers = optional_object(optional_object(document, "message"), "headers")
@@ -58,7 +83,7 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
         event_id=f"{name}:{text(document, 'id')}",
         type=kind,
         subtype=subtype,
-        recipient=optional_text(document, "recipient") if kind == "other" else text(document, "recipient"),
+        recipient=optional_text(document, "recipient") or optional_text(headers, "to"),
         occurred_at=time_from_epoch(document.get("timestamp"), "timestamp"),
         campaign_id=carried_campaign_id(variables.get("campaign_id")),
         message_id=canonical_message_id(variables.get("message_id")),
@@ -74,13 +99,30 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
     )
 
 
-def _failure(severity: str, reason: str) -> tuple[EventType, str]:
+_SUPPRESSED_CODES: Mapping[str, str] = {
+    "605": "suppress-bounce",
+    "606": "suppress-unsubscribe",
+    "607": "suppress-complaint",
+}
+
+
+def _failure(severity: str, reason: str, status: Mapping[str, Any]) -> Verdict:
+    if reason == "old":
+        return SOFT
     if severity == "temporary":
         return "delayed", "temporary"
-    if reason.startswith("suppress-"):
-        return "rejected", reason
-    # "old": Mailgun gave up after trying for too long; the address may be good.
-    return "bounced", "soft" if reason == "old" else "hard"
+    code = optional_text(status, "code")
+    if reason.startswith("suppress-") or code in _SUPPRESSED_CODES:
+        return "rejected", reason if reason.startswith("suppress-") else _SUPPRESSED_CODES[code]
+    if reason == "espblock":
+        return "blocked", reason
+    answers = (optional_text(status, "enhanced-code"), optional_text(status, "message"))
+    if reason != "bounce":
+        otherwise = HARD if diagnose(*answers) == "dead" else SOFT
+        return verdict_on_failure(*answers, otherwise=otherwise, word=reason)
+    if optional_text(status, "bounce-type") == "soft":
+        return verdict_on_failure(*answers, otherwise=SOFT, word=reason)
+    return verdict_on_failure(*answers, otherwise=HARD, word=reason)
 
 
 def _bracketed(message_id: str) -> str:

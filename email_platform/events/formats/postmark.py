@@ -1,10 +1,37 @@
-"""Postmark's webhooks: one JSON object per event, told apart by ``RecordType``.
+"""Postmark's webhooks: one JSON object per event; ``RecordType`` says which.
 
-Sources: "Bounce webhook", "Spam complaint webhook", "Delivery webhook", "Open tracking webhook", "Click
-webhook", "Subscription change webhook", and the bounce types of the "Bounce API". A bounce or complaint has
-an ``ID``; the others have none, so theirs is derived. Our ids come back in ``Metadata``. The bounce's
-``Inactive`` says that Postmark itself stopped sending to the address: with HardBounce, BadEmailAddress and
-ManuallyDeactivated the address is dead; every other type is soft.
+Sources, in Postmark's developer documentation: "Bounce webhook", "Spam complaint webhook", "Delivery webhook", "Open
+tracking webhook", "Click webhook", "Subscription change webhook", and "Bounce types" of the "Bounce API". A bounce or
+complaint has an ``ID``; the others have none, so theirs is derived. Our ids come back in ``Metadata``.
+
+| bounce Type (code) | read as | suppressed |
+| --- | --- | --- |
+| HardBounce (1) | bounced, hard, unless the status code in Details says that the address is good | where hard |
+| BadEmailAddress (100000) | bounced, hard | for every sender |
+| SoftBounce (4096), DnsError (256), Unknown (2048) | bounced, soft | no |
+| Transient (2) | delayed: Postmark tries again | |
+| AutoResponder (64), AddressChange (128), ChallengeVerification (16384), OpenRelayTest (1024) | auto_replied: a \
+robot, no \
+bounce | no |
+| SpamNotification (512), VirusNotification (8192), Blocked (100006), DMARCPolicy (100009) | blocked | no |
+| ManuallyDeactivated (100002), Unconfirmed (100003), SMTPApiError (100007), TemplateRenderingFailed (100010) | \
+rejected: \
+Postmark's own list, or never tried | no |
+| InboundError (100008) | other | no |
+| one that Postmark invents later | bounced, soft | no |
+| Unsubscribe (16), Subscribe (32) | unsubscribed, resubscribed | for the sender |
+| SpamComplaint (100001), RecordType SpamComplaint | complained | by the setting |
+
+| SubscriptionChange | read as |
+| --- | --- |
+| SuppressSending false | resubscribed |
+| SuppressionReason ManualSuppression or none | unsubscribed |
+| SuppressionReason HardBounce, SpamComplaint | other: the bounce or complaint has its own webhook |
+
+Where django-anymail 13 differs: SpamNotification is "complained" there. Postmark's text says that a filter or the
+user's rule
+classified the message, which nobody reported: a block. VirusNotification and Unknown are "bounced" and "unknown" there,
+SoftBounce "bounced" as a dead address is; a SubscriptionChange after a bounce counts as a second bounce.
 
 Invariant: as in `email_platform.events.normalising`.
 """
@@ -21,6 +48,7 @@ from email_platform.events.event import (
     carried_campaign_id,
     derived_event_id,
 )
+from email_platform.events.formats.diagnosis import HARD, SOFT, Verdict, verdict_on_failure
 from email_platform.events.formats.reading import (
     Notification,
     as_object,
@@ -39,15 +67,28 @@ _FIELDS_OF: Mapping[str, tuple[EventType, str, str]] = {
     "Click": ("clicked", "ReceivedAt", "Recipient"),
     "SubscriptionChange": ("unsubscribed", "ChangedAt", "Recipient"),
 }
-_HARD = frozenset({"HardBounce", "BadEmailAddress", "ManuallyDeactivated"})
-# Bounce types that are no bounce.
-_TYPE_OF_BOUNCE: Mapping[str, EventType] = {
-    "SpamComplaint": "complained",
-    "Unsubscribe": "unsubscribed",
-    "Subscribe": "resubscribed",
-    "SMTPApiError": "rejected",
-    "TemplateRenderingFailed": "rejected",
-    "Transient": "delayed",
+_OTHER_FIELD = {"Email": "Recipient", "Recipient": "Email"}
+_VERDICT_ON: Mapping[str, Verdict] = {
+    "BadEmailAddress": HARD,
+    "SoftBounce": SOFT,
+    "DnsError": SOFT,
+    "Unknown": SOFT,
+    "Transient": ("delayed", "Transient"),
+    **{
+        robot: ("auto_replied", robot)
+        for robot in ("AutoResponder", "AddressChange", "ChallengeVerification", "OpenRelayTest")
+    },
+    **{
+        refusal: ("blocked", refusal) for refusal in ("SpamNotification", "VirusNotification", "Blocked", "DMARCPolicy")
+    },
+    **{
+        own: ("rejected", own)
+        for own in ("ManuallyDeactivated", "Unconfirmed", "SMTPApiError", "TemplateRenderingFailed")
+    },
+    "InboundError": ("other", "InboundError"),
+    "Unsubscribe": ("unsubscribed", "Unsubscribe"),
+    "Subscribe": ("resubscribed", "Subscribe"),
+    "SpamComplaint": ("complained", "SpamComplaint"),
 }
 
 
@@ -65,10 +106,7 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
     subtype = record_type if kind == "other" else ""
     bounce_type = optional_text(document, "Type")
     if kind == "bounced":
-        kind = _TYPE_OF_BOUNCE.get(bounce_type, "bounced")
-        subtype = "hard" if bounce_type in _HARD else "soft"
-        if kind != "bounced":
-            subtype = bounce_type
+        kind, subtype = _bounce(bounce_type, optional_text(document, "Details"))
     elif kind == "unsubscribed":
         kind, subtype = _subscription_change(document)
     occurred_at = (
@@ -76,7 +114,7 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
         if kind == "other" and time_field not in document
         else time_from_iso(document.get(time_field), time_field)
     )
-    recipient = optional_text(document, address_field) if kind == "other" else text(document, address_field)
+    recipient = optional_text(document, address_field) or optional_text(document, _OTHER_FIELD[address_field])
     message_id = optional_text(document, "MessageID")
     own_id = optional_text(document, "ID")
     link = optional_text(document, "OriginalLink")
@@ -102,7 +140,13 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
     )
 
 
-def _subscription_change(document: Mapping[str, Any]) -> tuple[EventType, str]:
+def _bounce(bounce_type: str, details: str) -> Verdict:
+    if bounce_type == "HardBounce":
+        return verdict_on_failure(details, otherwise=HARD, word=bounce_type)
+    return _VERDICT_ON.get(bounce_type, SOFT)
+
+
+def _subscription_change(document: Mapping[str, Any]) -> Verdict:
     """Postmark reports its own suppressions here too: with each hard bounce and complaint, or by hand."""
     if document.get("SuppressSending") is not True:
         return "resubscribed", ""

@@ -5,6 +5,7 @@ Invariant: nothing but MalformedEventError comes out of reading a provider's bod
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,9 @@ from typing import Any
 
 import orjson
 
+from email_platform.domain.addresses import trimmed_address
 from email_platform.errors import MalformedEventError
-from email_platform.events.event import Event, EventType, bounded_details, bounded_event_id
+from email_platform.events.event import Event, EventType, bounded_details, bounded_event_id, storable_text
 
 _LARGEST_DELAY = timedelta(days=400)
 _LARGEST_CLOCK_SKEW = timedelta(days=2)
@@ -64,8 +66,8 @@ class Notification:
             subtype=subtype[:100],
             campaign_id=campaign_id,
             message_id=message_id,
-            provider_message_id=provider_message_id[:MAXIMUM_TEXT_CHARACTERS],
-            recipient=bare_address(recipient)[:MAXIMUM_TEXT_CHARACTERS],
+            provider_message_id=storable_text(provider_message_id)[:MAXIMUM_TEXT_CHARACTERS],
+            recipient=storable_text(bare_address(recipient))[:MAXIMUM_TEXT_CHARACTERS],
             occurred_at=occurred_at,
             received_at=self.received_at,
             details=bounded_details(details or {}),
@@ -74,11 +76,14 @@ class Notification:
 
 def bare_address(recipient: str) -> str:
     """The address without a display name: SES and Resend give back ``Ann <ann@example.com>`` as it was sent."""
-    return (parseaddr(recipient)[1] or recipient).strip() if "<" in recipient else recipient.strip()
+    return trimmed_address(parseaddr(recipient)[1] or recipient if "<" in recipient else recipient)
 
 
 def parse_json(body: bytes | str) -> Any:
     """The parsed body.
+
+    A byte that is no UTF-8 (a diagnostic in Latin-1) and half a surrogate pair lose nothing but themselves: the text
+    is kept, with U+FFFD in their place. Both readers refuse what is no JSON.
 
     Raises:
         MalformedEventError: it is not JSON; the text is not repeated.
@@ -86,8 +91,18 @@ def parse_json(body: bytes | str) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        position = error.pos
+    readable = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    try:
+        # The standard library's reader takes lone surrogates in escapes, and NaN, which no provider sends.
+        return json.loads(readable, parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # ValueError: among others, a number of thousands of digits
         # `from None`: the cause's text carries the document.
-        raise MalformedEventError(f"the body is not JSON (at character {error.pos})") from None
+        raise MalformedEventError(f"the body is not JSON (at character {position})") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
 
 
 def as_object(value: Any, path: str) -> dict[str, Any]:
@@ -115,19 +130,15 @@ def text(document: Mapping[str, Any], name: str, path: str = "") -> str:
     value = document.get(name)
     if not isinstance(value, str) or not value:
         raise MalformedEventError(f"{path}{name} must be a text")
-    return _storable(value)
+    return storable_text(value)
 
 
 def optional_text(document: Mapping[str, Any], name: str) -> str:
     """The text under the name, a number as text, or ""."""
     value = document.get(name)
     if isinstance(value, str):
-        return _storable(value)
+        return storable_text(value)
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
-
-
-def _storable(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()
 
 
 def time_from_iso(value: Any, path: str) -> datetime:

@@ -1,9 +1,29 @@
 """Resend's webhooks: ``{"type": "email.bounced", "created_at": ..., "data": {...}}``.
 
-Sources: "Event Types" and the page of each event. The body has no event id; the ``svix-id`` header is
-"the unique identifier for the webhook message" and repeats when it is sent again, so it is the id. Tags come
-back as an object (or, as they were sent, as a list of name and value). A bounce is "permanently rejected";
-``data.bounce.type`` says Permanent, Transient or Undetermined as SES does.
+Sources, in Resend's documentation: "Event Types" and the page of each event, "Email Bounces". The body has no event id;
+the ``svix-id`` header is "the unique identifier for the webhook message" and repeats when it is sent again, so it is
+the id. Tags come back as an object (or, as they were sent, as a list of name and value).
+
+| type | read as | suppressed |
+| --- | --- | --- |
+| email.bounced, bounce.type Permanent, subType General, NoEmail | as SES's (`email_platform.events.formats.ses`) | \
+where hard |
+| email.bounced, Permanent, Suppressed, OnAccountSuppressionList | rejected: Resend's own list | no |
+| email.bounced, Transient, General, MailboxFull, MessageTooLarge | bounced, soft | no |
+| email.bounced, Transient, ContentRejected, AttachmentRejected | blocked | no |
+| email.bounced, Undetermined | bounced, soft | no |
+| email.bounced without a type (older payloads) | bounced, hard; rejected where the message says "suppressed \
+sending" | where hard |
+| email.suppressed, email.failed | rejected | no |
+| email.complained | complained | by the setting |
+| email.sent, email.delivered, email.delivery_delayed, email.opened, email.clicked | accepted, delivered, delayed, \
+opened, \
+clicked | |
+| email.scheduled, email.received, contact.*, domain.* | other | |
+
+Where django-anymail 13 differs: it reports every email.bounced as "bounced" and reads the cause from the English
+message, and
+names the first of several recipients. Resend documents type and subType now, so we go by those, and by all recipients.
 
 Invariant: as in `email_platform.events.normalising`.
 """
@@ -21,6 +41,7 @@ from email_platform.events.event import (
     carried_campaign_id,
     derived_event_id,
 )
+from email_platform.events.formats.diagnosis import HARD, Verdict, ses_bounce
 from email_platform.events.formats.reading import (
     Notification,
     as_object,
@@ -56,11 +77,7 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
     kind = _TYPE_OF.get(name, "other")
     bounce = optional_object(data, "bounce")
     click = optional_object(data, "click")
-    if kind == "bounced":
-        bounce_type = optional_text(bounce, "type")
-        subtype = "hard" if bounce_type in ("", "Permanent") else "soft"
-    else:
-        subtype = name if kind == "other" else ""
+    kind, subtype = _bounce(bounce) if kind == "bounced" else (kind, name if kind == "other" else "")
     at = click.get("timestamp") or document.get("created_at")
     occurred_at = time_from_iso(at, "created_at")
     email_id = optional_text(data, "email_id") if kind == "other" else text(data, "email_id", "data.")
@@ -89,6 +106,13 @@ def normalise(notification: Notification, item: Any) -> Iterator[Event]:
                 "user_agent": optional_text(click, "userAgent"),
             },
         )
+
+
+def _bounce(bounce: Mapping[str, Any]) -> Verdict:
+    bounce_type, message = optional_text(bounce, "type"), optional_text(bounce, "message")
+    if not bounce_type:
+        return ("rejected", "Suppressed") if "suppressed sending" in message.lower() else HARD
+    return ses_bounce(bounce_type, optional_text(bounce, "subType"), message)
 
 
 def _recipients(to: Any, *, required: bool) -> list[str]:

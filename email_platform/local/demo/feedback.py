@@ -88,7 +88,7 @@ def _bounced_in_old_table(watch: DemoWatch) -> dict[int, int]:
 
 
 def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLine]:
-    """Nobody whose mail bounced hard, or who complained, is in the audience of the next campaign.
+    """Nobody whose mail bounced hard, or who complained about this sender, is in the audience of the next campaign.
 
     Such a lead may be excluded for another reason that comes first: whoever complained and unsubscribed as well
     stands in the manifest as unsubscribed. So what counts is that the lead is not eligible.
@@ -99,8 +99,14 @@ def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLin
     """
     if before.log is None:
         return []
-    lost = set[str]().union(*(before.log.lost_recipients(str(campaign_id)) for campaign_id in before.ids))
-    [campaign_id] = follow_up.ids
+    [next_one] = follow_up.campaigns
+    lost = set[str]().union(
+        *(
+            before.log.lost_recipients(str(one.campaign_id), with_complaints=one.sender_id == next_one.sender_id)
+            for one in before.campaigns
+        )
+    )
+    campaign_id = next_one.campaign_id
     excluded, eligible = (
         {str(email).lower() for email in _read(follow_up, key_of, ["email"]).column("email").to_pylist() if email}
         for key_of in (excluded_key, eligible_key)

@@ -250,11 +250,12 @@ class AcceptedLog:
         )
         return int(row[0])
 
-    def lost_recipients(self, campaign: str | None = None) -> set[str]:
-        """Return the addresses, in lower case, that bounce hard or complain."""
+    def lost_recipients(self, campaign: str | None = None, *, with_complaints: bool = True) -> set[str]:
+        """Return the addresses, in lower case, that bounce hard or, where asked for, complain."""
         found = self._query(
             "select distinct lower(recipient) from accepted"
-            " where (planned_events like 'bounced:hard%' or planned_events like '%complained%') {and_campaign}",
+            " where (planned_events like 'bounced:hard%' or (? and planned_events like '%complained%')) {and_campaign}",
+            with_complaints,
             campaign=campaign,
         )
         return {row[0] for row in found}

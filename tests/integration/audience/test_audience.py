@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,11 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, column, delete, insert, make_url, select, text, values
 from sqlalchemy import Text as TextType
+from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.audience import (
     PostgresAudienceSource,
     candidates,
     is_valid_address_sql,
+    mailable_address_sql,
     normalised_address_sql,
 )
 from email_platform.adapters.postgres.engine import create_oltp_engine
@@ -30,7 +33,7 @@ from email_platform.adapters.postgres.migrate import upgrade_to_head
 from email_platform.adapters.postgres.tables import app_user, campaign_manifest, chunk, lead, sender, suppression
 from email_platform.audience.conditions import parse_condition
 from email_platform.audience.freeze import read_chunk, resolve_audience
-from email_platform.domain.addresses import is_valid_address, normalised_address
+from email_platform.domain.addresses import is_valid_address, mailable_address, normalised_address
 from email_platform.domain.campaigns import Campaign, CampaignContent, CampaignStatus, Sender
 from email_platform.domain.manifest import CANDIDATE_SCHEMA, Manifest
 from email_platform.errors import InvalidConditionError, PartUnavailableError
@@ -137,7 +140,7 @@ def test_of_leads_with_one_address_the_first_eligible_one_is_mailed(
 ) -> None:
     add(
         engine,
-        {"email": "a@example.com", "unsubscribed_at": NOW, "city": "Bonn"},
+        {"email": "other@example.com", "unsubscribed_at": NOW, "city": "Bonn"},
         {"email": "A@example.com ", "city": "Ulm"},
         {"email": "a@EXAMPLE.com", "city": "Bonn"},
         {"email": "b@example.com", "city": "Bonn"},
@@ -145,6 +148,60 @@ def test_of_leads_with_one_address_the_first_eligible_one_is_mailed(
     assert reasons(source) == [(1, "unsubscribed"), (2, None), (3, "duplicate_address"), (4, None)]
     in_bonn = {"field": "city", "op": "eq", "value": "Bonn"}
     assert reasons(source, in_bonn) == [(1, "unsubscribed"), (3, None), (4, None)], "only within this audience"
+
+
+def test_an_opt_out_belongs_to_the_address_whichever_lead_has_it(
+    engine: Engine, source: PostgresAudienceSource
+) -> None:
+    suppress(engine, "xn--bcher@xn--bcher-kva.example")
+    add(
+        engine,
+        {"email": "ann@example.com", "unsubscribed_at": NOW, "city": "Bonn"},
+        {"email": "ANN@example.com", "city": "Ulm"},
+        {"email": "\u00a0ann@example.com\t", "city": "Ulm"},
+        {"email": "ada@BÜCHER.example", "unsubscribed_at": NOW, "city": "Bonn"},
+        {"email": "Ada@xn--bcher-kva.example", "city": "Ulm"},
+        {"email": "xn--bcher@bücher.example", "city": "Ulm"},
+        {"email": None, "unsubscribed_at": NOW, "city": "Ulm"},
+        {"email": None, "city": "Ulm"},
+        {"email": "bob@example.com", "city": "Ulm"},
+    )
+    in_ulm = {"field": "city", "op": "eq", "value": "Ulm"}
+    assert reasons(source, in_ulm) == [
+        (2, "unsubscribed"),
+        (3, "unsubscribed"),
+        (5, "unsubscribed"),
+        (6, "suppressed"),
+        (7, "invalid_address"),
+        (8, "invalid_address"),
+        (9, None),
+    ], "the leads who opted out are not in this audience"
+
+
+def test_an_address_is_mailed_without_what_a_spreadsheet_left_and_in_ascii(
+    engine: Engine, source: PostgresAudienceSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = [
+        "ann@example.com\u00a0 ",
+        "\u200bbob@example.com",
+        "cem@example.com\t",
+        "dee@example.com\r",
+        "Eli@Straße.example",
+    ]
+    add(engine, *({"email": email} for email in left))
+    add(engine, {"email": "as.it.is@example.com"})
+    with caplog.at_level("INFO", "email_platform"), source.stream(EVERYBODY, OURS, 10) as batches:
+        table = pa.Table.from_batches(batches, schema=CANDIDATE_SCHEMA)
+    assert "5 addresses of the audience are written in another way" in caplog.text
+    assert "@" not in caplog.text
+    assert table["email"].to_pylist()[:5] == [
+        "ann@example.com",
+        "bob@example.com",
+        "cem@example.com",
+        "dee@example.com",
+        "Eli@xn--strae-oqa.example",
+    ]
+    assert table["reason"].to_pylist() == [None] * 6
 
 
 def test_a_candidate_carries_the_leads_columns(engine: Engine, source: PostgresAudienceSource) -> None:
@@ -215,21 +272,53 @@ some_addresses = (
     | st.text(alphabet=st.sampled_from("aZ09.@-_+ \n\r\t,;<>\"'ä\u00a0"), max_size=20)
     | st.builds("{}@{}.{}".format, *[st.text(alphabet="aZ0-.", min_size=1, max_size=70)] * 3)
     | st.builds(str.__add__, st.sampled_from(["", " ", "\n"]), st.just("a@example.com"))
+    | st.builds("{}Ann@{}.{}{}".format, *[st.text(max_size=12)] * 4)
+    | st.builds(
+        "a@{}.Example".format,
+        st.text(alphabet="aI\u0130\u0131ßẞΣςÄÖé日本語。\uff0e\uff45\ufb01\u0308\u200b\u00ad-", min_size=1, max_size=60),
+    )
 )
 
 
-@given(st.lists(some_addresses.filter(lambda address: "\0" not in address), min_size=1, max_size=50))
+def _can_be_stored(address: str) -> bool:
+    """Without NUL and halves of surrogate pairs, and of characters whose form no later Unicode version changes."""
+    return all(
+        character != "\0" and (character < "\x80" or unicodedata.category(character) not in ("Cn", "Cs"))
+        for character in address
+    )
+
+
+@given(st.lists(some_addresses.filter(_can_be_stored), min_size=1, max_size=50))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_postgres_and_python_tell_valid_addresses_alike(engine: Engine, addresses: list[str]) -> None:
     given_addresses = values(column("address", TextType), name="given").data([(address,) for address in addresses])
     address = given_addresses.c.address
     with engine.connect() as connection:
         answers = connection.execute(
-            select(address, is_valid_address_sql(address), normalised_address_sql(address))
+            select(
+                address, is_valid_address_sql(address), normalised_address_sql(address), mailable_address_sql(address)
+            )
         ).all()
     assert [tuple(row) for row in answers] == [
-        (address, is_valid_address(address), normalised_address(address)) for address in addresses
+        (address, is_valid_address(address), normalised_address(address), mailable_address(address))
+        for address in addresses
     ]
+
+
+def test_a_turkish_collation_changes_nothing(engine: Engine, source: PostgresAudienceSource) -> None:
+    with engine.connect() as connection:
+        try:
+            connection.execute(text("create collation turkish (provider = icu, locale = 'tr')"))
+        except DBAPIError:
+            pytest.skip("this PostgreSQL is built without ICU, so it has no Turkish collation")
+        lowered, key, mailable = connection.execute(
+            text(
+                "select lower('I' collate turkish), email_address_key(' INFO@BİLGİ.EXAMPLE' collate turkish), "
+                "mailable_email_address('INFO@EXAMPLE.COM' collate turkish)"
+            )
+        ).one()
+    assert lowered == "\u0131", "the collation is Turkish"
+    assert (key, mailable) == (normalised_address(" INFO@BİLGİ.EXAMPLE"), "INFO@EXAMPLE.COM")
 
 
 def test_the_estimate_follows_the_condition_and_reads_no_lead(engine: Engine, source: PostgresAudienceSource) -> None:
@@ -257,10 +346,13 @@ def test_the_estimate_follows_the_condition_and_reads_no_lead(engine: Engine, so
         source.estimate_rows({"country": "FR"})
 
 
-def test_the_statement_scans_leads_twice_at_most_and_suppressions_once(source: PostgresAudienceSource) -> None:
-    statement = str(candidates(EVERYBODY, OURS))
-    assert statement.lower().count("from lead") == 2
-    assert statement.lower().count("from suppression") == 1
+def test_the_statement_scans_leads_twice_at_most_and_opt_outs_and_suppressions_once(
+    source: PostgresAudienceSource,
+) -> None:
+    statement = str(candidates(EVERYBODY, OURS)).lower()
+    assert statement.count("from lead") - statement.count("where lead.unsubscribed_at is not null") == 2
+    assert statement.count("where lead.unsubscribed_at is not null") == 1
+    assert statement.count("from suppression") == 1
 
 
 # --- manifests ----------------------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ class World:
         )
         self.provider.texts[str(campaign_id)] = text
         manifest = freeze_audience(self.parts, campaign_id).manifest
-        assert manifest.excluded_by_reason["invalid_address"] == len(left_out)
+        assert manifest.excluded_by_reason["invalid_address"] == len(left_out) - 1
+        assert manifest.excluded_by_reason["duplicate_address"] == 1, "bücher.example is xn--bcher-kva.example"
         for index in range(manifest.chunk_count):
             send_chunk(self.parts, campaign_id, index, holder=f"hostile-{campaign_id}")
         finish_sending(self.parts, campaign_id)

@@ -15,9 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -25,17 +25,23 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy import Engine, delete, insert, select, text
 from standardwebhooks import Webhook
 
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
+from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.tables import app_user, campaign, lead, sender, staged_object, suppression
 from email_platform.content.unsubscribe import UnsubscribeSigner
-from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX
-from email_platform.events.inbox import StagingReport, replay_quarantine, stage_inbox
+from email_platform.domain.campaigns import CampaignContent, Sender
+from email_platform.domain.identity import message_id
+from email_platform.domain.manifest import ELIGIBLE_SCHEMA, Manifest
+from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX, eligible_key, manifest_prefix
+from email_platform.events.inbox import StagingReport, SuppressionPolicy, replay_quarantine, stage_inbox
+from email_platform.events.mailed import ManifestAddresses
 from email_platform.events.received import ReceivedBody, from_parquet
 from email_platform.events.suppression import SuppressionRequest
 from email_platform.events.suppression_csv import export_csv, parse_csv
@@ -512,11 +518,195 @@ def test_an_unsubscription_of_a_deleted_campaign_or_sender_counts_everywhere(
     assert suppressed(oltp_engine, people.addresses[0]) == {(None, "unsubscribe", "ses/default")}
 
 
+def freeze(bench: Bench, people: People, engine: Engine, addresses: tuple[str, str]) -> None:
+    """The campaign's manifest: both leads, at the addresses that they had when it was frozen."""
+    manifest_id = uuid4()
+    prefix = manifest_prefix(people.campaign_id, manifest_id)
+    empty = [None, None]
+    columns = {"position": [0, 1], "lead_id": list(people.lead_ids), "email": list(addresses), "attributes": ["{}"] * 2}
+    table = pa.table(
+        [pa.array(columns.get(one.name, empty), one.type) for one in ELIGIBLE_SCHEMA], schema=ELIGIBLE_SCHEMA
+    )
+    with bench.store.writer(eligible_key(prefix)) as file:
+        pq.write_table(table, file, row_group_size=1)
+    with engine.begin() as connection:
+        sender_row = connection.execute(select(sender).where(sender.c.id == people.sender_id)).one()
+    PostgresManifestStore(engine).freeze(
+        Manifest(
+            campaign_id=people.campaign_id,
+            manifest_id=manifest_id,
+            prefix=prefix,
+            eligible_rows=2,
+            excluded_by_reason={},
+            chunk_rows=1,
+            call_rows=1,
+            sender=Sender(
+                people.sender_id, sender_row.owner_id, "news@example.com", "News", None, "simulator", "default"
+            ),
+            content=CampaignContent("s", "h", ""),
+            on_unknown="hold",
+            frozen_at=utc_now(),
+        )
+    )
+
+
+WHAT_BECOMES_OF_THE_LEAD = {
+    "deleted": "delete from lead where id = :lead_id",
+    "emptied": "update lead set email = null where id = :lead_id",
+    "changed": "update lead set email = 'new.' || btrim(lower(email)) where id = :lead_id",
+    "imported again under another id": (
+        "with gone as (delete from lead where id = :lead_id returning email) "
+        "insert into lead (email) select email from gone"
+    ),
+}
+
+
+@pytest.mark.parametrize("fate", WHAT_BECOMES_OF_THE_LEAD)
+def test_one_click_suppresses_the_address_that_was_mailed_whatever_became_of_the_lead(
+    bench: Bench, people: People, oltp_engine: Engine, fate: str
+) -> None:
+    ann, _ = people.addresses
+    freeze(bench, people, oltp_engine, people.addresses)
+    with oltp_engine.begin() as connection:
+        connection.execute(text(WHAT_BECOMES_OF_THE_LEAD[fate]), {"lead_id": people.lead_ids[0]})
+    receiver = bench.receiver()
+    signer = UnsubscribeSigner.from_settings(bench.settings)
+    token = signer.token(people.campaign_id, people.lead_ids[0], people.sender_id)
+    with httpx.Client(trust_env=False, timeout=PATIENCE_SECONDS) as client:
+        answer = client.post(receiver.address.replace("/health", f"/unsubscribe/{token}"))
+    assert (answer.status_code, "You are unsubscribed" in answer.text) == (200, True)
+    expected = {(people.sender_id, "unsubscribe", "one_click")}
+    assert suppressed(oltp_engine, ann) == expected
+    assert suppressed(oltp_engine, f"new.{ann}") == (expected if fate == "changed" else set())
+    # Whoever has the address now: another lead, in another spelling.
+    found = PostgresSuppressions(oltp_engine).suppressed(people.sender_id, [10**12], [f" {ann.upper()}"])
+    assert found == {10**12: "unsubscribe"}
+
+
+def test_a_token_of_a_lead_that_never_existed_is_no_success(bench: Bench, people: People, oltp_engine: Engine) -> None:
+    freeze(bench, people, oltp_engine, people.addresses)
+    receiver = bench.receiver()
+    token = UnsubscribeSigner.from_settings(bench.settings).token(people.campaign_id, 10**15, people.sender_id)
+    with httpx.Client(trust_env=False, timeout=PATIENCE_SECONDS) as client:
+        answer = client.post(receiver.address.replace("/health", f"/unsubscribe/{token}"))
+    assert answer.status_code == 503
+    assert "You are unsubscribed" not in answer.text
+    policy = SuppressionPolicy(ManifestAddresses(bench.store, PostgresManifestStore(oltp_engine).find))
+    assert stage_inbox(bench.store, bench.intake, utc_now, policy=policy).problems == 1, "kept apart for an operator"
+
+
+def test_events_are_judged_by_whom_we_mailed_and_reach_todays_address(
+    bench: Bench, people: People, oltp_engine: Engine
+) -> None:
+    ann, bob = people.addresses
+    freeze(bench, people, oltp_engine, people.addresses)
+    with oltp_engine.begin() as connection:
+        connection.execute(
+            text("update lead set email = 'new.' || btrim(lower(email)) where id = any(:ids)"),
+            {"ids": list(people.lead_ids)},
+        )
+    ours = [str(message_id(people.campaign_id, lead_id)) for lead_id in people.lead_ids]
+    stamp, here = f"w-{people.campaign_id}", str(people.campaign_id)
+    stranger = f"stranger-{stamp}@other.example"
+    body = encoded(
+        event(f"{stamp}-1", "bounced", subtype="hard", recipient=stranger, campaign=here, message_id=ours[0]),
+        event(f"{stamp}-2", "unsubscribed", recipient=stranger, campaign=here, message_id=ours[1]),
+    )
+    receiver = bench.receiver()
+    with Provider(receiver) as provider:
+        assert provider.post(body) == 200
+    policy = SuppressionPolicy(
+        ManifestAddresses(bench.store, PostgresManifestStore(oltp_engine).find),
+        PostgresSuppressions(oltp_engine).present_addresses,
+    )
+    assert stage_inbox(bench.store, bench.intake, utc_now, policy=policy).suppressions == 3
+    assert suppressed(oltp_engine, stranger) == set()
+    assert suppressed(oltp_engine, ann) == {(None, "hard_bounce", "simulator/default")}
+    assert suppressed(oltp_engine, f"new.{ann}") == set(), "another address is not dead"
+    for address in (bob, f"new.{bob}"):
+        assert suppressed(oltp_engine, address) == {(people.sender_id, "unsubscribe", "simulator/default")}
+
+
+def test_a_complaint_that_is_taken_back_lifts_its_suppression_and_no_newer_or_other_one(
+    people: People, oltp_engine: Engine
+) -> None:
+    suppressions = PostgresSuppressions(oltp_engine)
+    ann, bob = people.addresses
+    at = utc_now()
+
+    def request(address: str, minutes: int, **more: Any) -> SuppressionRequest:
+        return SuppressionRequest(
+            address,
+            "complaint",
+            "ses/default",
+            everywhere=False,
+            campaign_id=people.campaign_id,
+            created_at=at + timedelta(minutes=minutes),
+            **more,
+        )
+
+    assert suppressions.add([request(ann, 5, lifts=True), request(ann, 0)]) == 1, "in one batch, in any order"
+    assert suppressed(oltp_engine, ann) == set()
+    assert suppressions.add([request(ann, 10)]) == 1
+    assert suppressions.add([request(ann, 5, lifts=True)]) == 0
+    assert suppressed(oltp_engine, ann) == {(people.sender_id, "complaint", "ses/default")}, "a newer complaint stands"
+    suppressions.add(
+        [SuppressionRequest(bob, "unsubscribe", "one_click", everywhere=False, sender_id=people.sender_id)]
+    )
+    suppressions.add([request(bob, 60, lifts=True)])
+    assert suppressed(oltp_engine, bob) == {(people.sender_id, "unsubscribe", "one_click")}
+
+
+def test_who_opted_out_under_one_lead_is_left_out_of_a_call_under_every_lead(
+    people: People, oltp_engine: Engine
+) -> None:
+    ann, bob = people.addresses
+    with oltp_engine.begin() as connection:
+        connection.execute(text("update lead set unsubscribed_at = now() where id = :id"), {"id": people.lead_ids[0]})
+    found = PostgresSuppressions(oltp_engine).suppressed(
+        people.sender_id, [10**12, people.lead_ids[1]], [f"\u00a0{ann.title()}\t", bob]
+    )
+    assert found == {10**12: "unsubscribe"}
+    look_up = "select 1 from lead where unsubscribed_at is not null and email_address_key(email) = any(:addresses)"
+    with oltp_engine.begin() as connection:
+        connection.execute(text("set local enable_seqscan = off"))
+        plan = connection.execute(text(f"explain {look_up}"), {"addresses": [ann]}).scalars().all()
+    assert any("ix_lead_unsubscribed_address" in line for line in plan), "one look-up an address in an index"
+
+
+def test_half_heads_of_one_peer_keep_nobody_else_from_the_receiver(bench: Bench) -> None:
+    receiver = bench.receiver("--head-within-seconds", "1.5", "--connections-per-peer", "100")
+    port = int(receiver.address.rsplit(":", 1)[1].split("/")[0])
+    with ExitStack() as closing, Provider(receiver) as provider:
+        for _ in range(1100):
+            half = closing.enter_context(socket.socket())
+            half.settimeout(PATIENCE_SECONDS)
+            half.bind(("127.0.0.2", 0))
+            half.connect(("127.0.0.1", port))
+            with suppress(OSError):  # it is closed at once, beyond the bound
+                half.sendall(b"POST /events/simulator/default HTTP/1.1\r\nhost: x\r\nx-a: ")
+        assert provider.post(encoded(event("half-1"))) == 200
+
+        def connections() -> dict[str, int]:
+            return dict(httpx.get(receiver.address, trust_env=False, timeout=PATIENCE_SECONDS).json()["connections"])
+
+        assert eventually(lambda: connections()["slow heads"] >= 100)
+        assert connections()["refused"] >= 900
+        assert provider.post(encoded(event("half-2"))) == 200
+        # A head that grows for ever, of another peer, is refused as well.
+        address = ("127.0.0.1", port)
+        with socket.create_connection(address, PATIENCE_SECONDS, ("127.0.0.3", 0)) as endless, suppress(OSError):
+            endless.sendall(b"GET / HTTP/1.1\r\n")
+            for _ in range(100):
+                endless.sendall(b"x-a: " + b"a" * 4096 + b"\r\n")
+        assert eventually(lambda: connections()["large heads"] == 1)
+
+
 def test_suppressions_are_exported_and_imported_as_csv(people: People, oltp_engine: Engine) -> None:
     suppressions = PostgresSuppressions(oltp_engine)
     ann, bob = people.addresses
-    text = f"address,sender_id,reason\n{ann.upper()},,\n{bob},{people.sender_id},complaint\n"
-    parsed = parse_csv(text.encode().splitlines(keepends=True), suppressions.sender_ids())
+    content = f"address,sender_id,reason\n{ann.upper()},,\n{bob},{people.sender_id},complaint\n"
+    parsed = parse_csv(content.encode().splitlines(keepends=True), suppressions.sender_ids())
     requests = [one for one in parsed if isinstance(one, SuppressionRequest)]
     assert suppressions.add(requests) == 2
     exported = [line for line in export_csv(suppressions.all()) if line.startswith(people.addresses)]

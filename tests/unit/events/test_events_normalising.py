@@ -148,6 +148,7 @@ def test_a_complaint_outranks_a_bounce_and_a_bounce_outranks_a_delivery() -> Non
         ("delayed", ""),
         ("bounced", "soft"),
         ("delivered", ""),
+        ("blocked", ""),
         ("opened", ""),
         ("clicked", ""),
         ("unsubscribed", ""),
@@ -158,13 +159,14 @@ def test_a_complaint_outranks_a_bounce_and_a_bounce_outranks_a_delivery() -> Non
     ranks = [status_rank(kind, subtype) for kind, subtype in order]  # type: ignore[arg-type]
     assert ranks == sorted(set(ranks))
     assert status_rank("other") == status_rank("resubscribed") == 0
+    assert status_rank("auto_replied") == status_rank("complaint_withdrawn") == 0
 
 
 def test_details_are_bounded_whatever_a_provider_sends() -> None:
     text = bounded_details({f"name {index}": "ä" * 100_000 for index in range(20)} | {"empty": ""})
     assert len(text.encode()) <= MAXIMUM_DETAILS_BYTES
     assert json.loads(text)["truncated"] == "true"
-    assert bounded_details({"none": None, "reason": "lone \ud800 surrogate"}) == '{"reason":"lone ? surrogate"}'
+    assert bounded_details({"none": None, "reason": "lone \ud800 surrogate"}) == '{"reason":"lone \ufffd surrogate"}'
 
 
 def test_an_unreasonably_long_id_is_hashed_to_the_same_id_each_time() -> None:

@@ -8,8 +8,10 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook
 from standardwebhooks import Webhook
 
@@ -236,13 +240,12 @@ def test_mailgun_is_accepted_and_refused_with_another_key_or_an_old_time() -> No
     assert refused(verifier, {}, mailgun_body("signing-key", NOW + timedelta(hours=1)))
 
 
-def test_a_mailgun_token_is_bound_to_the_body_that_was_stored_under_it() -> None:
+def test_a_mailgun_token_is_bound_to_the_first_body_that_was_proved_under_it() -> None:
     verifier = MailgunVerifier("signing-key", clock)
     body = mailgun_body("signing-key", NOW)
     forged = mailgun_body("signing-key", NOW, event="complained")
     verify(verifier, {}, body)
     verify(verifier, {}, body)  # not durable yet: a retry is no replay
-    verifier.remember(body)
     assert verify(verifier, {}, body) == Proof()
     assert refused(verifier, {}, forged)
 
@@ -250,9 +253,28 @@ def test_a_mailgun_token_is_bound_to_the_body_that_was_stored_under_it() -> None
 def test_mailgun_remembers_a_bounded_number_of_tokens() -> None:
     verifier = MailgunVerifier("signing-key", clock, maximum_tokens=2)
     for token in ("a", "b", "c"):
-        verifier.remember(mailgun_body("signing-key", NOW, token * 50))
-    assert not refused(verifier, {}, mailgun_body("signing-key", NOW, "a" * 50, "opened"))
+        verify(verifier, {}, mailgun_body("signing-key", NOW, token * 50))
     assert refused(verifier, {}, mailgun_body("signing-key", NOW, "c" * 50, "opened"))
+    assert not refused(verifier, {}, mailgun_body("signing-key", NOW, "a" * 50, "opened"))
+
+
+def test_a_body_with_a_byte_that_is_no_utf_8_is_proved_by_its_bytes() -> None:
+    """A diagnostic in Latin-1: the published packages sign and check texts alone."""
+    verifier = StandardWebhooksVerifier(standard_webhooks_key(SECRET))
+    body = b'{"reason": "bo\xeete pleine"}'
+    now = int(datetime.now(UTC).timestamp())
+    signature = base64.b64encode(
+        hmac.digest(standard_webhooks_key(SECRET), f"msg_1.{now}.".encode() + body, "sha256")
+    ).decode()
+    headers = {"svix-id": "msg_1", "svix-timestamp": str(now), "svix-signature": f"v1,AAAA v2,x v1,{signature}"}
+    assert verify(verifier, headers, body) == Proof("msg_1")
+    assert refused(verifier, headers, body.replace(b"\xee", b"\xef"))
+    assert refused(verifier, {**headers, "svix-timestamp": str(now - 301)}, body)
+    for odd in ("inf", "nan", "1e400", "x", str(10**30), "-1e18"):
+        assert refused(verifier, {**headers, "svix-timestamp": odd}, body)
+    mailgun = MailgunVerifier("signing-key", clock)
+    latin = mailgun_body("signing-key", NOW, event="caf?").replace(b"caf?", b"caf\xe9")
+    assert verify(mailgun, {}, latin) == Proof()
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"signature": {"timestamp": 1}}', b"\xff"])
@@ -489,3 +511,123 @@ def test_a_wrong_setting_is_named_and_its_value_is_not() -> None:
     with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_SENDGRID_MY_ACCOUNT_WEBHOOK_PUBLIC_KEY") as caught:
         accounts.find("sendgrid", "my-account")
     assert "secret-value" not in str(caught.value)
+
+
+@pytest.mark.parametrize("character", ["\t", "\n", "\r", " ", "\x00", "\u00e9", "\u200b"])
+@pytest.mark.parametrize("place", [0, 5, 20, -4])
+def test_an_address_with_a_character_that_none_has_is_refused_and_never_fetched(
+    sns: Sns, character: str, place: int
+) -> None:
+    url = CERTIFICATE_URL[:place] + character + CERTIFICATE_URL[place:]
+    with pytest.raises(WebhookRefusedError, match="SigningCertURL"):
+        verify(sns.verifier(), {}, encode(sns.message(SigningCertURL=url)))
+    assert sns.fetched == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"x-amz-sns-rawdelivery": "true"}, b'{"anything": 1}'),
+        ({}, b'{"eventType": "Bounce", "mail": {}}'),
+        ({}, b'{"notificationType": "Bounce", "mail": {}}'),
+    ],
+)
+def test_raw_delivery_is_refused_with_the_setting_to_change(sns: Sns, headers: dict[str, str], body: bytes) -> None:
+    with pytest.raises(WebhookRefusedError, match="set RawMessageDelivery to false on the SNS subscription"):
+        verify(sns.verifier(), headers, body)
+
+
+def test_the_end_of_a_subscription_is_kept_so_that_an_operator_hears_of_it(sns: Sns) -> None:
+    body = encode(sns.confirmation(Type="UnsubscribeConfirmation"))
+    assert verify(sns.verifier(), {}, body).keep
+    assert len(sns.fetched) == 1, "the certificate alone"
+
+
+# --- fuzzing ------------------------------------------------------------------------------------------------------
+
+_texts = st.text(max_size=40) | st.sampled_from(["", "\x00", "1" * 400, "nan", "inf", "-1", "\ud800", "v1,", ",", "é"])
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    max_leaves=6,
+)
+_header_texts = st.text(st.characters(codec="latin-1"), max_size=60) | _texts.filter(str.isascii)
+
+
+@cache
+def _sendgrid_public_key() -> str:
+    _, public = sendgrid_key()
+    return public
+
+
+_BASE64 = st.binary(max_size=80).map(lambda raw: base64.b64encode(raw).decode())
+
+
+def _never_raises_anything_else(verifier: Verifier, headers: Mapping[str, str], body: bytes) -> None:
+    with suppress(WebhookRefusedError, MalformedEventError, PartUnavailableError):
+        verify(verifier, headers, body)
+        raise AssertionError("nothing that was made up is proved")
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    names=st.dictionaries(
+        st.sampled_from(["svix-id", "svix-timestamp", "svix-signature", "webhook-id", "webhook-timestamp"]),
+        _header_texts | _BASE64.map("v1,{}".format) | st.just(str(int(datetime.now(UTC).timestamp()))),
+    ),
+    body=st.binary(max_size=60),
+)
+def test_no_request_makes_the_verifier_of_standard_webhooks_fail(names: dict[str, str], body: bytes) -> None:
+    _never_raises_anything_else(StandardWebhooksVerifier(b"key-of-the-test"), names, body)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    signature=_header_texts | _BASE64,
+    timestamp=_header_texts | st.integers(0, 10**13).map(str),
+    body=st.binary(max_size=60),
+)
+def test_no_request_makes_the_verifier_of_sendgrid_fail(signature: str, timestamp: str, body: bytes) -> None:
+    headers = {SENDGRID_SIGNATURE_HEADER: signature, SENDGRID_TIMESTAMP_HEADER: timestamp}
+    _never_raises_anything_else(SendGridVerifier(_sendgrid_public_key(), clock), headers, body)
+
+
+@settings(deadline=None, max_examples=150)
+@given(header=_header_texts | _BASE64.map("Basic {}".format), body=st.binary(max_size=20))
+def test_no_request_makes_the_verifier_of_postmark_fail(header: str, body: bytes) -> None:
+    _never_raises_anything_else(BasicAuthVerifier("user:password"), {"authorization": header}, body)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    signature=st.dictionaries(st.sampled_from(["timestamp", "token", "signature"]), _values | st.just("1" * 10)),
+    raw=st.binary(max_size=40),
+    is_raw=st.booleans(),
+)
+def test_no_request_makes_the_verifier_of_mailgun_fail(signature: Any, raw: bytes, is_raw: bool) -> None:
+    body = raw if is_raw else json.dumps({"signature": signature, "event-data": {}}).encode()
+    _never_raises_anything_else(MailgunVerifier("key", clock), {}, body)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(
+            [
+                *("Type", "MessageId", "Subject", "Timestamp", "TopicArn", "Message"),
+                *("Signature", "SignatureVersion", "SigningCertURL"),
+            ]
+        ),
+        _values | _BASE64 | st.sampled_from([TOPIC, CERTIFICATE_URL, "1", "2", "SubscriptionConfirmation"]),
+    ),
+    certificate=st.sampled_from([None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]),
+)
+def test_no_request_makes_the_verifier_of_sns_fail(sns: Sns, fields: dict[str, Any], certificate: bytes | None) -> None:
+    message = sns.message()
+    document = {**message, **fields}
+    assume(document != message)
+
+    async def fetch(address: str) -> bytes:
+        return sns.certificate if certificate is None else certificate
+
+    _never_raises_anything_else(sns.verifier(fetch=fetch), {}, encode(document))

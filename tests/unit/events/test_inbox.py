@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from email_platform.domain.identity import message_id
 from email_platform.domain.ports import ObjectInfo, StagedObject
 from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX, event_inbox_key
 from email_platform.errors import PartUnavailableError
@@ -20,11 +21,13 @@ from email_platform.events import EVENT_SCHEMA, Event, ReceivedBody, normalise_b
 from email_platform.events.formats.platform import unsubscribed_body
 from email_platform.events.inbox import (
     Quarantined,
+    SuppressionPolicy,
     inbox_is_waiting,
     replay_archive,
     replay_quarantine,
     stage_inbox,
 )
+from email_platform.events.mailed import Mailed
 from email_platform.events.received import from_parquet, to_parquet
 from email_platform.events.suppression import (
     SuppressionRequest,
@@ -44,7 +47,7 @@ class DiedError(Exception):
 
 @dataclass
 class Bucket:
-    """Objects in memory; dies before the n-th change where it is told so."""
+    """Objects in memory; dies before the n-th change where that is set."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     changes_until_death: int | None = None
@@ -264,10 +267,12 @@ def test_hard_bounces_complaints_and_unsubscriptions_suppress_and_nothing_else_d
     )
     assert [(one.address, one.reason, one.everywhere, one.campaign_id) for one in requests] == [
         ("lead1@example.com", "hard_bounce", True, 0),
-        ("lead3@example.com", "complaint", True, 0),
+        ("lead3@example.com", "complaint", False, 7),
         ("lead4@example.com", "unsubscribe", False, 7),
     ]
     assert {one.source for one in requests} == {"simulator/default"}
+    [everywhere] = suppressions_from(events_of(event(3, "complained", "abuse")), complaint_scope="everyone")
+    assert (everywhere.everywhere, everywhere.campaign_id) == (True, 0)
 
 
 def test_the_page_suppresses_a_lead_for_the_sender_of_its_token() -> None:
@@ -275,3 +280,105 @@ def test_the_page_suppresses_a_lead_for_the_sender_of_its_token() -> None:
     assert suppressions_from(normalise_body(received).events) == [
         SuppressionRequest("", "unsubscribe", "one_click", everywhere=False, lead_id=4, sender_id=2, campaign_id=7)
     ]
+
+
+@dataclass
+class Manifests:
+    """What was mailed: lead 4 of campaign 7 at ann@example.com."""
+
+    is_down: bool = False
+
+    def of_lead(self, campaign_id: int, lead_id: int) -> Sequence[Mailed]:
+        return [Mailed(4, "ann@example.com")] if (campaign_id, lead_id) == (7, 4) else []
+
+    def of_messages(self, campaign_id: int, named: Mapping[str, str]) -> Mapping[str, Mailed]:
+        if self.is_down:
+            raise PartUnavailableError("S3 does not answer")
+        ours = str(message_id(7, 4))
+        return {ours: Mailed(4, "Ann@example.com")} if campaign_id == 7 and ours in named else {}
+
+
+def asking(kind: str, recipient: str, subtype: str | None = None, lead_id: int = 4) -> dict[str, Any]:
+    return {**event(1, kind, subtype), "recipient": recipient, "message_id": str(message_id(7, lead_id))}
+
+
+def test_whom_we_mailed_counts_and_not_whom_the_event_names() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(
+        bucket,
+        [
+            body(asking("bounced", "forwarded@other.example", "hard")),
+            body(asking("unsubscribed", "forwarded@other.example")),
+            body(asking("complained", "Bob@example.com", lead_id=5)),
+        ],
+    )
+    stage_inbox(bucket, intake, clock, policy=SuppressionPolicy(Manifests()))
+    assert [(one.reason, one.address, one.lead_id) for one in intake.requests] == [
+        ("hard_bounce", "ann@example.com", 0),
+        ("unsubscribe", "ann@example.com", 4),
+        ("complaint", "bob@example.com", 0),
+    ], "of a message that no manifest has, the event's word is all there is"
+
+
+def test_while_nobody_knows_whom_we_mailed_the_events_wait_in_the_inbox() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [body(asking("bounced", "forwarded@other.example", "hard"))])
+    with pytest.raises(PartUnavailableError):
+        stage_inbox(bucket, intake, clock, policy=SuppressionPolicy(Manifests(is_down=True)))
+    assert len(bucket.inbox()) == 1
+    assert intake.requests == {}
+    stage_inbox(bucket, intake, clock, policy=SuppressionPolicy(Manifests()))
+    assert [one.address for one in intake.requests] == ["ann@example.com"]
+
+
+def page_body(lead_id: int, addresses: Sequence[str] = ()) -> ReceivedBody:
+    return ReceivedBody("platform", "default", NOW, "", unsubscribed_body(7, lead_id, 2, NOW, addresses))
+
+
+def test_an_unsubscription_whose_address_the_page_did_not_know_is_looked_up() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [page_body(4), page_body(5, ["bob@example.com", "bob.new@example.com"]), page_body(6)])
+    policy = SuppressionPolicy(Manifests(), lambda lead_ids: {6: "cem@example.com"} if 6 in lead_ids else {})
+    report = stage_inbox(bucket, intake, clock, policy=policy)
+    assert report.problems == 0
+    assert [(one.address, one.lead_id) for one in intake.requests] == [
+        ("ann@example.com", 4),
+        ("bob@example.com", 5),
+        ("bob.new@example.com", 5),
+        ("", 6),
+    ], "of the last the lead's address of today is suppressed"
+
+
+def test_who_asks_to_suppress_somebody_whom_nobody_can_name_is_kept_apart_and_read_again() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [page_body(99), body(event(1)), body({**asking("unsubscribed", "x", lead_id=98), "recipient": " "})])
+    report = stage_inbox(bucket, intake, clock, policy=SuppressionPolicy(Manifests()))
+    assert report.events_by_type == {"unsubscribed": 2, "delivered": 1}, "they are read"
+    assert report.problems == 2
+    [reason] = [one.reason for one in intake.set_aside.values()]
+    assert "kept apart as unattributable" in reason
+    assert replay_quarantine(bucket, intake, clock) == 2
+    policy = SuppressionPolicy(Manifests(), lambda _: {99: "dee@example.com"})
+    assert stage_inbox(bucket, intake, clock, policy=policy).problems == 1
+
+
+def test_the_end_of_a_subscription_is_a_notice() -> None:
+    bucket, intake = Bucket(), Intake()
+    document = {"Type": "UnsubscribeConfirmation", "MessageId": "m1", "TopicArn": "t", "Timestamp": NOW.isoformat()}
+    fill(bucket, [ReceivedBody("ses", "acme", NOW, "m1", json.dumps(document).encode())])
+    [notice] = stage_inbox(bucket, intake, clock).notices
+    assert notice.startswith("ses/acme: SNS has ended the subscription")
+
+
+def test_one_corrupt_object_of_the_archive_stops_no_replay_and_is_set_aside() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [body(event(1))], [body(event(2))], [body(event(3))])
+    stage_inbox(bucket, intake, clock, batch_objects=1)
+    archived = sorted(key for key in bucket.objects if key.startswith("events/raw/"))
+    bucket.objects[archived[1]] = b"no Parquet"
+    assert replay_archive(bucket, clock, date(2026, 6, 1), date(2026, 6, 1), intake) == 2
+    [aside] = intake.set_aside.values()
+    assert aside.reason == "the archived object is corrupt: not a Parquet file of ours"
+    assert bucket.objects[aside.staged.key] == b"no Parquet"
+    assert replay_quarantine(bucket, intake, clock) == 0, "it stays, and stops nothing there either"
+    assert stage_inbox(bucket, intake, clock).events == 2

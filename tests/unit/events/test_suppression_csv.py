@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from email_platform.domain.addresses import normalised_address
 from email_platform.events.suppression import SUPPRESSION_REASONS, Suppression, SuppressionRequest
 from email_platform.events.suppression_csv import CsvProblem, export_csv, parse_csv
 
@@ -46,10 +47,9 @@ def test_what_was_exported_is_imported_with_address_scope_reason_source_and_time
     content = "".join(export_csv(found)).encode().split(b"\n")
     parsed = list(parse_csv(content, SENDERS))
     assert [one for one in parsed if isinstance(one, CsvProblem)] == []
-    ascii_lower = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
     assert parsed == [
         SuppressionRequest(
-            one.address.translate(ascii_lower),
+            normalised_address(one.address),
             one.reason,
             one.source,
             everywhere=one.sender_id is None,
@@ -92,6 +92,14 @@ def test_a_byte_order_mark_and_empty_lines_are_no_trouble() -> None:
     at = datetime(2025, 12, 31, 22, tzinfo=UTC)
     assert found == [SuppressionRequest("a@b.example", "manual", "old list", everywhere=True, created_at=at)]
     assert at.utcoffset() == timedelta(0)
+
+
+def test_what_a_spreadsheet_leaves_around_an_address_is_no_part_of_it() -> None:
+    found = parse("address\n\u00a0ann@example.com\u200b\n\ufeffANN@BÜCHER.example\t\n")
+    assert [one.address for one in found if isinstance(one, SuppressionRequest)] == [
+        "ann@example.com",
+        "ann@xn--bcher-kva.example",
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "email\na@b.example\n", '"address\n', "a@b.example\n"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import json
 import logging
 import threading
@@ -21,9 +22,10 @@ from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.ports import ObjectInfo
 from email_platform.errors import PartUnavailableError
 from email_platform.events.accounts import WebhookAccounts
+from email_platform.events.mailed import Mailed
 from email_platform.events.received import ReceivedBody, from_parquet
 from email_platform.events.suppression import SuppressionRequest
-from email_platform.receiver.app import EventReceiver, RequestLimits, create_app
+from email_platform.receiver.app import MAXIMUM_COUNTS, EventReceiver, RequestLimits, create_app
 from email_platform.receiver.inbox_writer import EventInbox, InboxLimits
 from email_platform.receiver.unsubscribe_page import UnsubscribePage
 
@@ -60,6 +62,12 @@ class Bucket:
 class Suppressions:
     requests: list[SuppressionRequest] = field(default_factory=list)
     is_down: bool = False
+    present: dict[int, str] = field(default_factory=lambda: {4: "ann@example.com"})
+
+    def present_addresses(self, lead_ids: Any) -> dict[int, str]:
+        if self.is_down:
+            raise PartUnavailableError("PostgreSQL did not answer")
+        return {lead_id: self.present[lead_id] for lead_id in lead_ids if lead_id in self.present}
 
     def add(self, requests: Any) -> int:
         if self.is_down:
@@ -72,9 +80,27 @@ class Suppressions:
 
 
 @dataclass
+class ManifestsInMemory:
+    """What was mailed, by campaign and lead."""
+
+    mailed: dict[tuple[int, int], str] = field(default_factory=lambda: {(7, 4): "ann@example.com"})
+    is_down: bool = False
+
+    def of_lead(self, campaign_id: int, lead_id: int) -> list[Mailed]:
+        if self.is_down:
+            raise PartUnavailableError("S3 did not answer")
+        address = self.mailed.get((campaign_id, lead_id))
+        return [Mailed(lead_id, address)] if address else []
+
+    def of_messages(self, campaign_id: int, named: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass
 class Bench:
     bucket: Bucket
     suppressions: Suppressions
+    manifests: ManifestsInMemory
     inbox: EventInbox
     receiver: EventReceiver
     client: httpx.AsyncClient
@@ -103,17 +129,17 @@ def run(
     variables: dict[str, str] | None = None,
 ) -> Bench:
     async def main() -> Bench:
-        bucket, suppressions = Bucket(), Suppressions()
+        bucket, suppressions, manifests = Bucket(), Suppressions(), ManifestsInMemory()
         inbox = EventInbox(bucket, lambda: NOW, inbox_limits or InboxLimits(batch_milliseconds=1))  # type: ignore[arg-type]
         accounts = WebhookAccounts(
             {"EMAIL_PLATFORM_SIMULATOR_WEBHOOK_SECRET": SECRET, **(variables or {})}, no_fetch, lambda: NOW
         )
         receiver = EventReceiver(accounts, inbox, lambda: NOW, request_limits or RequestLimits())
-        page = UnsubscribePage(SIGNER.verify, suppressions, inbox, lambda: NOW)
+        page = UnsubscribePage(SIGNER.verify, suppressions, manifests, inbox, lambda: NOW)  # type: ignore[arg-type]
         app = create_app(receiver, page, inbox)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
-            bench = Bench(bucket, suppressions, inbox, receiver, client)
+            bench = Bench(bucket, suppressions, manifests, inbox, receiver, client)
             try:
                 await scenario(bench)
             finally:
@@ -302,6 +328,78 @@ def test_nothing_of_a_body_a_path_or_a_secret_is_logged_or_shown(caplog: pytest.
         run(scenario, variables={"EMAIL_PLATFORM_MAILGUN_WEBHOOK_SIGNING_KEY": "key"})
 
 
+def mailgun_body(token: str, recipient: str) -> bytes:
+    timestamp = str(int(NOW.timestamp()))
+    signature = hmac.new(b"key", f"{timestamp}{token}".encode(), "sha256").hexdigest()
+    proof = {"timestamp": timestamp, "token": token, "signature": signature}
+    return json.dumps({"signature": proof, "event-data": {"event": "complained", "recipient": recipient}}).encode()
+
+
+def test_of_bodies_that_come_at_once_under_one_mailgun_token_one_is_taken() -> None:
+    async def scenario(bench: Bench) -> None:
+        bodies = [mailgun_body("t" * 50, f"forged{number}@example.com") for number in range(6)]
+        answers = await asyncio.gather(*(bench.post(body, "/events/mailgun/default") for body in bodies))
+        assert sorted(answer.status_code for answer in answers) == [200, 401, 401, 401, 401, 401]
+        assert len(bench.bucket.bodies()) == 1
+
+    run(
+        scenario,
+        InboxLimits(batch_milliseconds=50),
+        variables={"EMAIL_PLATFORM_MAILGUN_WEBHOOK_SIGNING_KEY": "key"},
+    )
+
+
+def test_a_mailgun_body_that_could_not_be_stored_is_taken_when_it_comes_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        body = mailgun_body("t" * 50, "ann@example.com")
+        bench.bucket.failure = PartUnavailableError("S3 does not answer")
+        assert (await bench.post(body, "/events/mailgun/default")).status_code == 503
+        bench.bucket.failure = None
+        assert (await bench.post(body, "/events/mailgun/default")).status_code == 200
+
+    run(scenario, variables={"EMAIL_PLATFORM_MAILGUN_WEBHOOK_SIGNING_KEY": "key"})
+
+
+def test_a_fault_of_a_verifier_is_a_counted_500_without_any_of_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        async def fails(headers: object, body: bytes) -> None:
+            raise RuntimeError(body)
+
+        verifier = bench.receiver._accounts.find("simulator", "default")
+        monkeypatch.setattr(verifier, "verify", fails)
+        answer = await bench.post()
+        assert (answer.status_code, answer.json()) == (500, {"reason": "the proof could not be checked"})
+        assert bench.receiver.counts == {"500 simulator/default: the proof could not be checked": 1}
+        assert bench.bucket.objects == {}
+
+    run(scenario)
+
+
+def test_refusals_are_counted_by_their_reason_however_many_objects_and_positions_they_name() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(30):
+            bench.bucket.failure = PartUnavailableError(f"S3 answered 500 for the object events/inbox/{number}.parquet")
+            await bench.post()
+            await bench.post(b"{" * number + b"no json", "/events/mailgun/default")
+        counts = (await bench.client.get("/health")).json()["counts"]
+        assert counts == {
+            "503 simulator/default: the bucket did not take the events": 30,
+            "400 mailgun/default: the body is not JSON (at character #)": 30,
+        }
+
+    run(scenario, variables={"EMAIL_PLATFORM_MAILGUN_WEBHOOK_SIGNING_KEY": "key"})
+
+
+def test_the_table_of_counts_is_bounded() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(1000):
+            bench.receiver._answer(401, f"simulator/{'x' * number}", "why")
+        assert len(bench.receiver.counts) <= MAXIMUM_COUNTS + 1
+        assert bench.receiver.counts.total() == 1000
+
+    run(scenario)
+
+
 # --- the unsubscribe page -----------------------------------------------------------------------------------------
 
 TOKEN = SIGNER.token(7, 4, 2)
@@ -338,6 +436,54 @@ def test_an_unsubscription_needs_one_durable_place(postgres_down: int, bucket_do
         bench.suppressions.is_down = bool(postgres_down)
         bench.bucket.failure = PartUnavailableError("S3 does not answer") if bucket_down else None
         assert (await bench.client.post(LINK)).status_code == status_code
+
+    run(scenario)
+
+
+def test_the_address_that_was_mailed_is_suppressed_and_todays_as_well() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.suppressions.present[4] = "ann.new@example.com"
+        bench.manifests.mailed[7, 4] = "Ann@example.com"
+        assert (await bench.client.post(LINK)).status_code == 200
+        assert [one.address for one in bench.suppressions.requests] == ["ann@example.com", "ann.new@example.com"]
+        [kept] = bench.bucket.bodies()
+        assert json.loads(kept.body)["addresses"] == ["ann@example.com", "ann.new@example.com"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("lead", [{}, {5: "somebody.else@example.com"}])
+def test_a_lead_that_is_gone_emptied_or_replaced_is_unsubscribed_by_what_was_mailed(lead: dict[int, str]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.suppressions.present = lead
+        assert (await bench.client.post(LINK)).status_code == 200
+        assert [one.address for one in bench.suppressions.requests] == ["ann@example.com"]
+
+    run(scenario)
+
+
+def test_the_page_says_unsubscribed_only_when_it_is_so() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.suppressions.present = {}
+        bench.manifests.mailed = {}
+        answer = await bench.client.post(LINK)
+        assert answer.status_code == 503
+        assert "do not find the address" in answer.text
+        assert "You are not unsubscribed yet" in answer.text
+        [kept] = bench.bucket.bodies()
+        assert json.loads(kept.body)["addresses"] == [], "an operator gets to see it"
+
+    run(scenario)
+
+
+def test_while_nobody_can_look_up_what_was_mailed_todays_address_is_not_enough() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.manifests.is_down = True
+        answer = await bench.client.post(LINK)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
+        assert [one.address for one in bench.suppressions.requests] == ["ann@example.com"], "what is known is done"
+        bench.manifests.is_down = False
+        assert (await bench.client.post(LINK)).status_code == 200
 
     run(scenario)
 

@@ -76,9 +76,9 @@ class Memory:
 
 @dataclass
 class Counts:
-    counts: dict[int, tuple[int, int]]
+    counts: dict[int, tuple[int, ...]]
 
-    def feedback_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, tuple[int, int]]:
+    def feedback_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, tuple[int, ...]]:
         return self.counts
 
 
@@ -117,6 +117,20 @@ def test_an_alert_that_nobody_took_is_told_again_and_once(memory: Memory) -> Non
     first = look(memory, 1000, 60, taken=False)
     assert (first.alerts, first.untold) == ((), 1)
     assert [len(look(memory, 1000, 60).alerts) for _ in range(2)] == [1, 0]
+
+
+def test_many_blocks_stop_a_campaign_and_alert_since_its_sender_is_in_trouble(memory: Memory) -> None:
+    def blocked(count: int) -> GuardReport:
+        return guard_campaigns(memory, Counts({7: (0, 0, count)}), lambda _: 1000, LIMITS, lambda _: None)
+
+    assert blocked(50).alerts == ()
+    [alert] = blocked(51).alerts
+    assert memory.stops == [
+        "51 of 1,000 messages were blocked for reputation, content or policy (5.10%; the limit is 5.00%)"
+    ]
+    assert alert.to_json()["blocked"] == 51
+    memory.resume()
+    assert blocked(51).alerts == (), "what the operator has seen counts no more"
 
 
 def test_a_campaign_without_feedback_asks_no_ledger(memory: Memory) -> None:

@@ -4,16 +4,16 @@ The refusals are triggers, not check constraints. A check constraint that is not
 refuses every later update of it: the campaign could not be set to failed, nor the lead's opt-out be recorded. A trigger
 looks only at the columns that are written with a new value.
 
-Revision ID: 0008
-Revises: 0007
+Revision ID: 0007
+Revises: 0006
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
