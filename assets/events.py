@@ -4,7 +4,7 @@ from datetime import date
 
 import dagster as dg
 
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from assets.warehouse import log_campaign_loads
 from email_platform.events.inbox import replay_archive, replay_quarantine
 from email_platform.runs.events import EventsReport, take_in_events
@@ -44,7 +44,7 @@ def warehouse_events(
 
     Grain: one row an event of a loaded object, append-only; the key is provider and event id.
     """
-    with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
         report = take_in_events(incoming, opened, clickhouse)
         accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         bucket = incoming.store.bucket
@@ -133,7 +133,7 @@ class EventReplay(dg.Config):
 def replay_events(context: dg.OpExecutionContext, config: EventReplay, events: EventsResource) -> None:
     """Put the bodies back into the inbox; events that were read before are deduplicated."""
     days = [date.fromisoformat(day) for day in (config.first_day, config.last_day or config.first_day) if day]
-    with failures_told(), events.open() as opened:
+    with final_errors_end_the_run(), events.open() as opened:
         quarantined = replay_quarantine(opened.store, opened.intake, opened.clock) if config.quarantine else 0
         archived = replay_archive(opened.store, opened.clock, days[0], days[-1]) if days else 0
     context.add_output_metadata({"bodies of the quarantine": quarantined, "bodies of the archive": archived})
@@ -144,7 +144,7 @@ def take_in_replayed_events(
     context: dg.OpExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
 ) -> None:
     """Take in the inbox with what was put back, as `warehouse_events` does."""
-    with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
         report = take_in_events(incoming, opened, clickhouse)
         accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         metadata = _metadata(report, incoming.store.bucket)
