@@ -38,7 +38,7 @@ SHOWN_OBJECTS = 20
 def warehouse_events(
     context: dg.AssetExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
 ) -> dg.MaterializeResult:
-    """What providers told about messages, staged from the inbox and loaded in bulk; then it is acted upon.
+    """What providers reported about messages, staged from the inbox and loaded in bulk, and what follows from it.
 
     Suppressions are written, unknown calls are settled, and campaigns that pass a limit are paused.
 
@@ -94,13 +94,13 @@ def _readable_check(report: EventsReport) -> dg.AssetCheckResult:
 
 def _limits_check(report: EventsReport) -> dg.AssetCheckResult:
     guarded = report.guarded
-    said = [*guarded.standing, *(alert.text for alert in guarded.alerts)]
+    lines = [*guarded.standing, *(alert.text for alert in guarded.alerts)]
     return dg.AssetCheckResult(
         check_name="campaigns_within_limits",
         asset_key=_KEY,
-        passed=not said and not guarded.untold,
+        passed=not lines and not guarded.untold,
         metadata={
-            "campaigns": dg.MetadataValue.md("\n".join(f"- {line}" for line in dict.fromkeys(said))),
+            "campaigns": dg.MetadataValue.md("\n".join(f"- {line}" for line in dict.fromkeys(lines))),
             "alerts that nobody took": guarded.untold,
         },
     )

@@ -17,7 +17,7 @@ SHOWN_KEYS = 50
 
 
 class Rebuild(dg.Config):
-    """How the warehouse is made anew.
+    """How the warehouse is rebuilt.
 
     Attributes:
         empty_database: the name of the raw tables' database, typed out, to remove all their rows first; empty to load
