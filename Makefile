@@ -26,7 +26,7 @@ $(MANIFEST): $(READY) $(DBT_SOURCES)
 setup: $(READY) $(MANIFEST)  ## install everything into .venv
 dbt-manifest: $(MANIFEST)  ## parse the dbt project, which Dagster reads at start
 
-# Both ask the warehouse of the settings: the embedded one while `make up` or a demo runs, else the one of
+# Both read the warehouse of the settings: the embedded one while `make up` or a demo runs, else the one of
 # EMAIL_PLATFORM_CLICKHOUSE_URL.
 DBT_DOCS := dbt_reports/target/docs
 dbt-docs: setup  ## the reports' models, columns, tests and lineage as a page of its own in dbt_reports/target/docs
@@ -68,16 +68,24 @@ bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a 
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
 	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
 
-check: setup  ## lint, types, layers; changes nothing
+# Nothing is fetched: Material's fonts are off, Mermaid comes from a wheel (docs/.hooks/site.py). Its announcement is not for a log.
+docs: setup  ## the documentation as a site in build/site; fails on a dead link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+check: setup  ## lint, types, layers, secrets; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/sqlfluff lint --disable-progress-bar dbt_reports/models
+	$(BIN)/pre-commit run --all-files detect-secrets
+	$(BIN)/pre-commit run --all-files detect-secrets-in-tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dagster definitions validate -m email_platform.definitions
 
-fix: setup  ## mend what can be mended by itself
+fix: setup  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove the virtual environment, the embedded parts' data and caches
-	rm -rf $(VENV) .state dbt_reports/target dbt_reports/logs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .state build dbt_reports/target dbt_reports/logs .pytest_cache .mypy_cache .ruff_cache

@@ -4,7 +4,7 @@ import time
 
 import dagster as dg
 
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from assets.partitions import campaign_id_of, campaign_partitions
 from email_platform.domain.storage_layout import eligible_key, excluded_key
 from email_platform.runs.freeze import FrozenAudience, freeze_audience
@@ -29,7 +29,7 @@ def campaign_audience(context: dg.AssetExecutionContext, parts: PartsResource) -
             last_seconds = now_seconds
             context.log.info(f"{rows:,} leads considered, {rows / (now_seconds - began_seconds):,.0f} a second")
 
-    with failures_told(), parts.open() as opened:
+    with final_errors_end_the_run(), parts.open() as opened:
         audience = freeze_audience(opened, campaign_id, on_progress)
         bucket = opened.store.bucket
     return dg.MaterializeResult(metadata=_metadata(audience, bucket, time.monotonic() - began_seconds))

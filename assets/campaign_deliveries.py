@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 
 from assets.campaign_audience import campaign_audience
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from assets.partitions import campaign_id_of, campaign_partitions
 from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.runs.finish import SendingSummary, finish_sending
@@ -27,7 +27,7 @@ PROGRESS_SECONDS = 10.0
 @dg.op(ins={"campaign_audience": dg.In(dg.Nothing)}, out=dg.DynamicOut(int))
 def split_into_chunks(context: dg.OpExecutionContext, parts: PartsResource) -> Iterator[dg.DynamicOutput[int]]:
     """One output per chunk of the manifest: its index, never its addresses."""
-    with failures_told(), parts.open() as opened:
+    with final_errors_end_the_run(), parts.open() as opened:
         manifest = find_manifest(opened, campaign_id_of(context.partition_key))
     for chunk_index in range(manifest.chunk_count):
         yield dg.DynamicOutput(
@@ -42,7 +42,7 @@ def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_in
     """Make the chunk's calls that the ledger does not show as done, then stage what became of everybody."""
     campaign_id = campaign_id_of(context.partition_key)
     stop = threading.Event()
-    with failures_told(), ending_with_ancestors(stop.set), parts.open() as opened:
+    with final_errors_end_the_run(), ending_with_ancestors(stop.set), parts.open() as opened:
         report = send_chunk(
             opened,
             campaign_id,
@@ -58,7 +58,7 @@ def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_in
 @dg.op
 def finish_campaign(context: dg.OpExecutionContext, parts: PartsResource, reports: list[dict[str, int]]) -> None:
     """Judge from the ledger whether everybody was reached, and set the campaign to sent."""
-    with failures_told(), parts.open() as opened:
+    with final_errors_end_the_run(), parts.open() as opened:
         summary = finish_sending(opened, campaign_id_of(context.partition_key))
         sent_calls = sum(report["sent_calls"] for report in reports)
         context.add_output_metadata(_summary_metadata(summary, sent_calls, opened.store.bucket))

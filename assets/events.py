@@ -4,7 +4,7 @@ from datetime import date
 
 import dagster as dg
 
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from assets.warehouse import log_campaign_loads
 from email_platform.events.inbox import replay_archive, replay_quarantine
 from email_platform.runs.events import EventsReport, take_in_events
@@ -38,13 +38,13 @@ SHOWN_OBJECTS = 20
 def warehouse_events(
     context: dg.AssetExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
 ) -> dg.MaterializeResult:
-    """What providers told about messages, staged from the inbox and loaded in bulk; then it is acted upon.
+    """What providers reported about messages, staged from the inbox and loaded in bulk, and what follows from it.
 
     Suppressions are written, unknown calls are settled, and campaigns that pass a limit are paused.
 
     Grain: one row an event of a loaded object, append-only; the key is provider and event id.
     """
-    with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
         report = take_in_events(incoming, opened, clickhouse)
         accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         bucket = incoming.store.bucket
@@ -94,13 +94,13 @@ def _readable_check(report: EventsReport) -> dg.AssetCheckResult:
 
 def _limits_check(report: EventsReport) -> dg.AssetCheckResult:
     guarded = report.guarded
-    said = [*guarded.standing, *(alert.text for alert in guarded.alerts)]
+    lines = [*guarded.standing, *(alert.text for alert in guarded.alerts)]
     return dg.AssetCheckResult(
         check_name="campaigns_within_limits",
         asset_key=_KEY,
-        passed=not said and not guarded.untold,
+        passed=not lines and not guarded.untold,
         metadata={
-            "campaigns": dg.MetadataValue.md("\n".join(f"- {line}" for line in dict.fromkeys(said))),
+            "campaigns": dg.MetadataValue.md("\n".join(f"- {line}" for line in dict.fromkeys(lines))),
             "alerts that nobody took": guarded.untold,
         },
     )
@@ -133,7 +133,7 @@ class EventReplay(dg.Config):
 def replay_events(context: dg.OpExecutionContext, config: EventReplay, events: EventsResource) -> None:
     """Put the bodies back into the inbox; events that were read before are deduplicated."""
     days = [date.fromisoformat(day) for day in (config.first_day, config.last_day or config.first_day) if day]
-    with failures_told(), events.open() as opened:
+    with final_errors_end_the_run(), events.open() as opened:
         quarantined = replay_quarantine(opened.store, opened.intake, opened.clock) if config.quarantine else 0
         archived = replay_archive(opened.store, opened.clock, days[0], days[-1], opened.intake) if days else 0
     context.add_output_metadata({"bodies of the quarantine": quarantined, "bodies of the archive": archived})
@@ -144,7 +144,7 @@ def take_in_replayed_events(
     context: dg.OpExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
 ) -> None:
     """Take in the inbox with what was put back, as `warehouse_events` does."""
-    with failures_told(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
         report = take_in_events(incoming, opened, clickhouse)
         accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         metadata = _metadata(report, incoming.store.bucket)

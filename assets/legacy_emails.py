@@ -5,7 +5,7 @@ import os
 import dagster as dg
 
 from assets.legacy_partitions import FIRST_MONTH_VARIABLE, first_month, legacy_months, month_of
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from email_platform.errors import PartUnavailableError
 from email_platform.runs.legacy_import import ImportReport
 from resources.legacy import LegacyImportResource
@@ -47,7 +47,7 @@ def legacy_emails(context: dg.AssetExecutionContext, legacy: LegacyImportResourc
     def on_range(done: int, of: int, rows: int) -> None:
         context.log.info(f"{done} of {of} ranges, {rows:,} rows")
 
-    with failures_told():
+    with final_errors_end_the_run():
         try:
             report = legacy.import_month(month_of(context.partition_key), on_range)
         except PartUnavailableError as away:  # a busy source, a replica in recovery: wait, then go on

@@ -36,7 +36,7 @@ FINAL_ERRORS: tuple[type[EmailPlatformError], ...] = (
 
 
 @contextmanager
-def failures_told() -> Iterator[None]:
+def final_errors_end_the_run() -> Iterator[None]:
     """Turn errors that no retry can mend into a Failure with the reason and without retries."""
     try:
         yield

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from email_platform.errors import ConfigurationError
 from email_platform.runs.legacy_import import NOTHING
 from email_platform.runs.rebuild import RebuildProgress, RebuildReport, rebuild_warehouse
@@ -17,7 +17,7 @@ SHOWN_KEYS = 50
 
 
 class Rebuild(dg.Config):
-    """How the warehouse is made anew.
+    """How the warehouse is rebuilt.
 
     Attributes:
         empty_database: the name of the raw tables' database, typed out, to remove all their rows first; empty to load
@@ -32,7 +32,7 @@ def rebuild_from_staging_area(
     context: dg.OpExecutionContext, config: Rebuild, parts: PartsResource, warehouse: WarehouseResource
 ) -> None:
     """Load whatever the bucket has and the warehouse lacks, and show what the tables held before and hold now."""
-    with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), parts.open() as opened, warehouse.open() as clickhouse:
         if config.empty_database not in ("", clickhouse.database):
             raise ConfigurationError(f"empty_database: the warehouse's database is {clickhouse.database}")
         report = rebuild_warehouse(

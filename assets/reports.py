@@ -106,7 +106,7 @@ def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the
     pool="reports",
 )
 def campaign_reports(context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource) -> None:
-    """What the reports say of these campaigns, computed anew from the raw tables; only ever asked for by somebody.
+    """What the reports say of these campaigns, recomputed from the raw tables; runs only when somebody asks for it.
 
     Grain: as in each report. The refreshes of `reports_job` take in what is new by themselves; this is for campaigns
     whose rows are doubted. Rows of deliveries that the raw table has no more stay: `full_refresh` of `reports_job`

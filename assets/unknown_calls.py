@@ -4,7 +4,7 @@ from typing import Literal
 
 import dagster as dg
 
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from email_platform.runs.unknown import decide_unknown_calls
 from resources.parts import PartsResource
 
@@ -26,8 +26,8 @@ class UnknownCallsDecision(dg.Config):
 def decide_about_unknown_calls(
     context: dg.OpExecutionContext, config: UnknownCallsDecision, parts: PartsResource
 ) -> None:
-    """Apply the decision in the ledger and stage the chunks anew; resent calls go out with the next run."""
-    with failures_told(), parts.open() as opened:
+    """Apply the decision in the ledger and stage the chunks again; resent calls go out with the next run."""
+    with final_errors_end_the_run(), parts.open() as opened:
         decided = decide_unknown_calls(opened, config.campaign_id, config.decision, config.chunk_index)
     context.add_output_metadata(
         {

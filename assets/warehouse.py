@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from assets.campaign_deliveries import campaign_deliveries
-from assets.outcomes import failures_told
+from assets.outcomes import final_errors_end_the_run
 from assets.partitions import CAMPAIGN_PARTITIONS_NAME, campaign_id_of, campaign_partitions, partition_key
 from assets.reports import DAILY
 from email_platform.runs.load import CampaignAccount, LoadReport, load_staged, prove, prove_all
@@ -53,7 +53,7 @@ def warehouse_deliveries(
     Grain: (campaign, lead). Loading again changes nothing, and brings back what the warehouse lost.
     """
     campaign_id = campaign_id_of(context.partition_key)
-    with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), parts.open() as opened, warehouse.open() as clickhouse:
         report = load_staged(opened.register, clickhouse, campaign_id)
         proved = prove(opened, clickhouse, campaign_id)
     return dg.MaterializeResult(
@@ -96,7 +96,7 @@ def warehouse_dimensions(parts: PartsResource, warehouse: WarehouseResource) -> 
     Grain: one row a campaign; one a user; one a day, reason, source and sender of suppressions. The first step of each
     refresh of the reports, so this is where a load that is late is shown, and rows of which a value is mapped.
     """
-    with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), parts.open() as opened, warehouse.open() as clickhouse:
         rows = refresh_dimensions(opened.dimensions, opened.store, clickhouse, opened.clock)
         late = opened.register.waiting_objects(LATE_SECONDS)
         odd = opened.dimensions.odd_rows()
@@ -186,7 +186,7 @@ def log_campaign_loads(
 @dg.op
 def load_waiting_objects(context: dg.OpExecutionContext, parts: PartsResource, warehouse: WarehouseResource) -> None:
     """Load every staged object that the warehouse does not hold, of all campaigns, and prove each campaign's counts."""
-    with failures_told(), parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(), parts.open() as opened, warehouse.open() as clickhouse:
         report = load_staged(opened.register, clickhouse)
         accounts = prove_all(opened, clickhouse, report.campaigns)
     context.add_output_metadata({**_load_metadata(report), "campaigns": len(report.campaigns)})

@@ -34,7 +34,7 @@ from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
 from email_platform.domain.ports import StagedObject
-from email_platform.local.stack.stack import running_stack, surroundings
+from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.runs.load import load_staged
 from email_platform.settings import Settings
 
@@ -155,7 +155,7 @@ def main() -> None:
         Path(folder).chmod(0o755)
         state = Path(folder) / "state"
         with (
-            running_stack(state, parts=("postgres", "s3", "clickhouse"), environ=surroundings()) as settings,
+            running_stack(state, parts=("postgres", "s3", "clickhouse"), environ=clean_environment()) as settings,
             open_oltp(settings) as engine,
         ):
             bench = LoaderBench(settings, PostgresStagingRegister(engine), Path(folder) / "figures.json")

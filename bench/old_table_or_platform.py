@@ -47,7 +47,7 @@ from email_platform.domain.ports import StagedObject
 from email_platform.domain.storage_layout import deliveries_key
 from email_platform.local.demo.legacy_emails import CREATE_TABLE, INDEXES
 from email_platform.local.stack import postgres
-from email_platform.local.stack.stack import running_stack, surroundings
+from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA
 
@@ -661,7 +661,7 @@ def measure(scale_name: str, sink: Path) -> dict[str, Any]:
     folder.chmod(0o755)
     try:
         with running_stack(
-            folder / "state", parts=("postgres", "s3", "clickhouse"), environ=surroundings()
+            folder / "state", parts=("postgres", "s3", "clickhouse"), environ=clean_environment()
         ) as settings:
             warehouse = ClickHouseWarehouse.from_settings(settings)
             bench = Bench(scale_name, settings, warehouse, S3ObjectStore.from_settings(settings), sink)

@@ -26,7 +26,7 @@ import psutil
 
 from email_platform.adapters.clickhouse import dbt_environment
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-from email_platform.local.stack.stack import running_stack, surroundings
+from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import Settings
 
 PROJECT = Path(__file__).parents[1] / "dbt_reports"
@@ -178,7 +178,7 @@ def main() -> None:
     folder.chmod(0o755)
     builds: dict[str, Build] = {}
     try:
-        with running_stack(folder / "state", parts=("clickhouse",), environ=surroundings()) as settings:
+        with running_stack(folder / "state", parts=("clickhouse",), environ=clean_environment()) as settings:
             warehouse = ClickHouseWarehouse.from_settings(settings)
             fill(warehouse, 0, rows)
             tell(warehouse, "delivered", "0", rank=40, later_seconds=2, every=2, offset=0)

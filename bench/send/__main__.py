@@ -30,7 +30,7 @@ from bench.send.sender_alone import in_a_process, queue, seed_leads
 from bench.send.whole_path import Path as WholePath
 from bench.send.whole_path import follow, import_size_mb, memory_watched, until_accepted
 from email_platform.adapters.assembly import open_oltp
-from email_platform.local.stack.stack import ALL_PART_NAMES, running_stack, surroundings
+from email_platform.local.stack.stack import ALL_PART_NAMES, clean_environment, running_stack
 from email_platform.settings import Settings, variable_of
 
 RATE_VARIABLE = "EMAIL_PLATFORM_SIMULATOR_RECIPIENTS_PER_SECOND"
@@ -54,7 +54,7 @@ def main() -> None:
     findings = Findings(scale=chosen.scale, cores=os.cpu_count() or 0)
     with tempfile.TemporaryDirectory(prefix="bench-send-") as name, answering_server() as url:
         folder = Path(name)
-        environment = surroundings() | {
+        environment = clean_environment() | {
             variable_of("provider_url"): url,
             variable_of("provider_api_key"): "bench",
             variable_of("start_timeout_seconds"): "300",

@@ -1,4 +1,4 @@
-{#- Counts are kept by campaign: one with any state computed since the last build is counted anew as a whole, so a late
+{#- Counts are kept by campaign: one with any state computed since the last build is recounted as a whole, so a late
     bounce, a receipt that comes late or an outcome decided later also corrects the days before, and a build that failed
     or ran twice leaves nothing wrong behind. Its groups are appended and replace those before (the highest counted_up_to
     counts); a group that is no more is written with zeros. No row is ever deleted: a mutation costs more than all of the

@@ -2,7 +2,7 @@
     works on whole loads (one object's insert: source_object and loaded_at), not on a time: a load that becomes visible late
     is a load like any other, and no hour of overlap is counted again at every refresh. -#}
 
-{#- Whether every delivery is to be computed: the states are not there yet, or are asked to be built anew. -#}
+{#- Whether every delivery is to be computed: the states are not there yet, or a full build was asked for. -#}
 {% macro all_states_are_to_be_built() -%}
     {%- if not execute -%}
         {{ return(true) }}
@@ -32,7 +32,7 @@
     )
 {%- endmacro %}
 
-{#- Adds the campaigns that the variable asks for, whose states are computed anew whether or not anything of theirs is new:
+{#- Adds the campaigns that the variable asks for, whose states are recomputed even if nothing about them is new:
     {recompute_campaigns: [17, 18]}. Empty where it asks for none. -#}
 {% macro or_is_to_be_recomputed() -%}
     {%- set campaigns = var('recompute_campaigns', []) | map('int') | join(', ') -%}

@@ -1,6 +1,6 @@
 {#- A view that stands as it should is left alone: making one again costs five statements, and most of this project's models
     are views. Its comment ends with a hash of its own code and of every model's of the project, so a change anywhere makes
-    all of them anew, as --full-refresh does (for a raw table whose columns got other types). -#}
+    all of them again, as --full-refresh does (for a raw table whose columns got other types). -#}
 {% materialization view, adapter='clickhouse' %}
     {%- set existing = load_cached_relation(this) -%}
     {%- set target_relation = this.incorporate(type='view') -%}

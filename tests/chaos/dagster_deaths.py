@@ -36,7 +36,7 @@ from email_platform.adapters.clickhouse.address import reports_database
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.events.inbox import inbox_is_waiting
 from email_platform.local.stack.dagster_processes import dagster_home
-from email_platform.local.stack.stack import Stack, started_stack, surroundings
+from email_platform.local.stack.stack import Stack, clean_environment, started_stack
 from email_platform.settings import Settings, variable_of
 from tests.chaos.invariant import InvariantBrokenError, OnUnknown, Promise, hold, queue_chaos_campaign
 from tests.chaos.providers import Simulator, provider_without_keys
@@ -362,7 +362,7 @@ def _is_sent(status: CampaignStatus) -> bool:
 def dagster_world(folder: Path) -> Iterator[DagsterWorld]:
     """Start everything that `email-platform up` starts, and a second provider; stop all on leaving."""
     with provider_without_keys(folder) as without_keys:
-        environment = surroundings() | {
+        environment = clean_environment() | {
             variable_of(name): str(value)
             for name, value in {
                 "chunk_rows": CHUNK_ROWS,

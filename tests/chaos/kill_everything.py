@@ -29,7 +29,7 @@ from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import EmailPlatformError
 from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.local.stack.part import held_free_ports
-from email_platform.local.stack.stack import surroundings
+from email_platform.local.stack.stack import clean_environment
 from email_platform.settings import Settings, variable_of
 
 PORT_SETTINGS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "dagster_port", "receiver_port")
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def kill_and_start_again(folder: Path, leads: int, report: Path | None) -> int:
-    environment = surroundings() | {variable_of("state_folder"): str(folder / "state")}
+    environment = clean_environment() | {variable_of("state_folder"): str(folder / "state")}
     with held_free_ports(len(PORT_SETTINGS)) as ports:
         environment |= {variable_of(name): str(port) for name, port in zip(PORT_SETTINGS, ports, strict=True)}
     began_seconds = time.monotonic()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from email_platform.local.stack.stack import ENGINE_NAMES, Stack, started_stack, surroundings
+from email_platform.local.stack.stack import ENGINE_NAMES, Stack, clean_environment, started_stack
 from email_platform.settings import VARIABLE_PREFIX, Settings
 from tests.chaos.invariant import BLOCKED, InvariantBrokenError, Promise, hold, queue_chaos_campaign
 from tests.chaos.providers import KEYS, NO_KEYS, PATIENCE_SECONDS, Simulator, provider_without_keys
@@ -206,7 +206,7 @@ class ChaosWorld:
 @contextmanager
 def chaos_world(folder: Path) -> Iterator[ChaosWorld]:
     """Start the parts and a second provider without idempotency keys; stop everything on leaving."""
-    environment = surroundings() | {
+    environment = clean_environment() | {
         f"{VARIABLE_PREFIX}CHUNK_ROWS": str(CHUNK_ROWS),
         f"{VARIABLE_PREFIX}LEASE_SECONDS": str(LEASE_SECONDS),
         f"{VARIABLE_PREFIX}PROVIDER_CONNECTIONS": str(CONNECTIONS),

@@ -33,7 +33,7 @@ from email_platform.adapters.postgres.tables import suppression
 from email_platform.domain.identity import message_id
 from email_platform.errors import EmailPlatformError
 from email_platform.events.inbox import inbox_is_waiting
-from email_platform.local.stack.stack import Stack, started_stack, statuses, surroundings
+from email_platform.local.stack.stack import Stack, clean_environment, started_stack, statuses
 from email_platform.runs.events import take_in_events
 from email_platform.settings import Settings, variable_of
 
@@ -294,7 +294,7 @@ def run_flood(folder: Path, plan: FloodPlan, *, faults: bool = True, report: Cal
 
 @contextmanager
 def _stack(folder: Path) -> Iterator[Stack]:
-    environ = {**surroundings(), variable_of("receiver_processes"): str(RECEIVERS)}
+    environ = {**clean_environment(), variable_of("receiver_processes"): str(RECEIVERS)}
     parts = ("postgres", "s3", "clickhouse", "receiver")
     with started_stack(folder / "state", environ=environ, parts=parts, ports="free") as stack:
         watching = threading.Thread(target=stack.supervisor.watch, name="part-watch", daemon=True)

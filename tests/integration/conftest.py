@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from email_platform.local.stack.stack import running_stack, surroundings
+from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import Settings
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """PostgreSQL, S3, ClickHouse and the provider simulator, prepared; without Dagster."""
-    with running_stack(tmp_path_factory.mktemp("stack") / "state", environ=surroundings()) as settings:
+    with running_stack(tmp_path_factory.mktemp("stack") / "state", environ=clean_environment()) as settings:
         yield settings
 
 

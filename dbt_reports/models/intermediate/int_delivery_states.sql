@@ -13,7 +13,7 @@
 -- depends_on: {{ ref('int_changed_deliveries') }}
 -- depends_on: {{ ref('stg_deliveries') }}
 
--- A delivery with anything new about it is computed anew from all that is known about it, and its row replaces the
+-- A delivery with anything new about it is recomputed from all that is known about it, and its row replaces the
 -- one before. So the newest row counts, not the highest rank: a reading that was mended may take a status back.
 with events_of_deliveries as (
     select

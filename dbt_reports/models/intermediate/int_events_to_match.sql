@@ -24,7 +24,7 @@ with events as (
         select *
         from {{ source('warehouse', 'event') }}
         where (campaign_id, message_id) in (
-            select campaign_id, toString(message_id) from {{ ref('int_changed_deliveries') }}
+            select campaign_id, toString(message_id) from {{ ref('int_changed_deliveries') }} -- noqa: AL03
         )
         union all
         select *
@@ -70,7 +70,7 @@ with events as (
         details,
         loaded_at
     from readings
-    order by event_key, normaliser_version desc, loaded_at desc, source_object desc
+    order by event_key asc, normaliser_version desc, loaded_at desc, source_object desc
     limit 1 by event_key
     {% endif %}
 )

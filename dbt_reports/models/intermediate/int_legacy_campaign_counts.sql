@@ -11,7 +11,7 @@
 
 -- depends_on: {{ ref('int_new_loads') }}
 
--- What the old table says of a campaign as a whole. A campaign with any row loaded since the last build is counted anew,
+-- What the old table has about a campaign as a whole. A campaign with any row loaded since the last build is recounted,
 -- and the newest count replaces those before.
 select
     campaign_id,

@@ -69,7 +69,7 @@ with_recipient_alone as (
         and named.provider_message_id = ''
         and named.type in ('bounced', 'complained')
         and deliveries.occurred_at between named.event_at - interval 30 day and named.event_at
-    order by event_key, deliveries.occurred_at desc, deliveries.campaign_id desc
+    order by event_key asc, deliveries.occurred_at desc, deliveries.campaign_id desc
     limit 1 by event_key
 )
 

@@ -16,5 +16,5 @@ select
     details,
     loaded_at
 from {{ source('warehouse', 'event') }}
-order by event_key, normaliser_version desc, loaded_at desc, source_object desc
+order by event_key asc, normaliser_version desc, loaded_at desc, source_object desc
 limit 1 by event_key

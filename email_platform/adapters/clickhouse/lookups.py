@@ -26,7 +26,7 @@ CONDITIONS: dict[LookupBy, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ToldEvent:
+class EmailEvent:
     """What a provider told about an email."""
 
     type: str
@@ -55,7 +55,7 @@ class FoundEmail:
     provider_message_id: str
     occurred_at: datetime
     is_old: bool
-    events: tuple[ToldEvent, ...] = ()
+    events: tuple[EmailEvent, ...] = ()
 
 
 def find_emails(warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str, limit: int) -> list[FoundEmail]:
@@ -97,14 +97,14 @@ def find_emails(warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str,
     ]
 
 
-def _events(warehouse: ClickHouseWarehouse, messages: Sequence[tuple[int, str]]) -> dict[str, list[ToldEvent]]:
+def _events(warehouse: ClickHouseWarehouse, messages: Sequence[tuple[int, str]]) -> dict[str, list[EmailEvent]]:
     """By message id, the newest reading of each event that carries it: ranges of the table's key.
 
     Args:
         warehouse: what is asked.
         messages: campaign and message id; a provider's event may lack the campaign, which is then 0.
     """
-    told: dict[str, list[ToldEvent]] = defaultdict(list)
+    told: dict[str, list[EmailEvent]] = defaultdict(list)
     if not messages:
         return told
     rows = warehouse.query(
@@ -121,5 +121,5 @@ def _events(warehouse: ClickHouseWarehouse, messages: Sequence[tuple[int, str]])
         },
     )
     for message_id, kind, subtype, occurred_at in sorted(rows, key=lambda row: row[3]):
-        told[message_id].append(ToldEvent(kind, subtype, occurred_at))
+        told[message_id].append(EmailEvent(kind, subtype, occurred_at))
     return told

@@ -100,7 +100,7 @@ def started_stack(
 
     Args:
         state_folder: data, logs, secrets; made if missing, found again if not.
-        environ: settings and the surroundings of the parts.
+        environ: the settings, and the environment that the parts inherit.
         parts: which of `ALL_PART_NAMES`; those whose address is in `environ` are external and not started.
         ports: "free" chooses ports at each start, for tests.
         workspace: what Dagster loads; the project's own by default.
@@ -182,7 +182,7 @@ def running_stack(
             watching.join()
 
 
-def surroundings(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+def clean_environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without this platform's settings: for stacks that must touch nothing but themselves."""
     given = os.environ if variables is None else variables
     return {name: value for name, value in given.items() if not name.startswith(VARIABLE_PREFIX)}

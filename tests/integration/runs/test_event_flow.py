@@ -30,7 +30,7 @@ from email_platform.errors import CampaignStoppedError
 from email_platform.events.inbox import inbox_is_waiting
 from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.local.stack.part import held_free_ports, http_status
-from email_platform.local.stack.stack import running_stack, surroundings
+from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.runs.events import EventsReport, take_in_events
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
@@ -51,7 +51,11 @@ _numbers = count(1)
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A stack of this module's own, with two receivers that the simulator delivers its events to."""
     parts = ("postgres", "s3", "clickhouse", "provider", "receiver")
-    environ = {**surroundings(), variable_of("receiver_processes"): "2", variable_of("chunk_rows"): "300"}
+    environ = {
+        **clean_environment(),
+        variable_of("receiver_processes"): "2",
+        variable_of("chunk_rows"): "300",
+    }
     with running_stack(tmp_path_factory.mktemp("flow") / "state", parts=parts, environ=environ) as settings:
         yield settings
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from email_platform.adapters.clickhouse import reports_database
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import connect
-from email_platform.adapters.clickhouse.lookups import LookupBy, ToldEvent, find_emails
+from email_platform.adapters.clickhouse.lookups import EmailEvent, LookupBy, find_emails
 from email_platform.adapters.clickhouse.migrate import apply_migrations, read_migrations
 from email_platform.cli.app import app
 from email_platform.settings import Settings
@@ -49,9 +49,9 @@ def test_a_replay_and_a_late_outcome_leave_one_email_in_its_newest_state(reports
     newest, oldest = find_emails(reports.warehouse, "lead", 1, 10)
     assert (newest.campaign_id, newest.status, newest.provider_message_id) == (1, "accepted", "p-1-1")
     assert newest.events == (
-        ToldEvent("delivered", "", NOON),
-        ToldEvent("clicked", "", later - timedelta(days=1)),
-        ToldEvent("bounced", "soft", later),
+        EmailEvent("delivered", "", NOON),
+        EmailEvent("clicked", "", later - timedelta(days=1)),
+        EmailEvent("bounced", "soft", later),
     )
     assert (oldest.campaign_id, oldest.status, oldest.error, oldest.events) == (2, "rejected", "550: no such user", ())
     assert find_emails(reports.warehouse, "lead", 1, 1) == [newest]

@@ -35,12 +35,12 @@ from email_platform.local.stack.part import Part
 from email_platform.local.stack.python_parts import project_folder, python_environment
 from email_platform.local.stack.stack import (
     ALL_PART_NAMES,
+    clean_environment,
     running_stack,
     started_stack,
     statuses,
     stop_stack,
     supervisor_id,
-    surroundings,
 )
 from email_platform.local.stack.supervisor import Supervisor
 from email_platform.settings import Settings, embedded_values
@@ -249,7 +249,7 @@ def test_pyarrow_writes_parquet_that_clickhouse_reads_by_glob(settings: Settings
 
 
 def small_stack(folder: Path, **changes: Any) -> contextlib.AbstractContextManager[Settings]:
-    return running_stack(folder, **{"parts": ("postgres", "s3"), "environ": surroundings(), **changes})
+    return running_stack(folder, **{"parts": ("postgres", "s3"), "environ": clean_environment(), **changes})
 
 
 def store_marks(settings: Settings) -> None:
@@ -315,14 +315,14 @@ def test_a_second_supervisor_on_the_same_folder_is_refused(tmp_path: Path) -> No
 def test_a_taken_port_is_named_with_the_variable_to_change(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        environ = {**surroundings(), "EMAIL_PLATFORM_S3_PORT": str(port)}
+        environ = {**clean_environment(), "EMAIL_PLATFORM_S3_PORT": str(port)}
         with pytest.raises(PortTakenError, match=rf"port {port} .*s3.*EMAIL_PLATFORM_S3_PORT"):
             small_stack(tmp_path / "state", parts=("s3",), ports="configured", environ=environ).__enter__()
 
 
 def test_an_external_part_is_not_started(tmp_path: Path, stack: Settings) -> None:
     environ = {
-        **surroundings(),
+        **clean_environment(),
         "EMAIL_PLATFORM_POSTGRES_URL": stack.postgres_url.get_secret_value(),
         "EMAIL_PLATFORM_CLICKHOUSE_URL": stack.clickhouse_url.get_secret_value(),
     }
@@ -340,7 +340,7 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_leaves_no_secrets_behind(tmp_path: Path) -> None:
-    environ = {**surroundings(), "EMAIL_PLATFORM_CHUNK_ROWS": "none"}
+    environ = {**clean_environment(), "EMAIL_PLATFORM_CHUNK_ROWS": "none"}
     with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_CHUNK_ROWS"):
         small_stack(tmp_path / "state", environ=environ).__enter__()
     assert read_embedded_file(tmp_path / "state") == {}
@@ -358,7 +358,7 @@ def python_part(tmp_path: Path, program: str, **changes: Any) -> Part:
     given = {
         "name": "odd",
         "command": (sys.executable, "-c", program),
-        "environment": python_environment(surroundings()),
+        "environment": python_environment(clean_environment()),
         "working_folder": tmp_path,
         "data_folder": None,
         "log_file": tmp_path / "logs" / "odd.log",
@@ -493,7 +493,7 @@ def command_up(tmp_path: Path, *options: str) -> Iterator[subprocess.Popen[str]]
 
 
 def cli_environment(tmp_path: Path) -> dict[str, str]:
-    environ = {**surroundings(), **python_environment(surroundings()), "COLUMNS": "200"}
+    environ = {**clean_environment(), **python_environment(clean_environment()), "COLUMNS": "200"}
     environ["EMAIL_PLATFORM_STATE_FOLDER"] = str(tmp_path / "state")
     path = tmp_path / "ports"
     if not path.exists():
@@ -595,7 +595,7 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: int) -> None:
 
 def test_receivers_share_a_port_come_back_one_by_one_and_are_told_to_the_simulator(tmp_path: Path) -> None:
     said: list[str] = []
-    environ = {**surroundings(), "EMAIL_PLATFORM_RECEIVER_PROCESSES": "2"}
+    environ = {**clean_environment(), "EMAIL_PLATFORM_RECEIVER_PROCESSES": "2"}
     parts = ("postgres", "s3", "provider", "receiver")
     with small_stack(tmp_path / "state", parts=parts, environ=environ, say=said.append) as settings:
         found = {each.name: each for each in statuses(settings.state_folder)}
@@ -622,7 +622,7 @@ def test_receivers_share_a_port_come_back_one_by_one_and_are_told_to_the_simulat
 
 
 def test_a_receiver_elsewhere_is_not_started_and_gets_the_simulators_events(tmp_path: Path) -> None:
-    environ = {**surroundings(), "EMAIL_PLATFORM_RECEIVER_URL": "http://127.0.0.1:9"}
+    environ = {**clean_environment(), "EMAIL_PLATFORM_RECEIVER_URL": "http://127.0.0.1:9"}
     parts = ("postgres", "s3", "provider", "receiver")
     with small_stack(tmp_path / "state", parts=parts, environ=environ):
         found = {each.name: each for each in statuses(tmp_path / "state")}
@@ -635,7 +635,7 @@ def test_a_receivers_taken_port_is_named_with_the_variable_to_change(tmp_path: P
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
         port = taken.getsockname()[1]
         environ = {
-            **surroundings(),
+            **clean_environment(),
             "EMAIL_PLATFORM_RECEIVER_PORT": str(port),
             "EMAIL_PLATFORM_RECEIVER_PROCESSES": "2",
         }
