@@ -13,7 +13,9 @@ from enum import Enum
 
 _TOKEN = re.compile(
     rb"""
-      (?P<blank>\s+|--[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/)
+      (?P<blank>\s+|--[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/
+        # Blanks beyond ASCII, the byte order mark among them, as the engine's lexer skips them.
+        |\xc2\xa0|\xe1\x9a\x80|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80|\xef\xbb\xbf)
     | (?P<string>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<heredoc>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
@@ -52,6 +54,15 @@ class Token:
         """The word in upper case; empty for anything that cannot be a keyword."""
         if self.kind == "word" or self.kind == "symbol":
             return self.text.decode("latin-1").upper()
+        return ""
+
+    @property
+    def identifier(self) -> str:
+        """The name that a word or a quoted identifier stands for; empty for anything else."""
+        if self.kind == "word":
+            return self.text.decode("latin-1")
+        if self.kind == "quoted":
+            return re.sub(rb"\\(.)", rb"\1", self.text[1:-1]).decode("latin-1")
         return ""
 
 
@@ -108,6 +119,16 @@ def tokens(text: bytes) -> Iterator[Token]:
         yield Token(kind, found, match.start(), match.end(), depth)
         if found in _OPENING:
             depth += 1
+
+
+def is_statement(text: bytes) -> bool:
+    """Whether the text can be a statement at all: its first token is a word or a bracket.
+
+    The engine answers bytes that begin with no token of its language (a compressed body whose Content-Encoding was
+    lost), and nothing but blanks and comments, with an empty result, as if they had been run.
+    """
+    first = next(tokens(text), None)
+    return first is not None and (first.kind == "word" or first.text == b"(")
 
 
 def kind_of(text: bytes) -> Kind:
