@@ -14,7 +14,6 @@ import fcntl
 import re
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,12 +28,11 @@ from email_platform.local.clickhouse_endpoint.access import write_access
 from email_platform.local.clickhouse_endpoint.exceptions import (
     BAD_ARGUMENTS,
     READONLY,
-    SESSION_IS_LOCKED,
-    SESSION_NOT_FOUND,
     calling_the_engine,
     refusal,
 )
 from email_platform.local.clickhouse_endpoint.execution import Execution, Statement
+from email_platform.local.clickhouse_endpoint.sessions import SERVER_DEFAULTS, Sessions
 from email_platform.local.clickhouse_endpoint.statement import (
     Kind,
     kind_of,
@@ -42,11 +40,6 @@ from email_platform.local.clickhouse_endpoint.statement import (
     quote_identifier,
 )
 
-# async_insert is on by default in 26.9: a load must be in the table when it is acknowledged. chDB starts with the
-# other two on, which a server does not: with implicit_select, a misspelt statement is taken for an expression.
-# An unreachable object store fails after 6 s with 8 attempts; with the default of 500, s3() hangs for more than
-# nine minutes.
-_SERVER_DEFAULTS = "async_insert = 0, implicit_select = 0, allow_introspection_functions = 0, s3_retry_attempts = 8"
 # Of an insert whose data comes with the request. The buffers that hold one row grow by doubling: a row of a gigabyte
 # took 5 GB. With this limit such a row is refused with code 241 before the process has grown by
 # 1.5 GB (1.8 GB with a limit of 1 GB: what is being copied is counted after it is there).
@@ -55,15 +48,6 @@ _INSERT_MEMORY_BYTES = 600_000_000
 TAG_SETTING = "query_cache_tag"
 _TAG_PREFIX = "request-"
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-class _Session:
-    """A handle that outlives a request, for clients that SET or USE or create temporary tables."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.handle: Any = None
-        self.expires_at_seconds = 0.0
 
 
 class Engine:
@@ -115,9 +99,6 @@ class Engine:
             limits["max_threads"] = threads_per_query
         self._insert_memory_bytes = min(maximum_memory_bytes // 2, _INSERT_MEMORY_BYTES)
         self._path = f"{(data_folder / 'engine').resolve()}?{urlencode(limits)}"
-        self._monotonic = monotonic
-        self._sessions: dict[str, _Session] = {}
-        self._sessions_lock = threading.Lock()
         try:
             self._anchor = self._connect()
         except Exception as failure:
@@ -128,6 +109,7 @@ class Engine:
         self.version, self.timezone = answer.split("\t")
         names = self._anchor.query("select lower(name), name from system.formats where is_output format TSV")
         formats = dict(line.split("\t") for line in names.bytes().decode().splitlines())
+        self.sessions = Sessions(self._connect, self.version, monotonic)
         self.execution = Execution(formats, self._spool, self.version)
 
     def _connect(self) -> Any:
@@ -135,11 +117,7 @@ class Engine:
 
     def close(self) -> None:
         """Close sessions, the engine and the folder."""
-        with self._sessions_lock:
-            for session in self._sessions.values():
-                if session.handle is not None:
-                    session.handle.close()
-            self._sessions.clear()
+        self.sessions.close()
         self._anchor.close()
         self._lock_file.close()
 
@@ -161,63 +139,6 @@ class Engine:
     def buffer(self, memory_bytes: int) -> IO[bytes]:
         """Return a buffer that moves into a nameless file, gone with the process, when it outgrows the memory."""
         return cast("IO[bytes]", tempfile.SpooledTemporaryFile(memory_bytes, dir=str(self._spool)))
-
-    @contextlib.contextmanager
-    def handle(
-        self, session_id: str, *, kind: Kind, timeout_seconds: float, must_exist: bool = False
-    ) -> Iterator[tuple[Any, bool]]:
-        """Lend an engine handle, and whether it belongs to a session and so keeps its state.
-
-        A session gets a lasting handle with the first statement that changes it; until then its requests need
-        none, and most clients send a session's name without ever using it.
-
-        Raises:
-            ClickHouseError: another request runs in the session (373), or there is no such session (372).
-        """
-        if not session_id:
-            yield from self._fresh_handle()
-            return
-        with self._sessions_lock:
-            self._expire_sessions()
-            session = self._sessions.get(session_id)
-            if session is None:
-                if must_exist:
-                    raise refusal(SESSION_NOT_FOUND, "SESSION_NOT_FOUND", "Session not found", self.version)
-                session = self._sessions[session_id] = _Session()
-            if not session.lock.acquire(blocking=False):
-                raise refusal(
-                    SESSION_IS_LOCKED,
-                    "SESSION_IS_LOCKED",
-                    f"Session {session_id} is locked by a concurrent client",
-                    self.version,
-                )
-        try:
-            if session.handle is None and kind is Kind.SESSION:
-                session.handle = self._connect()
-                session.handle.query(f"set {_SERVER_DEFAULTS}")
-            if session.handle is None:
-                yield from self._fresh_handle()
-            else:
-                yield session.handle, True
-        finally:
-            session.expires_at_seconds = self._monotonic() + timeout_seconds
-            session.lock.release()
-
-    def _fresh_handle(self) -> Iterator[tuple[Any, bool]]:
-        handle = self._connect()
-        try:
-            yield handle, False
-        finally:
-            handle.close()
-
-    def _expire_sessions(self) -> None:
-        now = self._monotonic()
-        for name, session in list(self._sessions.items()):
-            if session.expires_at_seconds < now and session.lock.acquire(blocking=False):
-                if session.handle is not None:
-                    session.handle.close()
-                del self._sessions[name]
-                session.lock.release()
 
     @contextlib.contextmanager
     def prepared(self, lent: tuple[Any, bool], statement: Statement, *, bind: bool = False) -> Iterator[Any]:
@@ -249,7 +170,7 @@ class Engine:
             if lasting:
                 before.append("set max_memory_usage = default")
         if not lasting:
-            changes.insert(0, _SERVER_DEFAULTS)
+            changes.insert(0, SERVER_DEFAULTS)
         try:
             if statement.database:
                 calling_the_engine(self.version, lambda: handle.query(f"use {quote_identifier(statement.database)}"))

@@ -69,10 +69,8 @@ def refusal(code: int, name: str, message: str, version: str) -> ClickHouseError
 
 def from_engine(failure: BaseException, version: str) -> ClickHouseError:
     """Return the exception that an engine's error text describes."""
-    if isinstance(failure, UnicodeDecodeError):  # the message quotes bytes of the statement that are no text
-        text = failure.object.decode("utf-8", "replace")
-    else:
-        text = str(failure)
+    # The message may quote bytes of the statement that are no text; chDB then fails to decode it.
+    text = failure.object.decode("utf-8", "replace") if isinstance(failure, UnicodeDecodeError) else str(failure)
     start = text.find("Code: ")
     match = _CODE.match(text, start) if start >= 0 else None
     if match is None:

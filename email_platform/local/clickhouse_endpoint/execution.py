@@ -96,6 +96,30 @@ class Result:
     summary: Summary
 
 
+def check(text: bytes, version: str) -> None:
+    """Refuse what is no statement and what is closed to clients.
+
+    Raises:
+        ClickHouseError: with the code that a server would answer.
+    """
+    if not is_statement(text):
+        raise refusal(
+            SYNTAX_ERROR,
+            "SYNTAX_ERROR",
+            "Syntax error: there is no statement, or it begins with no word of SQL. "
+            "If the body is compressed, say so in Content-Encoding.",
+            version,
+        )
+    closed = closed_name(text)
+    if closed is not None:
+        raise refusal(
+            ACCESS_DENIED,
+            "ACCESS_DENIED",
+            f"Not enough privileges. {closed} is closed to the clients of this endpoint",
+            version,
+        )
+
+
 class Execution:
     """Runs statements; holds nothing between two of them."""
 
@@ -110,29 +134,6 @@ class Execution:
         self._formats = formats
         self._spool = spool
         self._version = version
-
-    def check(self, text: bytes) -> None:
-        """Refuse what is no statement and what is closed to clients.
-
-        Raises:
-            ClickHouseError: with the code that a server would answer.
-        """
-        if not is_statement(text):
-            raise refusal(
-                SYNTAX_ERROR,
-                "SYNTAX_ERROR",
-                "Syntax error: there is no statement, or it begins with no word of SQL. "
-                "If the body is compressed, say so in Content-Encoding.",
-                self._version,
-            )
-        closed = closed_name(text)
-        if closed is not None:
-            raise refusal(
-                ACCESS_DENIED,
-                "ACCESS_DENIED",
-                f"Not enough privileges. {closed} is closed to the clients of this endpoint",
-                self._version,
-            )
 
     def run(self, handle: Any, statement: Statement) -> Result:
         """Run a statement that carries no data."""

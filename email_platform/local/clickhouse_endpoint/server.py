@@ -36,7 +36,7 @@ from email_platform.local.clickhouse_endpoint.encodings import (
 )
 from email_platform.local.clickhouse_endpoint.engine import TAG_SETTING, Engine
 from email_platform.local.clickhouse_endpoint.exceptions import ClickHouseError, refusal
-from email_platform.local.clickhouse_endpoint.execution import Result, Statement, Summary
+from email_platform.local.clickhouse_endpoint.execution import Result, Statement, Summary, check
 from email_platform.local.clickhouse_endpoint.reading import read_statement
 from email_platform.local.clickhouse_endpoint.request import (
     BrokenBodyError,
@@ -117,6 +117,11 @@ class EndpointServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection, one after another.
+
+    Length: http.server makes the handler and finds its methods by name; everything in it needs its connection.
+    """
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 64 * 1024
@@ -215,9 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
             default_format=protocol.get("default_format") or "TabSeparated",
             read_only=self.command != "POST",
         )
-        engine.execution.check(statement.text)
+        check(statement.text, engine.version)
         with (
-            engine.handle(
+            engine.sessions.lent(
                 protocol.get("session_id", ""),
                 kind=kind_of(statement.text),
                 timeout_seconds=self._session_seconds(protocol.get("session_timeout")),

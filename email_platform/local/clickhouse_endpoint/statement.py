@@ -27,6 +27,9 @@ _TOKEN = re.compile(
 )
 _OPENING = (b"(", b"[", b"{")
 _CLOSING = (b")", b"]", b"}")
+# Behind these, an INSERT has its rows from elsewhere.
+_WITHOUT_DATA = ("SELECT", "WITH", "FROM", "INFILE", "WATCH", "EXPLAIN", ";")
+_BEGINS_A_LONGER_TOKEN = (b"'", b"`", b'"', b"$", b"/", b"-", b"#")
 _READING = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXISTS", "EXPLAIN", "FROM", "VALUES", "("})
 
 
@@ -162,39 +165,38 @@ def insert_head(text: bytes, *, whole: bool) -> InsertHead | None:
     Raises:
         IncompleteStatementError: more text is needed (never when `whole`).
     """
+    # Of "insert into [table|function] [database.]name ...", what has been read so far.
     state = "insert"
-    waiting_for_format: Token | None = None
+    format_word: Token | None = None
     for token in tokens(text):
-        if not whole and (token.end == len(text) or token.text in (b"'", b"`", b'"', b"$", b"/", b"-", b"#")):
+        if not whole and (token.end == len(text) or token.text in _BEGINS_A_LONGER_TOKEN):
             raise IncompleteStatementError
+        if format_word is not None:
+            return InsertHead(text[: format_word.start], token.text.decode("latin-1"), _data_start(text, token.end))
         word = token.keyword
-        if state == "insert":
-            if word != "INSERT":
-                return None
-            state = "into"
-        elif state == "into":
-            if word not in ("INTO", "TABLE", "FUNCTION"):
-                state = "named"
-        elif state == "dotted":
-            state = "named"
-        elif waiting_for_format is not None:
-            return InsertHead(
-                text[: waiting_for_format.start],
-                token.text.decode("latin-1"),
-                _data_start(text, token.end),
-            )
+        if state == "insert" and word != "INSERT":
+            return None
+        if state != "named":
+            state = _after(state, word)
         elif token.depth == 0:
             if word == ".":
                 state = "dotted"
             elif word == "FORMAT":
-                waiting_for_format = token
+                format_word = token
             elif word == "VALUES":
                 return InsertHead(text[: token.start], "Values", token.end)
-            elif word in ("SELECT", "WITH", "FROM", "INFILE", "WATCH", "EXPLAIN", ";"):
+            elif word in _WITHOUT_DATA:
                 return None
     if not whole:
         raise IncompleteStatementError
     return None
+
+
+def _after(state: str, word: str) -> str:
+    """The state behind a word, while the table's name is not complete."""
+    if state == "insert":
+        return "into"
+    return "into" if state == "into" and word in ("INTO", "TABLE", "FUNCTION") else "named"
 
 
 def _data_start(text: bytes, position: int) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PASSWORD = "dbt's 'secret'"
 FILES = {
