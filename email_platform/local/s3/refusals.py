@@ -12,13 +12,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import json
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from nanio.errors import S3Error
+from nanio.storage.paths import multipart_init_path
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -40,14 +43,15 @@ class AlteredBodyError(Exception):
     """The body is not the one whose hash was signed."""
 
 
-def refusal_of(scope: Scope, headers: Mapping[str, str]) -> Response | None:
+def refusal_of(scope: Scope, headers: Mapping[str, str], data_folder: Path) -> Response | None:
     """The error for a request that names what cannot be; None for any other.
 
     Args:
+        data_folder: where the uploads under way are described.
         scope: of an HTTP request whose signature is right.
         headers: of the request, names in lower case.
     """
-    key = scope["path"].lstrip("/").partition("/")[2]
+    key = _bucket_and_key(scope)[1]
     key_bytes = len(key.encode("utf-8", "surrogatepass"))
     segments = key.split("/")
     if key_bytes > _LONGEST_KEY_BYTES:
@@ -61,11 +65,8 @@ def refusal_of(scope: Scope, headers: Mapping[str, str]) -> Response | None:
             f"This embedded server keeps objects as files: at most {_LONGEST_SEGMENT_BYTES} bytes between two slashes",
         )
     if {".", ".."} & {*segments} or "\0" in key or not key.isprintable():
-        return s3_error(
-            400, "InvalidURI", "This embedded server takes no key with '.' or '..' as a part or with controls"
-        )
-    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    if any(not _UPLOAD_ID.fullmatch(upload_id) for upload_id in query.get("uploadId", ())):
+        return s3_error(400, "InvalidURI", "This embedded server takes no '.' or '..' between slashes, and no controls")
+    if not _knows_uploads(scope, data_folder):
         return s3_error(404, "NoSuchUpload", "The specified multipart upload does not exist")
     signed = headers.get("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
     if not _SHA256.fullmatch(signed) and not _UNHASHED.fullmatch(signed):
@@ -73,6 +74,26 @@ def refusal_of(scope: Scope, headers: Mapping[str, str]) -> Response | None:
             400, "InvalidArgument", "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-... or a SHA-256 in hex"
         )
     return None
+
+
+def _bucket_and_key(scope: Scope) -> tuple[str, str]:
+    bucket, _, key = scope["path"].lstrip("/").partition("/")
+    return bucket, key
+
+
+def _knows_uploads(scope: Scope, data_folder: Path) -> bool:
+    """Whether each upload id of the query is of an upload under way of this very object."""
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    for upload_id in query.get("uploadId", ()):
+        if not _UPLOAD_ID.fullmatch(upload_id):
+            return False
+        try:
+            described = json.loads(multipart_init_path(data_folder, upload_id).read_text(encoding="utf-8"))
+            if (described["bucket"], described["key"]) != _bucket_and_key(scope):
+                return False
+        except (OSError, ValueError, KeyError):
+            return False
+    return True
 
 
 def with_signed_hash(receive: Receive, signed: str) -> Receive:
@@ -131,7 +152,7 @@ def _answer_to(failure: Exception) -> Response:
         return s3_error(
             409,
             "OperationAborted",
-            "This embedded server keeps objects as files: a key cannot lie below another object",
+            "This embedded server keeps objects as files: no key lies below another",
         )
     _logger.error("a request failed inside the object store: %s", type(failure).__name__)
     return s3_error(500, "InternalError", "We encountered an internal error. Please try again.")

