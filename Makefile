@@ -68,7 +68,7 @@ flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=20
 	$(BIN)/python -m tests.flood.run --events $(EVENTS) --seed $(SEED)
 SCALE ?= full
 bench: setup  ## the old table in PostgreSQL against this platform, side by side (SCALE=small for 2 minutes)
-	$(BIN)/python bench/old_table_or_platform.py --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+	$(BIN)/python -m bench.old_table_or_platform --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
 	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)

@@ -162,9 +162,11 @@ class Engine:
         before: list[str] = []
         if lasting:
             before = self._present_state(handle, statement)
-        changes = [f"{self._checked(name)} = {quote(value)}" for name, value in statement.settings.items()]
+        changes = [f"{_checked(name, self.version)} = {quote(value)}" for name, value in statement.settings.items()]
         if bind:
-            changes += [f"param_{self._checked(name)} = {quote(value)}" for name, value in statement.parameters.items()]
+            changes += [
+                f"param_{_checked(name, self.version)} = {quote(value)}" for name, value in statement.parameters.items()
+            ]
         if bind and "max_memory_usage" not in statement.settings:
             changes.insert(0, f"max_memory_usage = {self._insert_memory_bytes}")
             if lasting:
@@ -191,7 +193,7 @@ class Engine:
             current = handle.query("select currentDatabase() format TSVRaw").bytes().decode().rstrip("\n")
             restore.append(f"use {quote_identifier(current)}")
         if statement.settings:
-            names = ", ".join(quote(self._checked(name)) for name in statement.settings)
+            names = ", ".join(quote(_checked(name, self.version)) for name in statement.settings)
             rows = handle.query(
                 "select base64Encode(name), base64Encode(value), changed from system.settings "  # noqa: S608  (quoted)
                 f"where name in ({names}) format TSV"
@@ -199,10 +201,11 @@ class Engine:
             restore.extend(_restoring(line) for line in rows.bytes().decode().splitlines())
         return restore
 
-    def _checked(self, name: str) -> str:
-        if not _SETTING_NAME.fullmatch(name):
-            raise refusal(BAD_ARGUMENTS, "BAD_ARGUMENTS", f"Invalid setting or parameter name {name!r}", self.version)
-        return name
+
+def _checked(name: str, version: str) -> str:
+    if not _SETTING_NAME.fullmatch(name):
+        raise refusal(BAD_ARGUMENTS, "BAD_ARGUMENTS", f"Invalid setting or parameter name {name!r}", version)
+    return name
 
 
 def _restoring(row: str) -> str:

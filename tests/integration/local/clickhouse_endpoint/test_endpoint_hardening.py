@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -95,7 +96,8 @@ GARBAGE = [
 
 @pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:12]))
 def test_what_is_no_statement_is_refused_as_a_syntax_error(endpoint: Endpoint, body: bytes) -> None:
-    for session in ({}, {"session_id": "garbage"}, {"wait_end_of_query": "1"}):
+    sessions: tuple[dict[str, Any], ...] = ({}, {"session_id": "garbage"}, {"wait_end_of_query": "1"})
+    for session in sessions:
         assert code_of(endpoint.ask(body=body, **session)) == 62
 
 
@@ -175,7 +177,8 @@ def test_files_commands_and_other_hosts_are_closed_to_clients(
     secret = tmp_path / "credentials"
     secret.write_text(SECRET)
     statement = closed_statements(str(secret), elsewhere.address)[number]
-    for session in ({}, {"session_id": "closed"}):
+    sessions: tuple[dict[str, Any], ...] = ({}, {"session_id": "closed"})
+    for session in sessions:
         answer = endpoint.ask(body=statement.encode(), **session)
         assert code_of(answer) in (497, 452, 36, 481), answer
         assert SECRET.encode() not in answer[2]
@@ -188,7 +191,8 @@ def test_settings_of_the_request_open_nothing_either(endpoint: Endpoint, tmp_pat
     template = tmp_path / "template"
     template.write_text(SECRET)
     for name in ("format_template_row", "format_template_resultset", "format_schema", "output_format_schema"):
-        answer = endpoint.ask(query="select 'x' as a format Template", **{name: str(template)})
+        setting: dict[str, Any] = {name: str(template)}
+        answer = endpoint.ask(query="select 'x' as a format Template", **setting)
         assert code_of(answer) == 452
         assert SECRET.encode() not in answer[2]
 
