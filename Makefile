@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest dbt-docs dbt-freshness demo up test test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
+.PHONY: help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -42,8 +42,14 @@ demo: setup  ## four campaigns from the queue to the report tables, on real engi
 up: setup  ## start every part and the Dagster UI; Ctrl-C stops them
 	$(BIN)/email-platform up
 
-test: setup  ## all tests, integration tests on the real embedded parts
-	$(BIN)/python -m pytest
+# Each worker has an embedded stack of its own (about 1 GB); a module's tests stay together.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: setup  ## all tests, integration tests on the real embedded parts (WORKERS=2)
+	$(PYTEST)
+
+test-quick: setup  ## unit tests and the fast integration tests, in under three minutes
+	$(PYTEST) -m "not slow"
 
 test-unit: setup  ## the tests that need no engine
 	$(BIN)/python -m pytest tests/unit
@@ -62,7 +68,7 @@ flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=20
 	$(BIN)/python -m tests.flood.run --events $(EVENTS) --seed $(SEED)
 SCALE ?= full
 bench: setup  ## the old table in PostgreSQL against this platform, side by side (SCALE=small for 2 minutes)
-	$(BIN)/python bench/old_table_or_platform.py --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+	$(BIN)/python -m bench.old_table_or_platform --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
 	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)

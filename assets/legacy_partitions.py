@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from email_platform.errors import ConfigurationError
-from email_platform.runs.legacy_import import Month
+from email_platform.runs.legacy_table import Month
 from email_platform.settings import DEFAULT_LEGACY_FIRST_MONTH, MONTH_PATTERN, variable_of
 
 FIRST_MONTH_VARIABLE = variable_of("legacy_first_month")

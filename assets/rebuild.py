@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.outcomes import final_errors_end_the_run
 from email_platform.errors import ConfigurationError
-from email_platform.runs.legacy_import import NOTHING
+from email_platform.runs.legacy_table import NOTHING
 from email_platform.runs.rebuild import RebuildProgress, RebuildReport, rebuild_warehouse
 from resources.parts import PartsResource
 from resources.warehouse import WarehouseResource

@@ -1,6 +1,6 @@
 """The bulk loader against the engine's raw insert of the same objects and the old design's inserts of 50, in turns.
 
-    python bench/loader.py --objects 20 --rounds 5 --table-rows 1000000
+    python -m bench.loader --objects 20 --rounds 5 --table-rows 1000000
 
 The platform's side is `load_staged`, as its assets call it: the register in PostgreSQL names what waits, the loader
 takes it in groups, the register learns what is loaded. The raw insert has the same table definition with all indexes,
@@ -23,11 +23,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from old_table_or_platform import OBJECT_ROWS, Bench
-from old_table_report import ratio
 from rich.console import Console
 from rich.table import Table
 
+from bench.old_table_or_platform import Bench
+from bench.old_table_questions import OBJECT_ROWS
+from bench.old_table_report import ratio
 from email_platform.adapters.assembly import open_oltp
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx
@@ -58,7 +59,9 @@ async def _app(scope: dict[str, object], receive: Callable[[], Awaitable[dict[st
 
 
 def _serve(port: int, tls_folder: str | None) -> None:
-    files = {"ssl_certfile": f"{tls_folder}/cert.pem", "ssl_keyfile": f"{tls_folder}/key.pem"} if tls_folder else {}
+    files: dict[str, Any] = {}
+    if tls_folder:
+        files = {"ssl_certfile": f"{tls_folder}/cert.pem", "ssl_keyfile": f"{tls_folder}/key.pem"}
     uvicorn.run(_app, port=port, http="httptools", lifespan="off", log_level="error", timeout_keep_alive=75, **files)
 
 

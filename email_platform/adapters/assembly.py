@@ -36,7 +36,8 @@ from email_platform.events.inbox import SuppressionPolicy
 from email_platform.events.mailed import ManifestAddresses
 from email_platform.runs.events import EventParts
 from email_platform.runs.guard import GuardLimits
-from email_platform.runs.legacy_import import ImportReport, Month, Throttle, import_month
+from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
+from email_platform.runs.legacy_table import Month
 from email_platform.runs.parts import ContentErrorLimits, Parts
 from email_platform.sending.chunk_delivery import DeliveryPolicy
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited

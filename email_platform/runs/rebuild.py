@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from email_platform.domain.manifest import ManifestStore
 from email_platform.domain.ports import LoadOutcome, ObjectStore, StagedKind, StagedObject, Warehouse
 from email_platform.domain.storage_layout import excluded_key, is_eligible_key, kind_of_key
-from email_platform.runs.legacy_import import NOTHING, Fingerprint
+from email_platform.runs.legacy_table import NOTHING, Fingerprint
 from email_platform.staging.delivery_objects import StagingRegister
 from email_platform.staging.dimensions import DIMENSION_KINDS, DimensionName, snapshot_at_of
 

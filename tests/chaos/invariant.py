@@ -13,6 +13,7 @@ from typing import Literal
 import pyarrow.parquet as pq
 
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.domain.ports import ObjectStore
 from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.errors import AccountingError
 from email_platform.local.provider_simulator import AcceptedLog
@@ -57,6 +58,18 @@ class Promise:
     most_unknown: int
 
 
+def _staged(store: ObjectStore, campaign_id: int) -> tuple[dict[str, str], dict[str, str]]:
+    """Status and provider's id of every message, as the staged objects say."""
+    told: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    for found in store.list(deliveries_prefix(campaign_id)):
+        with store.reader(found.key) as reader:
+            table = pq.read_table(reader, columns=["message_id", "status", "provider_message_id"])
+        ids |= dict(zip(table["message_id"].to_pylist(), table["provider_message_id"].to_pylist(), strict=True))
+        told |= dict(zip(table["message_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+    return told, ids
+
+
 def hold(
     promise: Promise, settings: Settings, variables: Mapping[str, str], log: AcceptedLog, campaign_id: int
 ) -> CampaignTotals:
@@ -72,13 +85,7 @@ def hold(
             require_all(account(parts, warehouse, campaign_id))
         except AccountingError as error:
             problems.append(str(error))
-        told: dict[str, str] = {}
-        ids: dict[str, str] = {}
-        for found in parts.store.list(deliveries_prefix(campaign_id)):
-            with parts.store.reader(found.key) as reader:
-                table = pq.read_table(reader, columns=["message_id", "status", "provider_message_id"])
-            ids |= dict(zip(table["message_id"].to_pylist(), table["provider_message_id"].to_pylist(), strict=True))
-            told |= dict(zip(table["message_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+        told, ids = _staged(parts.store, campaign_id)
         in_warehouse = dict(
             warehouse.client.query(
                 "select toString(message_id), status from delivery final where campaign_id = {id:Int64}",

@@ -10,8 +10,10 @@ from tests.chaos.crashing import CRASH_POINTS, CrashPlan
 
 Part = Literal["postgres", "s3", "clickhouse", "provider"]
 PARTS: tuple[Part, ...] = ("postgres", "s3", "clickhouse", "provider")
-FAULTS = ("error_5xx_before", "error_5xx_after", "reset_before", "reset_after", "slow", "slow_response")
-FAULTS += ("drop_response", "throttle", "outage", "duplicate_response")
+FAULTS = (
+    *("error_5xx_before", "error_5xx_after", "reset_before", "reset_after", "slow", "slow_response"),
+    *("drop_response", "throttle", "outage", "duplicate_response"),
+)
 # Every named point in turn, so that a run of many schedules dies at each of them several times.
 POINTS: tuple[tuple[str, str, str], ...] = (
     *(

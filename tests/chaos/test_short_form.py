@@ -17,6 +17,7 @@ SEEDS = (
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_invariant_holds_after_seeded_deaths_and_faults(tmp_path: Path) -> None:
     with chaos_world(tmp_path) as world:

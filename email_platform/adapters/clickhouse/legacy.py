@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
-from email_platform.runs.legacy_import import KEY_COLUMNS, RANGE_IDS, SOURCE_SCHEMA, Fingerprint, Fingerprints, Month
+from email_platform.runs.legacy_table import KEY_COLUMNS, RANGE_IDS, SOURCE_SCHEMA, Fingerprint, Fingerprints, Month
 from email_platform.settings import Settings
 
 _KEYS = pa.schema([SOURCE_SCHEMA.field(name) for name in KEY_COLUMNS])

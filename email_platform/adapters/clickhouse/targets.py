@@ -14,7 +14,7 @@ import pyarrow as pa
 from email_platform.domain.manifest import EXCLUDED_SCHEMA, EXCLUSION_REASONS
 from email_platform.domain.ports import StagedKind
 from email_platform.events.event import EVENT_SCHEMA, EVENT_TYPES
-from email_platform.runs.legacy_import import LEGACY_EMAIL_SCHEMA
+from email_platform.runs.legacy_table import LEGACY_EMAIL_SCHEMA
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DELIVERY_STATUSES
 from email_platform.staging.dimensions import APP_USER_SCHEMA, CAMPAIGN_SCHEMA, SUPPRESSION_SCHEMA
 

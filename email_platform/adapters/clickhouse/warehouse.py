@@ -22,7 +22,7 @@ from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.domain.manifest import EXCLUSION_REASONS
 from email_platform.domain.ports import LoadOutcome, StagedObject
-from email_platform.runs.legacy_import import Fingerprint
+from email_platform.runs.legacy_table import Fingerprint
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_STATUSES
 from email_platform.staging.dimensions import DimensionName

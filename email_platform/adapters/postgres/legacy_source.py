@@ -28,7 +28,7 @@ import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions
 
 from email_platform.errors import ConfigurationError, LegacySourceError, PartUnavailableError
-from email_platform.runs.legacy_import import (
+from email_platform.runs.legacy_table import (
     EARLIEST_TIME,
     LATEST_TIME,
     RANGE_IDS,

@@ -54,6 +54,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of the whole process; half of the machine's unless given",
     )
     add("--threads-per-query", type=int, default=0, help="0: one per core")
+    add(
+        "--s3-endpoint",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="what s3() may reach, with all below it; may be given more than once, without it s3() is closed",
+    )
     add("--exit-with-parent", action="store_true", help="stop when the process that started this one ends")
     return parser.parse_args(arguments)
 
@@ -86,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             database=options.database,
             maximum_memory_bytes=options.maximum_memory_bytes,
             threads_per_query=options.threads_per_query,
+            s3_endpoints=tuple(options.s3_endpoint),
         )
         # Not for the engine's own subprocesses, nor for getenv-like functions of its SQL.
         os.environ.pop(PASSWORD_VARIABLE, None)
@@ -95,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings.database,
                 maximum_memory_bytes=settings.maximum_memory_bytes,
                 threads_per_query=settings.threads_per_query,
+                s3_endpoints=settings.s3_endpoints,
             )
             _serve(settings, engine, listener, original_parent if options.exit_with_parent else None)
     except ConfigurationError as refusal:

@@ -7,7 +7,9 @@ the code, so that a client's handling of errors works as against a server.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from email_platform.errors import EmailPlatformError
 
@@ -21,6 +23,7 @@ UNKNOWN_COMPRESSION_METHOD = 89
 CANNOT_DECOMPRESS = 271
 INCOMPLETE_BODY = 33
 SYNTAX_ERROR = 62
+ACCESS_DENIED = 497
 _UNKNOWN_EXCEPTION = 1002
 
 _CODE = re.compile(r"Code: (\d+)\. ")
@@ -66,7 +69,8 @@ def refusal(code: int, name: str, message: str, version: str) -> ClickHouseError
 
 def from_engine(failure: BaseException, version: str) -> ClickHouseError:
     """Return the exception that an engine's error text describes."""
-    text = str(failure)
+    # The message may quote bytes of the statement that are no text; chDB then fails to decode it.
+    text = failure.object.decode("utf-8", "replace") if isinstance(failure, UnicodeDecodeError) else str(failure)
     start = text.find("Code: ")
     match = _CODE.match(text, start) if start >= 0 else None
     if match is None:
@@ -78,3 +82,17 @@ def from_engine(failure: BaseException, version: str) -> ClickHouseError:
     if not _VERSION.search(text):
         text = f"{text} (version {version})"
     return ClickHouseError(code, text)
+
+
+def calling_the_engine(version: str, call: Callable[[], Any]) -> Any:
+    """Return what a call of the engine returns.
+
+    Raises:
+        ClickHouseError: the engine's exception, with its code.
+    """
+    try:
+        return call()
+    except ClickHouseError:
+        raise
+    except Exception as failure:
+        raise from_engine(failure, version) from failure

@@ -48,6 +48,9 @@ _PROTOCOL_PARAMETERS = frozenset(
         "http_wait_end_of_query",
     }
 )
+# Python's int() would also take a sign, blanks, underscores and a prefix.
+_DECIMAL = re.compile(r"[0-9]{1,18}", re.ASCII)
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _NAME_IN_FORM = re.compile(rb'name="([^"]*)"')
 _FILE_IN_FORM = re.compile(rb'filename="')
 
@@ -133,45 +136,53 @@ def parameters_of(pairs: Iterator[tuple[str, str]] | list[tuple[str, str]], head
 
 
 def body_of(stream: BinaryIO, headers: Message) -> Iterator[bytes]:
-    """Yield the body as it arrives.
+    """Return the body as it arrives.
+
+    A body whose end two readers could see in two places is refused before anything of it is read (RFC 9112, 6.1 and
+    6.3): of a Content-Length that is no plain number or comes twice, of one beside Transfer-Encoding, of any
+    Transfer-Encoding but ``chunked``.
 
     Raises:
-        BrokenBodyError: the body ends before its end.
+        BrokenBodyError: at once for such headers; while iterating, the body ends before its end.
     """
-    if headers.get("Transfer-Encoding", "").lower() == "chunked":
-        yield from _chunked(stream)
-        return
-    try:
-        remaining = int(headers.get("Content-Length", "0"))
-    except ValueError as wrong:
-        raise BrokenBodyError("Content-Length is not a number") from wrong
+    lengths = headers.get_all("Content-Length", [])
+    codings = headers.get_all("Transfer-Encoding", [])
+    if codings:
+        if lengths:
+            raise BrokenBodyError("Content-Length and Transfer-Encoding exclude each other; send one of them")
+        if len(codings) > 1 or codings[0].strip().lower() != "chunked":
+            raise BrokenBodyError(
+                "the only Transfer-Encoding is chunked; a compressed body says so in Content-Encoding"
+            )
+        return _chunked(stream)
+    if len(lengths) > 1 or not all(_DECIMAL.fullmatch(length.strip()) for length in lengths):
+        raise BrokenBodyError("Content-Length must be one number, digits only")
+    return _counted(stream, int(lengths[0]) if lengths else 0, "the connection ended inside the body")
+
+
+def _counted(stream: BinaryIO, remaining: int, broken: str) -> Iterator[bytes]:
     while remaining > 0:
         piece = stream.read1(min(remaining, _READ_BYTES))  # type: ignore[attr-defined]
         if not piece:
-            raise BrokenBodyError("the connection ended inside the body")
+            raise BrokenBodyError(broken)
         remaining -= len(piece)
         yield piece
 
 
 def _chunked(stream: BinaryIO) -> Iterator[bytes]:
     while True:
-        line = stream.readline(_LINE_BYTES)
-        try:
-            remaining = int(line.split(b";")[0].strip(), 16)
-        except ValueError as wrong:
-            raise BrokenBodyError("the chunked body is cut short or malformed") from wrong
+        size = _CHUNK_SIZE.fullmatch(stream.readline(_LINE_BYTES))
+        if size is None:
+            raise BrokenBodyError("the chunked body is cut short or malformed: a chunk's size is hexadecimal digits")
+        remaining = int(size[1], 16)
         if remaining == 0:
             break
-        while remaining > 0:
-            piece = stream.read1(min(remaining, _READ_BYTES))  # type: ignore[attr-defined]
-            if not piece:
-                raise BrokenBodyError("the connection ended inside a chunk")
-            remaining -= len(piece)
-            yield piece
+        yield from _counted(stream, remaining, "the connection ended inside a chunk")
         if stream.readline(_LINE_BYTES) not in (b"\r\n", b"\n"):
             raise BrokenBodyError("a chunk is longer than it says")
-    while stream.readline(_LINE_BYTES) not in (b"\r\n", b"\n", b""):
-        pass
+    while (line := stream.readline(_LINE_BYTES)) not in (b"\r\n", b"\n"):
+        if not line:
+            raise BrokenBodyError("the connection ended before the chunked body's last line")
 
 
 def form_fields(body: bytes, content_type: str) -> list[tuple[str, str]]:

@@ -19,48 +19,40 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from email_platform.local.clickhouse_endpoint import exceptions
 from email_platform.local.clickhouse_endpoint.departures import DepartureWatch
 from email_platform.local.clickhouse_endpoint.encodings import (
     BrokenEncodingError,
-    UnknownEncodingError,
-    decoded,
     encoder_for,
     encoding_for,
 )
-from email_platform.local.clickhouse_endpoint.engine import TAG_SETTING, Engine, Result, Statement, Summary
+from email_platform.local.clickhouse_endpoint.engine import TAG_SETTING, Engine
 from email_platform.local.clickhouse_endpoint.exceptions import ClickHouseError, refusal
+from email_platform.local.clickhouse_endpoint.execution import Result, Statement, Summary, check
+from email_platform.local.clickhouse_endpoint.reading import read_statement
 from email_platform.local.clickhouse_endpoint.request import (
     BrokenBodyError,
-    FormWithFilesError,
     Parameters,
     body_of,
     credentials_of,
-    form_fields,
-    parameters_of,
 )
 from email_platform.local.clickhouse_endpoint.settings import EndpointSettings
 from email_platform.local.clickhouse_endpoint.statement import (
-    IncompleteStatementError,
-    InsertHead,
     Kind,
-    insert_head,
     kind_of,
 )
 
 _logger = logging.getLogger("email_platform.clickhouse_endpoint")
 
 _URL_BYTES = 1024 * 1024
-_STATEMENT_BYTES = 64 * 1024 * 1024
 _BUFFERED_BYTES = 8 * 1024 * 1024
 _SESSION_SECONDS = 60.0
 # A peer that says nothing for so long is gone; its connection must not keep a thread.
@@ -81,16 +73,6 @@ _CONTENT_TYPES = {
     "arrowstream": "application/octet-stream",
     "rowbinary": "application/octet-stream",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One request, read as far as its statement."""
-
-    parameters: Parameters
-    text: bytes
-    insert: InsertHead | None
-    data: Iterator[bytes]
 
 
 class EndpointServer(ThreadingHTTPServer):
@@ -135,6 +117,11 @@ class EndpointServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection, one after another.
+
+    Length: http.server makes the handler and finds its methods by name; everything in it needs its connection.
+    """
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 64 * 1024
@@ -170,9 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self._query_id = ""
         self._started = False
-        self._body = body_of(self.rfile, self.headers)  # type: ignore[arg-type]
+        self._body: Iterator[bytes] = iter(())
         path = urlsplit(self.path)
         try:
+            self._body = body_of(self.rfile, self.headers)  # type: ignore[arg-type]
             if path.path == "/ping":
                 self._send_whole(HTTPStatus.OK, b"Ok.\n", {})
             elif path.path not in ("/", "/query"):
@@ -213,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
                 f"{credentials.user}: Authentication failed: password is incorrect, or there is no user with such name.",  # noqa: E501
                 engine.version,
             )
-        work = self._read_statement(query)
+        work = read_statement(query, self._body, self.headers, engine.version)
         protocol = work.parameters.protocol
         self._query_id = protocol.get("query_id") or str(uuid4())
         for unsupported in ("compress", "decompress"):
@@ -232,8 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
             default_format=protocol.get("default_format") or "TabSeparated",
             read_only=self.command != "POST",
         )
+        check(statement.text, engine.version)
         with (
-            engine.handle(
+            engine.sessions.lent(
                 protocol.get("session_id", ""),
                 kind=kind_of(statement.text),
                 timeout_seconds=self._session_seconds(protocol.get("session_timeout")),
@@ -242,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             engine.prepared(lent, statement, bind=work.insert is not None) as handle,
         ):
             if work.insert:
-                summary = engine.insert(handle, work.insert, work.data)
+                summary = engine.execution.insert(handle, work.insert, work.data)
                 self._send_whole(HTTPStatus.OK, b"", self._summary_header(summary))
             else:
                 # As on a server, what changes data runs to its end though nobody waits for the answer.
@@ -252,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
                     else contextlib.nullcontext()
                 )
                 with watched:
-                    self._send_result(engine.run(handle, statement), work.parameters)
+                    self._send_result(engine.execution.run(handle, statement), work.parameters)
 
     def _session_seconds(self, given: str | None) -> float:
         try:
@@ -262,68 +251,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, code: int, name: str, message: str) -> ClickHouseError:
         return refusal(code, name, message, self.server.engine.version)
-
-    def _read_statement(self, query: str) -> _Work:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=10_000)
-        body = self._body
-        content_type = self.headers.get("Content-Type", "")
-        if content_type.lower().startswith("multipart/form-data"):
-            try:
-                pairs += form_fields(self._all_of(body, b""), content_type)
-            except FormWithFilesError:
-                raise self._refuse(
-                    exceptions.NOT_IMPLEMENTED, "NOT_IMPLEMENTED", "External data is not supported by this endpoint"
-                ) from None
-            parameters = parameters_of(pairs, self.headers)
-            return self._without_data(parameters, parameters.query.encode("utf-8", "surrogateescape"))
-        parameters = parameters_of(pairs, self.headers)
-        try:
-            chunks = decoded(body, self.headers.get("Content-Encoding", "").lower())
-        except UnknownEncodingError as unknown:
-            raise self._refuse(
-                exceptions.UNKNOWN_COMPRESSION_METHOD,
-                "NOT_IMPLEMENTED",
-                f"Unknown compression method {unknown}; lz4, zstd, gzip and deflate are known",
-            ) from None
-        text = parameters.query.encode("utf-8", "surrogateescape")
-        if text:
-            text += b"\n"
-        while True:
-            piece = next(chunks, None)
-            whole = piece is None
-            text += piece or b""
-            try:
-                head = insert_head(text, whole=whole)
-            except IncompleteStatementError:
-                if len(text) > _STATEMENT_BYTES:
-                    raise self._refuse(exceptions.SYNTAX_ERROR, "SYNTAX_ERROR", "The statement is too long") from None
-                continue
-            if head is None:
-                return self._without_data(parameters, self._all_of(chunks, text))
-            first = text[head.data_start :]
-
-            def data(first: bytes = first) -> Iterator[bytes]:
-                if first:
-                    yield first
-                yield from chunks
-
-            return _Work(parameters, head.statement, head, data())
-
-    def _without_data(self, parameters: Parameters, text: bytes) -> _Work:
-        head = insert_head(text, whole=True)
-        if head is None:
-            return _Work(parameters, text, None, iter(()))
-        return _Work(parameters, head.statement, head, iter((text[head.data_start :],)))
-
-    def _all_of(self, chunks: Iterator[bytes], text: bytes) -> bytes:
-        parts = [text]
-        length = len(text)
-        for chunk in chunks:
-            length += len(chunk)
-            if length > _STATEMENT_BYTES:
-                raise self._refuse(exceptions.SYNTAX_ERROR, "SYNTAX_ERROR", "The statement is too long")
-            parts.append(chunk)
-        return b"".join(parts)
 
     def _send_result(self, result: Result, parameters: Parameters) -> None:
         encoding = ""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from email_platform.errors import ConfigurationError
 
@@ -38,6 +39,7 @@ class EndpointSettings:
         database: created if absent; what a request without a database uses.
         maximum_memory_bytes: of the whole process; a query that would go over it is refused with code 241.
         threads_per_query: 0 takes one per core.
+        s3_endpoints: http or https URLs below which s3() may read and write.
     """
 
     data_folder: Path
@@ -48,6 +50,7 @@ class EndpointSettings:
     database: str
     maximum_memory_bytes: int
     threads_per_query: int = 0
+    s3_endpoints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_loopback(self.host)
@@ -57,6 +60,10 @@ class EndpointSettings:
             raise ConfigurationError(f"--maximum-memory-bytes: the engine needs at least {LEAST_MEMORY_BYTES}")
         if self.threads_per_query < 0:
             raise ConfigurationError("--threads-per-query must not be negative")
+        for url in self.s3_endpoints:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ConfigurationError("--s3-endpoint: give an http or https URL, such as http://127.0.0.1:9000")
 
 
 def require_loopback(host: str) -> None:

@@ -13,7 +13,9 @@ from enum import Enum
 
 _TOKEN = re.compile(
     rb"""
-      (?P<blank>\s+|--[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/)
+      (?P<blank>\s+|--[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/
+        # Blanks beyond ASCII, the byte order mark among them, as the engine's lexer skips them.
+        |\xc2\xa0|\xe1\x9a\x80|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80|\xef\xbb\xbf)
     | (?P<string>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<heredoc>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
@@ -25,6 +27,9 @@ _TOKEN = re.compile(
 )
 _OPENING = (b"(", b"[", b"{")
 _CLOSING = (b")", b"]", b"}")
+# Behind these, an INSERT has its rows from elsewhere.
+_WITHOUT_DATA = ("SELECT", "WITH", "FROM", "INFILE", "WATCH", "EXPLAIN", ";")
+_BEGINS_A_LONGER_TOKEN = (b"'", b"`", b'"', b"$", b"/", b"-", b"#")
 _READING = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXISTS", "EXPLAIN", "FROM", "VALUES", "("})
 
 
@@ -52,6 +57,15 @@ class Token:
         """The word in upper case; empty for anything that cannot be a keyword."""
         if self.kind == "word" or self.kind == "symbol":
             return self.text.decode("latin-1").upper()
+        return ""
+
+    @property
+    def identifier(self) -> str:
+        """The name that a word or a quoted identifier stands for; empty for anything else."""
+        if self.kind == "word":
+            return self.text.decode("latin-1")
+        if self.kind == "quoted":
+            return re.sub(rb"\\(.)", rb"\1", self.text[1:-1]).decode("latin-1")
         return ""
 
 
@@ -110,6 +124,16 @@ def tokens(text: bytes) -> Iterator[Token]:
             depth += 1
 
 
+def is_statement(text: bytes) -> bool:
+    """Whether the text can be a statement at all: its first token is a word or a bracket.
+
+    The engine answers bytes that begin with no token of its language (a compressed body whose Content-Encoding was
+    lost), and nothing but blanks and comments, with an empty result, as if they had been run.
+    """
+    first = next(tokens(text), None)
+    return first is not None and (first.kind == "word" or first.text == b"(")
+
+
 def kind_of(text: bytes) -> Kind:
     """Return how a statement is run, judged by its first words."""
     words: list[str] = []
@@ -141,39 +165,38 @@ def insert_head(text: bytes, *, whole: bool) -> InsertHead | None:
     Raises:
         IncompleteStatementError: more text is needed (never when `whole`).
     """
+    # Of "insert into [table|function] [database.]name ...", what has been read so far.
     state = "insert"
-    waiting_for_format: Token | None = None
+    format_word: Token | None = None
     for token in tokens(text):
-        if not whole and (token.end == len(text) or token.text in (b"'", b"`", b'"', b"$", b"/", b"-", b"#")):
+        if not whole and (token.end == len(text) or token.text in _BEGINS_A_LONGER_TOKEN):
             raise IncompleteStatementError
+        if format_word is not None:
+            return InsertHead(text[: format_word.start], token.text.decode("latin-1"), _data_start(text, token.end))
         word = token.keyword
-        if state == "insert":
-            if word != "INSERT":
-                return None
-            state = "into"
-        elif state == "into":
-            if word not in ("INTO", "TABLE", "FUNCTION"):
-                state = "named"
-        elif state == "dotted":
-            state = "named"
-        elif waiting_for_format is not None:
-            return InsertHead(
-                text[: waiting_for_format.start],
-                token.text.decode("latin-1"),
-                _data_start(text, token.end),
-            )
+        if state == "insert" and word != "INSERT":
+            return None
+        if state != "named":
+            state = _after(state, word)
         elif token.depth == 0:
             if word == ".":
                 state = "dotted"
             elif word == "FORMAT":
-                waiting_for_format = token
+                format_word = token
             elif word == "VALUES":
                 return InsertHead(text[: token.start], "Values", token.end)
-            elif word in ("SELECT", "WITH", "FROM", "INFILE", "WATCH", "EXPLAIN", ";"):
+            elif word in _WITHOUT_DATA:
                 return None
     if not whole:
         raise IncompleteStatementError
     return None
+
+
+def _after(state: str, word: str) -> str:
+    """The state behind a word, while the table's name is not complete."""
+    if state == "insert":
+        return "into"
+    return "into" if state == "into" and word in ("INTO", "TABLE", "FUNCTION") else "named"
 
 
 def _data_start(text: bytes, position: int) -> int:

@@ -12,6 +12,8 @@ fsyncs it and renames it. Measured with nanio 0.1.7, each mended here and tested
 - ``If-None-Match: *`` was ignored, so a conditional write overwrote.
 - After kill -9 in a PUT, a left-over ``.json.tmp`` made every later PUT of that key fail, and an overwritten
   object could keep the old length and ETag: `mend_after_kill` puts that right before each start.
+- The hash of the body that a request signs was not compared with the body, so a body altered on its way was stored.
+- Keys with ``..`` or beyond the file system's lengths, and odd upload ids, ended in a traceback (see `refusals`).
 - The folder of a renamed file was not fsynced, so a power cut could undo an acknowledged PUT.
 
 Speed in one run against moto's server, 20 objects of 5 MB, this server's time / moto's: PUT 1.4 to 1.7 (it
@@ -44,22 +46,26 @@ from nanio.storage.metadata import read_metadata, write_metadata
 from nanio.storage.paths import META_DIR_NAME, metadata_path, metadata_root, object_path
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from email_platform.local.s3.refusals import (
+    BrokenFramesError,
+    answering_failures,
+    drain,
+    refusal_of,
+    s3_error,
+    with_signed_hash,
+)
 from email_platform.settings import variable_of
 
 ACCESS_KEY_VARIABLE = variable_of("s3_access_key_id")
 SECRET_KEY_VARIABLE = variable_of("s3_secret_access_key")
 _UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_FRAME_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\r\n]*)?")
 _LONGEST_FRAME_HEADER_BYTES = 4096
 
 _logger = logging.getLogger("email_platform.object_store")
-
-
-class BrokenFramesError(Exception):
-    """The body's aws-chunked frames are broken or end too early."""
 
 
 class FrameDecoder:
@@ -98,10 +104,10 @@ class FrameDecoder:
                 if len(self._buffer) > _LONGEST_FRAME_HEADER_BYTES:
                     raise BrokenFramesError("no frame header")
                 return bytes(payload)
-            try:
-                self._left_bytes = int(bytes(self._buffer[:end]).split(b";")[0], 16)
-            except ValueError as wrong:
-                raise BrokenFramesError("a frame's size is no hexadecimal number") from wrong
+            size = _FRAME_SIZE.fullmatch(self._buffer[:end])
+            if size is None:  # int() would also take a sign, blanks and a prefix
+                raise BrokenFramesError("a frame's size is no hexadecimal number")
+            self._left_bytes = int(size[1], 16)
             del self._buffer[: end + 2]
             if self._left_bytes == 0:
                 self.complete = True
@@ -127,12 +133,25 @@ class MissingParts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, mended."""
-        target = _target(scope) if scope["type"] == "http" else None
-        if target is None:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if scope["method"] in ("GET", "HEAD"):
+        refused = refusal_of(scope, headers, self._data_folder)
+        if refused is not None:
+            await drain(receive)
+            await refused(scope, receive, send)
+            return
+        if scope["method"] in ("PUT", "POST"):
+            receive = with_signed_hash(receive, headers.get("x-amz-content-sha256", ""))
+        async with answering_failures(scope, receive, send) as send_noticed:
+            await self._pass_on(headers, scope, receive, send_noticed)
+
+    async def _pass_on(self, headers: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+        target = _target(scope)
+        if target is None:
+            await self._app(scope, receive, send)
+        elif scope["method"] in ("GET", "HEAD"):
             await self._read(target, headers.get("range"), scope, receive, send)
         else:
             lock = self._locks.setdefault(target, asyncio.Lock())
@@ -144,7 +163,7 @@ class MissingParts:
         if wanted is not None and size is not None and (match := _RANGE.fullmatch(wanted.strip())):
             bounds = resolve_range(match[1], match[2], size)
             if bounds is None:
-                answer = _error(416, "InvalidRange", "The requested range is not satisfiable")
+                answer = s3_error(416, "InvalidRange", "The requested range is not satisfiable")
                 answer.headers["content-range"] = f"bytes */{size}"
                 await answer(scope, receive, send)
                 return
@@ -158,8 +177,10 @@ class MissingParts:
         makes_object = scope["method"] == "PUT" and "partNumber" not in query
         makes_object = makes_object or (scope["method"] == "POST" and "uploadId" in query)
         if makes_object and headers.get("if-none-match") == "*" and self._size_bytes(target) is not None:
-            answer = _error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
-            await _drain(receive)
+            answer = s3_error(
+                412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold"
+            )
+            await drain(receive)
             await answer(scope, receive, send)
             return
         if "aws-chunked" in headers.get("content-encoding", ""):
@@ -174,12 +195,7 @@ class MissingParts:
                 await asyncio.to_thread(self._sync_folders, target)
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_when_durable)
-        except BrokenFramesError as broken:
-            answer = _error(400, "IncompleteBody", str(broken))
-            answer.headers["connection"] = "close"
-            await answer(scope, receive, send)
+        await self._app(scope, receive, send_when_durable)
 
     def _size_bytes(self, target: _Target) -> int | None:
         path = object_path(self._data_folder, target.bucket, target.key)
@@ -326,19 +342,6 @@ def _without_frames(receive: Receive) -> Receive:
         return {**message, "body": payload}
 
     return receive_payload
-
-
-async def _drain(receive: Receive) -> None:
-    """Read the body to its end: left in the connection, it would be taken for the next request."""
-    more = True
-    while more:
-        message = await receive()
-        more = message["type"] == "http.request" and message.get("more_body", False)
-
-
-def _error(status: int, code: str, text: str) -> Response:
-    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{text}</Message></Error>'
-    return Response(body, status_code=status, media_type="application/xml")
 
 
 def _fsync_folder(folder: Path) -> None:

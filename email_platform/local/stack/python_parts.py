@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import email_platform
+from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.local.stack.part import LOOPBACK, Part, http_status
 from email_platform.settings import Settings, variable_of
 
@@ -67,6 +68,7 @@ def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, 
             *(sys.executable, "-m", "email_platform.local.clickhouse_endpoint"),
             *("--data-folder", str(data_folder), "--host", LOOPBACK, "--port", str(settings.clickhouse_port)),
             *("--user", unquote(url.username or ""), "--database", database, "--exit-with-parent"),
+            *("--s3-endpoint", StagingLocation.from_settings(settings).reachable_url),
         ),
         environment={
             **python_environment(variables),

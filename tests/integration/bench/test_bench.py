@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PROJECT = Path(__file__).parents[3]
 QUESTIONS = (
@@ -31,9 +31,9 @@ WAYS = (
 @pytest.mark.timeout(600)
 def test_the_sides_answer_the_same_and_the_report_has_every_line(tmp_path: Path) -> None:
     figures, docs = tmp_path / "figures.json", tmp_path / "docs"
-    command = [sys.executable, str(PROJECT / "bench" / "old_table_or_platform.py"), "--scale", "tiny"]
+    command = [sys.executable, "-m", "bench.old_table_or_platform", "--scale", "tiny"]
     command += ["--results", str(figures), "--docs", str(docs)]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     results = json.loads(figures.read_text(encoding="utf-8"))
     assert results["reconciled at 20000"]["questions"] == len(QUESTIONS + FROM_MARTS)

@@ -52,7 +52,7 @@ from sensors.staged_objects_waiting import is_running
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
 from tests.integration.own_databases import own_settings
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

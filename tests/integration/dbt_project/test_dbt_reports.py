@@ -32,7 +32,7 @@ from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PROJECT = Path(__file__).parents[3] / "dbt_reports"
 MARTS = (

@@ -44,7 +44,7 @@ from email_platform.receiver.inbox_writer import InboxLimits
 from email_platform.runs.events import take_in_events
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
-from email_platform.runs.legacy_import import Month
+from email_platform.runs.legacy_table import Month
 from email_platform.runs.load import account, load_staged
 from email_platform.runs.parts import Parts
 from email_platform.runs.rebuild import rebuild_warehouse
@@ -57,7 +57,7 @@ from tests.integration.campaign_rows import in_city, queue_campaign, seed_leads
 from tests.integration.dbt_project.test_dbt_reports import LONGEST_ADDRESS, MARTS, Reports
 from tests.integration.own_databases import closing_engine, own_settings, own_warehouse
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 # What a text column of PostgreSQL takes; a NUL it refuses, so that comes from the provider only (providers_text).
 TEXTS = {

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from email_platform.domain.ports import StagedObject
-from email_platform.runs.legacy_import import LEGACY_EMAIL_SCHEMA
+from email_platform.runs.legacy_table import LEGACY_EMAIL_SCHEMA
 from tests.integration.dbt_project.test_dbt_reports import HOSTILE, NOON, Reports, campaign, delivery, reports, user
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 __all__ = ["reports"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.flood.flood import FloodPlan, run_flood
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def test_a_flood_with_faults_is_acknowledged_and_stored_to_the_last_event_and_nothing_else(tmp_path: Path) -> None:

@@ -28,10 +28,11 @@ from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.definitions import defs
 from email_platform.errors import ConfigurationError, LegacySourceError, PartUnavailableError
 from email_platform.local.demo.legacy_emails import COLUMNS, INDEXES, LegacyTable, generate_legacy_emails
-from email_platform.runs.legacy_import import RANGE_IDS, ImportReport, Month
+from email_platform.runs.legacy_import import ImportReport
+from email_platform.runs.legacy_table import RANGE_IDS, Month
 from email_platform.settings import Settings
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 JANUARY, FEBRUARY, MARCH = Month(2025, 1), Month(2025, 2), Month(2025, 3)
 MONTHS = (JANUARY, FEBRUARY, MARCH)
@@ -249,7 +250,7 @@ def test_a_kill_in_the_middle_costs_only_the_range_at_work(filled: Old) -> None:
     program = (
         "import sys, time\n"
         "from email_platform.adapters.assembly import import_legacy_month\n"
-        "from email_platform.runs.legacy_import import Month\n"
+        "from email_platform.runs.legacy_table import Month\n"
         "from email_platform.settings import Settings\n"
         "def on_range(done, of, rows):\n"
         "    print(done, of, flush=True)\n"

@@ -34,7 +34,7 @@ from email_platform.events.received import ReceivedBody, to_parquet
 from email_platform.local.demo.legacy_emails import INDEXES, LegacyTable, generate_legacy_emails
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
-from email_platform.runs.legacy_import import Month
+from email_platform.runs.legacy_table import Month
 from email_platform.runs.load import account, load_staged
 from email_platform.runs.parts import Parts
 from email_platform.runs.rebuild import RebuildReport, rebuild_warehouse
@@ -46,7 +46,7 @@ from tests.integration.campaign_rows import in_city, numbered, queue_campaign, s
 from tests.integration.dbt_project.test_dbt_reports import about, event
 from tests.integration.own_databases import closing_engine, own_settings, own_warehouse
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 _numbers = itertools.count(1)
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)

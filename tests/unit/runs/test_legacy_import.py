@@ -14,15 +14,8 @@ from assets.legacy_emails import _covered, _reconciled
 from assets.legacy_partitions import first_month, month_of
 from email_platform.errors import ConfigurationError
 from email_platform.local.demo.legacy_emails import practice_database
-from email_platform.runs.legacy_import import (
-    Fingerprint,
-    ImportReport,
-    Month,
-    SourceDescription,
-    Throttle,
-    _Measured,
-    differing_ranges,
-)
+from email_platform.runs.legacy_import import ImportReport, Throttle, _Measured
+from email_platform.runs.legacy_table import Fingerprint, Month, SourceDescription, differing_ranges
 
 
 @pytest.mark.parametrize(("key", "days"), [("2024-02", 29), ("2025-02", 28), ("2025-12", 31)])

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import pyarrow as pa
@@ -17,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
+from email_platform.adapters.clickhouse.address import ClickHouseAddress
+from email_platform.adapters.clickhouse.client import connect
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
@@ -34,6 +38,7 @@ from email_platform.errors import (
 )
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
+from tests.integration.clickhouse_process import DATABASE, PASSWORD, USER, running
 
 pytestmark = pytest.mark.integration
 
@@ -437,9 +442,24 @@ def test_wrong_s3_credentials_are_a_setting_to_mend_and_are_not_shown(
     assert "wrong-but-secret" not in repr(location)
 
 
-def test_an_s3_that_does_not_answer_is_told_in_bounded_time(warehouse: ClickHouseWarehouse, campaign_id: int) -> None:
+def test_an_s3_that_does_not_answer_is_told_in_bounded_time(tmp_path: Path, campaign_id: int) -> None:
     location = StagingLocation("http://127.0.0.1:9/bucket", "id", "hidden-secret")
-    with pytest.raises(PartUnavailableError, match="cannot read") as failure:
+    # The stack's ClickHouse reaches the stack's S3 alone.
+    with running(tmp_path / "data", "--s3-endpoint", "http://127.0.0.1:9") as endpoint:
+        url = f"http://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{endpoint.port}/{DATABASE}"
+        upgrade_to_head(url)
+        warehouse = ClickHouseWarehouse(connect(ClickHouseAddress.parse(url)), location, address="test")
+        with pytest.raises(PartUnavailableError, match="cannot read") as failure:
+            warehouse.load(StagedObject(deliveries_key(campaign_id, 0), "delivery", 1, "0" * 64))
+        warehouse.close()
+    assert "hidden-secret" not in str(failure.value)
+
+
+def test_an_s3_that_clickhouse_may_not_reach_is_a_setting_to_mend(
+    warehouse: ClickHouseWarehouse, campaign_id: int
+) -> None:
+    location = StagingLocation("http://127.0.0.1:9/bucket", "id", "hidden-secret")
+    with pytest.raises(ConfigurationError) as failure:
         located(warehouse, location).load(StagedObject(deliveries_key(campaign_id, 0), "delivery", 1, "0" * 64))
     assert "hidden-secret" not in str(failure.value)
 

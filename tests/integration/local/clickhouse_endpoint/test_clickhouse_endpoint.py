@@ -12,18 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import boto3
-import clickhouse_connect
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,11 +27,19 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from moto.server import ThreadedMotoServer
 
+from tests.integration.clickhouse_process import (
+    DATABASE,
+    PASSWORD,
+    USER,
+    Endpoint,
+    command,
+    environment,
+    running,
+)
+
 pytestmark = pytest.mark.integration
 
-USER = "mailer"
-PASSWORD = "p'w;\"é 😀 secret-of-this-test"
-DATABASE = "mail"
+
 HARD_TEXTS = [
     "",
     'it\'s "quoted"',
@@ -49,91 +52,24 @@ HARD_TEXTS = [
 ]
 
 
-@dataclass
-class Endpoint:
-    """A running process and its clients."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    log: Path
-
-    def client(self, **options: Any) -> Client:
-        options = {"username": USER, "password": PASSWORD, "database": DATABASE, **options}
-        return clickhouse_connect.get_client(host="127.0.0.1", port=self.port, **options)
-
-    def ask(
-        self,
-        method: str = "POST",
-        path: str = "/",
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-        **parameters: str,
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            if headers is None:
-                headers = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
-            connection.request(method, f"{path}?{urlencode(parameters)}", body, headers)
-            answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
-        finally:
-            connection.close()
-
-    def peak_bytes(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert found
-        return int(found.group(1)) * 1024
-
-    def forget_peak(self) -> None:
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
-def command(data_folder: Path, port: int, *more: str) -> list[str]:
-    module = "email_platform.local.clickhouse_endpoint"
-    options = ["--data-folder", str(data_folder), "--port", str(port), "--user", USER, "--database", DATABASE]
-    return [sys.executable, "-m", module, *options, *more]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "EMAIL_PLATFORM_CLICKHOUSE_PASSWORD": PASSWORD}
-
-
-def start(data_folder: Path, *more: str) -> Endpoint:
-    log = data_folder.with_name(f"{data_folder.name}-{time.monotonic_ns()}.log")
-    with log.open("wb") as output:
-        process = subprocess.Popen(command(data_folder, 0, *more), stderr=output, stdout=output, env=environment())
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        found = re.search(rb"listens on http://127\.0\.0\.1:(\d+)", log.read_bytes())
-        if found:
-            return Endpoint(process, int(found.group(1)), log)
-        if process.poll() is not None:
-            break
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    raise AssertionError(log.read_text())
-
-
-@contextmanager
-def running(data_folder: Path, *more: str) -> Iterator[Endpoint]:
-    endpoint = start(data_folder, *more)
-    try:
-        yield endpoint
-    finally:
-        if endpoint.process.poll() is None:
-            endpoint.process.kill()
-            endpoint.process.wait()
+@pytest.fixture(scope="module")
+def object_store() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    with running(tmp_path_factory.mktemp("clickhouse") / "data") as started:
+def absent_store() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, object_store: str, absent_store: str) -> Iterator[Endpoint]:
+    stores = ("--s3-endpoint", object_store, "--s3-endpoint", absent_store)
+    with running(tmp_path_factory.mktemp("clickhouse") / "data", *stores) as started:
         yield started
 
 
@@ -234,11 +170,9 @@ def test_an_insert_may_begin_with_with(endpoint: Endpoint, client: Client, table
     assert numbers(client, table) == [7, 7, 7]
 
 
-def test_an_object_store_that_is_down_is_an_error_and_not_a_long_wait(client: Client) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+def test_an_object_store_that_is_down_is_an_error_and_not_a_long_wait(client: Client, absent_store: str) -> None:
     with pytest.raises(DatabaseError) as caught:
-        client.query(f"select * from s3('http://127.0.0.1:{port}/bucket/key.parquet', 'key', 'secret', 'Parquet')")
+        client.query(f"select * from s3('{absent_store}/bucket/key.parquet', 'key', 'secret', 'Parquet')")
     assert caught.value.code == 499
 
 
@@ -424,36 +358,29 @@ def test_tables_are_exchanged_and_replaced_rows_are_final(client: Client) -> Non
 
 
 def test_parquet_objects_load_from_s3_without_their_credentials_in_the_log(
-    endpoint: Endpoint, client: Client, table: str, monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, client: Client, table: str, object_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        address = "http://{}:{}".format(*server.get_host_and_port())
-        keys = {
-            "aws_access_key_id": "ACCESSKEY123",
-            "aws_secret_access_key": "SECRETKEY456",
-            "region_name": "us-east-1",
-        }
-        store = boto3.client("s3", endpoint_url=address, **keys)
-        store.create_bucket(Bucket="staging")
-        for number in range(3):
-            body = io.BytesIO()
-            rows = {"id": pa.array(range(number * 10, number * 10 + 10), pa.uint64()), "text": ["😀"] * 10}
-            pq.write_table(pa.table(rows), body)
-            store.put_object(Bucket="staging", Key=f"part-{number}.parquet", Body=body.getvalue())
-        source = f"s3('{address}/staging/part-*.parquet', 'ACCESSKEY123', 'SECRETKEY456', 'Parquet')"
-        summary = client.command(f"insert into {table} select id, text from {source}").summary
-        assert summary["written_rows"] == "30"
-        assert numbers(client, table) == list(range(30))
-        with pytest.raises(DatabaseError) as missing:
-            client.query(
-                f"select id from {source.replace('part-', 'absent-')} settings s3_throw_on_zero_files_match = 1"
-            )
-        assert "SECRETKEY456" not in str(missing.value)
-    finally:
-        server.stop()
+    address = object_store
+    keys = {
+        "aws_access_key_id": "ACCESSKEY123",
+        "aws_secret_access_key": "SECRETKEY456",
+        "region_name": "us-east-1",
+    }
+    store = boto3.client("s3", endpoint_url=address, **keys)
+    store.create_bucket(Bucket="staging")
+    for number in range(3):
+        body = io.BytesIO()
+        rows = {"id": pa.array(range(number * 10, number * 10 + 10), pa.uint64()), "text": ["😀"] * 10}
+        pq.write_table(pa.table(rows), body)
+        store.put_object(Bucket="staging", Key=f"part-{number}.parquet", Body=body.getvalue())
+    source = f"s3('{address}/staging/part-*.parquet', 'ACCESSKEY123', 'SECRETKEY456', 'Parquet')"
+    summary = client.command(f"insert into {table} select id, text from {source}").summary
+    assert summary["written_rows"] == "30"
+    assert numbers(client, table) == list(range(30))
+    with pytest.raises(DatabaseError) as missing:
+        client.query(f"select id from {source.replace('part-', 'absent-')} settings s3_throw_on_zero_files_match = 1")
+    assert "SECRETKEY456" not in str(missing.value)
     log = endpoint.log.read_text()
     assert "SECRETKEY456" not in log
     assert PASSWORD not in log

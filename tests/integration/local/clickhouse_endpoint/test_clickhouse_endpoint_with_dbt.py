@@ -14,7 +14,7 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PASSWORD = "dbt's 'secret'"
 FILES = {
@@ -85,7 +85,7 @@ unit_tests:
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     log = tmp_path / "endpoint.log"
-    options = ["--data-folder", str(tmp_path / "data"), "--port", "0", "--user", "reporter", "--database", "default"]
+    options = ["--data-folder", str(tmp_path / "data"), "--port", "0", "--user", "reporter", "--database", "mail"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "email_platform.local.clickhouse_endpoint", *options],

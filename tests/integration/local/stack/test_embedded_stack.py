@@ -45,7 +45,7 @@ from email_platform.local.stack.stack import (
 from email_platform.local.stack.supervisor import Supervisor
 from email_platform.settings import Settings, embedded_values
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 LIMIT_SECONDS = 60.0
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nanio.storage.metadata import read_metadata
 from nanio.storage.paths import metadata_path
 
+from email_platform.local.s3.refusals import BrokenFramesError
 from email_platform.local.s3.server import (
-    BrokenFramesError,
     FrameDecoder,
     mend_after_kill,
     resolve_range,
@@ -30,7 +30,19 @@ def test_frames_are_taken_away_however_the_body_is_cut(pieces: list[bytes], cut_
     assert decoder.complete
 
 
-@pytest.mark.parametrize("body", [b"zz\r\nabc", b"2\r\nabcd\r\n", b"x" * 5000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"zz\r\nabc",
+        b"0x2\r\nab\r\n",
+        b"-2\r\nab\r\n",
+        b"+2\r\nab\r\n",
+        b" 2\r\nab\r\n",
+        b"1_0\r\nab\r\n",
+        b"2\r\nabcd\r\n",
+        b"x" * 5000,
+    ],
+)
 def test_broken_frames_are_refused(body: bytes) -> None:
     with pytest.raises(BrokenFramesError):
         FrameDecoder().feed(body)

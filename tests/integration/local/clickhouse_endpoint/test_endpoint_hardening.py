@@ -1,0 +1,309 @@
+"""What the holder of the endpoint's password must not be able to do, and requests that must be refused."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.integration.clickhouse_process import PASSWORD, USER, Endpoint, running
+
+pytestmark = pytest.mark.integration
+
+SECRET = "what-only-the-file-holds"
+
+
+class Listener(ThreadingHTTPServer):
+    """An address that nothing may reach; counts who does."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), BaseHTTPRequestHandler)
+        self.connections = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Listener]:
+    server = Listener()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def allowed_store() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, allowed_store: str) -> Iterator[Endpoint]:
+    with running(tmp_path_factory.mktemp("hardened") / "data", "--s3-endpoint", allowed_store) as started:
+        assert started.ask(body=b"create table t (a String) engine = MergeTree order by a")[0] == 200
+        yield started
+
+
+def code_of(answer: tuple[int, dict[str, str], bytes]) -> int:
+    assert answer[0] >= 400, answer
+    return int(answer[1]["X-ClickHouse-Exception-Code"])
+
+
+# -- no statement --------------------------------------------------------------------------------------------------
+
+GARBAGE = [
+    b"",
+    b"   \n\t",
+    b"-- only a comment",
+    b"-- one\n/* two */ # three",
+    b"/* never closed",
+    b"#!shebang",
+    b";",
+    b";;",
+    b"\x00",
+    b"\x00select 1",
+    b"\xef\xbb\xbf",
+    b"\xc2\xa0",
+    b"\x1f\x8b",
+    b"'open",
+    b"`open",
+    b"'a string'",
+    b"\\",
+    b"1",
+    gzip.compress(b"insert into t values ('x')", mtime=0),
+    gzip.compress(b"insert into t format TSV\nx\n", mtime=0),
+    b"\x28\xb5\x2f\xfd\x04\x00" + bytes(range(60)),  # zstd
+    b"\x04\x22\x4d\x18\x64\x40" + bytes(range(60)),  # lz4
+]
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:12]))
+def test_what_is_no_statement_is_refused_as_a_syntax_error(endpoint: Endpoint, body: bytes) -> None:
+    sessions: tuple[dict[str, Any], ...] = ({}, {"session_id": "garbage"}, {"wait_end_of_query": "1"})
+    for session in sessions:
+        assert code_of(endpoint.ask(body=body, **session)) == 62
+
+
+def test_random_bytes_are_never_answered_with_success(endpoint: Endpoint) -> None:
+    chance = random.Random(20261127)
+    for _ in range(150):
+        body = bytes(chance.randrange(256) for _ in range(chance.randrange(1, 40)))
+        status, _, answer = endpoint.ask(body=body)
+        assert status >= 400, (body, answer)
+
+
+def test_a_statement_may_begin_with_a_byte_order_mark_and_other_blanks(endpoint: Endpoint) -> None:
+    for blank in (b"\xef\xbb\xbf", b"\xc2\xa0", b"\xe2\x80\x83", b"\n-- note\n", b"/* note */", b"("):
+        closing = b")" if blank == b"(" else b""
+        assert endpoint.ask(body=blank + b"select 1" + closing)[::2] == (200, b"1\n")
+
+
+# -- what is closed ------------------------------------------------------------------------------------------------
+
+
+def closed_statements(path: str, address: str) -> list[str]:
+    flat, tree = "layout(flat()) lifetime(0)", "engine = MergeTree order by a"
+    url, s3 = f"http://{address}/x", f"http://{address}/bucket/key"
+    return [
+        f"select * from file('{path}', 'LineAsString')",
+        f"select file('{path}')",
+        f"select `file`('{path}')",
+        f"select \"fi\\le\" /* a comment */ ('{path}')",
+        f"select * from (select file\n('{path}'))",
+        f"insert into t from infile '{path}' format LineAsString",
+        f"insert into function file('{path}.new', 'TSV', 'a String') values ('x')",
+        f"create table f (a String) engine = File('TSV', '{path}')",
+        f"create database fs engine = Filesystem('{path}')",
+        f"select * from default.`{path}`",
+        f"select 'x' as a format Template settings format_template_row = '{path}'",
+        f"select 'x' as a format Protobuf settings output_format_schema = '{path}.proto'",
+        f"select * from format(Protobuf, 'x') settings format_schema = '{path}:X'",
+        f"set format_schema = '{path}:X'",
+        f"select * from url('{url}', 'TSV', 'a String')",
+        f"create table u (a String) engine = URL('{url}', 'TSV')",
+        f"insert into function url('{url}', 'TSV', 'a String') values ('x')",
+        f"select * from s3('{s3}', 'k', 's', 'TSV', 'a String')",
+        f"insert into function s3('{s3}', 'k', 's', 'TSV', 'a String') values ('x')",
+        f"create table s (a String) engine = S3('{s3}', 'k', 's', 'TSV')",
+        f"select * from gcs('{s3}', 'k', 's', 'TSV', 'a String')",
+        f"select * from iceberg('{s3}', 'k', 's')",
+        f"select * from deltaLake('{s3}', 'k', 's')",
+        f"select * from remote('{address}', system.one)",
+        f"select * from postgresql('{address}', 'a', 'b', 'c', 'd')",
+        f"select * from mysql('{address}', 'a', 'b', 'c', 'd')",
+        f"select * from redis('{address}', 'a', 'a String')",
+        f"select * from mongodb('{address}', 'a', 'b', 'c', 'd', 'a String')",
+        f"select * from sqlite('{path}', 't')",
+        f"create table w (a String) {tree} settings disk = disk(type = web, endpoint = '{url}/')",
+        f"create table w (a String) {tree} settings disk = disk(type = local, path = '{path}d/')",
+        "select * from executable('x.sh', 'TSV', 'a String')",
+        "create table x (a String) engine = Executable('x.sh', 'TSV')",
+        "create dictionary d (a UInt64) primary key a "
+        f"source(executable(command 'touch {path}.new' format 'TSV')) {flat}",
+        f"create dictionary d (a UInt64) primary key a source(http(url '{url}' format 'TSV')) {flat}",
+        f"create dictionary d (a UInt64) primary key a source(file(path '{path}' format 'TSV')) {flat}",
+        "select * from Python(handle)",
+        f"backup table t to File('{path}.backup')",
+        f"select 1 into outfile '{path}.new'",
+        f"attach table z from '{path}' (a String) engine = MergeTree order by a",
+        "system shutdown",
+        "system kill",
+        "create user other",
+        "grant all on *.* to default",
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(closed_statements("", ""))))
+def test_files_commands_and_other_hosts_are_closed_to_clients(
+    endpoint: Endpoint, elsewhere: Listener, tmp_path: Path, number: int
+) -> None:
+    secret = tmp_path / "credentials"
+    secret.write_text(SECRET)
+    statement = closed_statements(str(secret), elsewhere.address)[number]
+    sessions: tuple[dict[str, Any], ...] = ({}, {"session_id": "closed"})
+    for session in sessions:
+        answer = endpoint.ask(body=statement.encode(), **session)
+        assert code_of(answer) in (497, 452, 36, 481), answer
+        assert SECRET.encode() not in answer[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["credentials"]
+    assert elsewhere.connections == 0
+    assert endpoint.ask(query="select count() from t")[2] == b"0\n"
+
+
+def test_settings_of_the_request_open_nothing_either(endpoint: Endpoint, tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    template.write_text(SECRET)
+    for name in ("format_template_row", "format_template_resultset", "format_schema", "output_format_schema"):
+        setting: dict[str, Any] = {name: str(template)}
+        answer = endpoint.ask(query="select 'x' as a format Template", **setting)
+        assert code_of(answer) == 452
+        assert SECRET.encode() not in answer[2]
+
+
+def test_s3_reaches_the_named_endpoint_alone_by_a_named_collection_too(
+    endpoint: Endpoint, elsewhere: Listener, allowed_store: str
+) -> None:
+    structure = "format = 'TSV', structure = 'a String'"
+    assert endpoint.ask(body=f"create named collection far as url = 'http://{elsewhere.address}/b/'".encode())[0] == 200
+    assert endpoint.ask(body=f"create named collection near as url = '{allowed_store}/bucket/'".encode())[0] == 200
+    for source in (
+        f"s3(far, filename = 'x', {structure})",
+        f"s3(near, url = 'http://{elsewhere.address}/bucket/x', {structure})",
+        f"s3('{allowed_store}@{elsewhere.address}/bucket/x', 'k', 's', 'TSV', 'a String')",
+        f"s3('{allowed_store}.{elsewhere.address}/bucket/x', 'k', 's', 'TSV', 'a String')",
+    ):
+        assert code_of(endpoint.ask(body=f"select * from {source}".encode())) in (497, 36, 1000)  # or no address at all
+    assert elsewhere.connections == 0
+    near = f"select * from s3(near, filename = 'x', {structure}) settings s3_retry_attempts = 1"
+    assert code_of(endpoint.ask(body=near.encode())) == 499  # allowed, but nothing listens there
+
+
+def test_closed_names_are_free_as_names_and_in_texts(endpoint: Endpoint) -> None:
+    for query in (
+        "select 'file(1)' as file, 1 as python, 2 as disk",
+        "select file from (select 1 as file)",
+        "select 1 /* file('x') */",
+        "select 'from infile'",
+    ):
+        assert endpoint.ask(body=query.encode())[0] == 200
+
+
+# -- framing -------------------------------------------------------------------------------------------------------
+
+FRAMINGS = [
+    "Content-Length: -1\r\n\r\n",
+    "Content-Length: +2\r\n\r\nx\n",
+    "Content-Length: 0x2\r\n\r\nx\n",
+    "Content-Length: 1_0\r\n\r\nx\nx\nx\nx\nx\n",
+    "Content-Length:\r\n\r\n",
+    "Content-Length: 2, 2\r\n\r\nx\n",
+    "Content-Length: 2\r\nContent-Length: 4\r\n\r\nx\ny\n",
+    "Content-Length: 2\r\nContent-Length: 2\r\n\r\nx\n",
+    "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: identity\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n0x2\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n-2\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n+2\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n 2\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n1_0\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n\r\nx\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n2\r\nx\n\r\n-0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("framing", FRAMINGS, ids=repr)
+def test_a_body_whose_end_is_in_doubt_is_refused_and_the_connection_closed(endpoint: Endpoint, framing: str) -> None:
+    target = urlencode({"query": "insert into t format TSV", "user": USER, "password": PASSWORD})
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=60) as connection:
+        connection.sendall(f"POST /?{target} HTTP/1.1\r\nHost: x\r\n{framing}".encode())
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400"), answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert endpoint.ask(query="select count() from t")[2] == b"0\n"
+
+
+def test_extensions_of_chunks_and_trailers_are_read_over(endpoint: Endpoint) -> None:
+    target = urlencode({"query": "select 1", "user": USER, "password": PASSWORD})
+    framing = "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2;a=b\r\n+1\r\n00\r\nTrailer: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=60) as connection:
+        connection.sendall(f"POST /?{target} HTTP/1.1\r\nHost: x\r\n{framing}".encode())
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"2\n" in answer
+
+
+# -- one enormous row ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["TSV", "CSV", "JSONEachRow", "RowBinary"])
+def test_a_gigabyte_in_one_row_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
+    length = 1_100_000_000
+    piece = b"x" * (1 << 20)
+    head, tail = {"JSONEachRow": (b'{"a":"', b'"}\n'), "RowBinary": (b"\x80\xac\xc2\x8c\x04", b"")}.get(
+        name, (b"", b"\n")
+    )
+    with running(tmp_path / "data") as endpoint:
+        assert endpoint.ask(body=b"create table t (a String) engine = MergeTree order by tuple()")[0] == 200
+        endpoint.forget_peak()
+        before = endpoint.peak_bytes()
+        target = urlencode({"query": f"insert into t format {name}", "user": USER, "password": PASSWORD})
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=120) as connection:
+            size = len(head) + (length // len(piece)) * len(piece) + len(tail)
+            connection.sendall(f"POST /?{target} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+            try:
+                connection.sendall(head)
+                for _ in range(length // len(piece)):
+                    connection.sendall(piece)
+                connection.sendall(tail)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # refused before its end, which is as good
+            try:
+                answer = connection.recv(65536)
+            except ConnectionResetError:
+                answer = b""
+        assert not answer.startswith(b"HTTP/1.1 200")
+        assert endpoint.peak_bytes() - before < 1_600_000_000
+        assert endpoint.ask(query="select count() from t")[2] == b"0\n"
