@@ -35,7 +35,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from email_platform.adapters.assembly import open_oltp
 from email_platform.local.stack.dagster_processes import dagster_environment, write_dagster_yaml
-from email_platform.local.stack.stack import running_stack, surroundings
+from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import Settings
 
 SENSORS = (
@@ -107,7 +107,7 @@ def main() -> None:
     given = options.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_stack(Path(folder) / "state", environ=surroundings()) as settings,
+        running_stack(Path(folder) / "state", environ=clean_environment()) as settings,
     ):
         sizes = {"queued": given.queued, "silent": given.silent, "past": given.past, "leads": given.leads}
         figures = measure(settings, sizes, given.ticks)
