@@ -83,7 +83,7 @@ def _metadata(report: RebuildReport) -> dict[str, int | float | str | dg.Metadat
         "rows loaded now": done.rows,
         "rows per second": round(report.rows_per_second, 1),
         "seconds": round(report.seconds, 3),
-        "registered anew": done.registered,
+        "registered again": done.registered,
         "quarantined": len(done.quarantined),
         "foreign objects": dg.MetadataValue.text(_shown(done.foreign)),
         "lists of excluded leads without a manifest": done.without_manifest,
