@@ -21,7 +21,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -199,7 +199,7 @@ def tick_all(instance: dg.DagsterInstance, ticks: int, small: int) -> dict[str, 
         return figures
 
 
-def figures_of(ticks: list[Any]) -> dict[str, Any]:
+def figures_of(ticks: Sequence[Any]) -> dict[str, Any]:
     """Of one sensor's ticks as Dagster recorded them."""
     seconds = [tick.tick_data.end_timestamp - tick.timestamp for tick in ticks if tick.tick_data.end_timestamp]
     return {

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import ClassVar
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -105,71 +106,80 @@ class ConnectionCounts:
         }
 
 
+class BoundedProtocol(HttpToolsProtocol):
+    """Uvicorn's protocol that gives up slow or endless heads, and refuses a peer that holds too many connections."""
+
+    limits: ClassVar[ConnectionLimits]
+    counts: ClassVar[ConnectionCounts]
+    _peer: str | None = None
+    _is_refused = False
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse the connection where its peer holds too many already."""
+        address = (transport.get_extra_info("peername") or ("",))[0]
+        if not self.limits.is_trusted(address):
+            peer = peer_of(address)
+            if self.counts.open_by_peer[peer] >= self.limits.connections_per_peer:
+                self.counts.refused += 1
+                self._is_refused = True
+                transport.abort()
+                return
+            self._peer = peer
+            self.counts.open_by_peer[peer] += 1
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the peer its place back."""
+        self._end_of_head()
+        if self._peer is not None:
+            self.counts.close(self._peer)
+            self._peer = None
+        if not self._is_refused:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count the head's bytes; one that is too large is answered 400."""
+        if self._is_refused:
+            return
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_timer is not None and self._head_bytes > self.limits.head_bytes:
+            self.counts.large_heads += 1
+            self._end_of_head()
+            self.send_400_response("The head of the request is too large.")
+
+    def on_message_begin(self) -> None:
+        """Start the time that the head may take."""
+        super().on_message_begin()
+        self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Stop it."""
+        self._end_of_head()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_bytes = 0
+            self._head_timer = self.loop.call_later(self.limits.head_within_seconds, self._give_up)
+
+    def _end_of_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        self.counts.slow_heads += 1
+        self.transport.close()
+
+
 def bounded_protocol(limits: ConnectionLimits, counts: ConnectionCounts) -> type[HttpToolsProtocol]:
     """Uvicorn's protocol with these bounds; `uvicorn.Config` takes the class as ``http``."""
-
-    class BoundedProtocol(HttpToolsProtocol):
-        _peer: str | None = None
-        _is_refused = False
-        _head_timer: asyncio.TimerHandle | None = None
-        _head_bytes = 0
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            address = (transport.get_extra_info("peername") or ("",))[0]
-            if not limits.is_trusted(address):
-                peer = peer_of(address)
-                if counts.open_by_peer[peer] >= limits.connections_per_peer:
-                    counts.refused += 1
-                    self._is_refused = True
-                    transport.abort()
-                    return
-                self._peer = peer
-                counts.open_by_peer[peer] += 1
-            super().connection_made(transport)
-            self._await_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._end_of_head()
-            if self._peer is not None:
-                counts.close(self._peer)
-                self._peer = None
-            if not self._is_refused:
-                super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if self._is_refused:
-                return
-            self._head_bytes += len(data)
-            super().data_received(data)
-            if self._head_timer is not None and self._head_bytes > limits.head_bytes:
-                counts.large_heads += 1
-                self._end_of_head()
-                self.send_400_response("The head of the request is too large.")
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._await_head()
-
-        def on_headers_complete(self) -> None:
-            self._end_of_head()
-            super().on_headers_complete()
-
-        def _await_head(self) -> None:
-            if self._head_timer is None:
-                self._head_bytes = 0
-                self._head_timer = self.loop.call_later(limits.head_within_seconds, self._give_up)
-
-        def _end_of_head(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _give_up(self) -> None:
-            self._head_timer = None
-            counts.slow_heads += 1
-            self.transport.close()
-
-    return BoundedProtocol
+    return type("BoundedProtocolOfThisReceiver", (BoundedProtocol,), {"limits": limits, "counts": counts})
 
 
 class ClientBound:

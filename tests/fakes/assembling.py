@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from email_platform.domain.message import Message
@@ -47,6 +47,11 @@ def handlebars(template: str, data: Mapping[str, str]) -> str:
     return "".join(output)
 
 
+def _message(parts: Sequence[str], headers: Mapping[str, str]) -> Message:
+    subject, html, text = parts
+    return Message(subject, html, text, headers)
+
+
 def _ses(body: bytes) -> Assembled:
     document = json.loads(body)
     template = document["DefaultContent"]["Template"]["TemplateContent"]
@@ -56,7 +61,7 @@ def _ses(body: bytes) -> Assembled:
         (address,) = entry["Destination"]["ToAddresses"]
         headers = {header["Name"]: header["Value"] for header in entry.get("ReplacementHeaders", [])}
         parts = [handlebars(template.get(part, ""), data) for part in ("Subject", "Html", "Text")]
-        assembled.append((address, Message(*parts, headers)))
+        assembled.append((address, _message(parts, headers)))
     return assembled
 
 
@@ -67,7 +72,7 @@ def _simulator(body: bytes) -> Assembled:
         parts = [
             handlebars(document["template"][part] or "", entry["substitutions"]) for part in ("subject", "html", "text")
         ]
-        assembled.append((entry["to"], Message(*parts, entry["headers"])))
+        assembled.append((entry["to"], _message(parts, entry["headers"])))
     return assembled
 
 
@@ -83,7 +88,7 @@ def _sendgrid(body: bytes) -> Assembled:
         for tag, value in entry.get("substitutions", {}).items():
             parts = [part.replace(tag, value) for part in parts]
         (to,) = entry["to"]
-        assembled.append((to["email"], Message(*parts, entry.get("headers", {}))))
+        assembled.append((to["email"], _message(parts, entry.get("headers", {}))))
     return assembled
 
 
@@ -107,7 +112,7 @@ def _resend(body: bytes) -> Assembled:
     for entry in json.loads(body):
         (address,) = entry["to"]
         parts = [entry["subject"], entry.get("html", ""), entry.get("text", "")]
-        assembled.append((address, Message(*parts, entry.get("headers", {}))))
+        assembled.append((address, _message(parts, entry.get("headers", {}))))
     return assembled
 
 
@@ -128,13 +133,13 @@ def _mailgun(body: bytes) -> Assembled:
     """Each variable once, from left to right; one that the recipient has not stays as it is."""
     fields = form_fields(body)
     single = dict(fields)
-    variables = json.loads(single["recipient-variables"])
+    variables: dict[str, Any] = json.loads(single["recipient-variables"])
     assembled = []
     for address in (value for name, value in fields if name == "to"):
         own = variables[address]
 
         def filled(text: str, own: Mapping[str, Any] = own) -> str:
-            return re.sub(r"%recipient\.(\w+)%", lambda found: str(own.get(found.group(1), found.group())), text)
+            return re.sub(r"%recipient\.(\w+)%", lambda found: str(own.get(str(found.group(1)), found.group())), text)
 
         headers = {
             name.removeprefix("h:"): filled(value)
@@ -142,7 +147,7 @@ def _mailgun(body: bytes) -> Assembled:
             if name.startswith("h:") and name != "h:Reply-To"
         }
         parts = [filled(single.get(part, "")) for part in ("subject", "html", "text")]
-        assembled.append((address, Message(*parts, headers)))
+        assembled.append((address, _message(parts, headers)))
     return assembled
 
 

@@ -25,6 +25,7 @@ from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.domain.identity import call_id, message_id
+from email_platform.domain.odd_rows import OddRow
 from email_platform.domain.ports import StagedKind, StagedObject
 from email_platform.domain.storage_layout import deliveries_key, event_normalised_key
 from email_platform.events.event import EVENT_SCHEMA, EventType, status_rank
@@ -113,6 +114,9 @@ class Reports:
             def snapshot(self, name: DimensionName, snapshot_at: datetime) -> pa.Table:
                 rows = [{**row, "snapshot_at": snapshot_at} for row in tables.get(name, [])]
                 return pa.Table.from_pylist(rows, schema=DIMENSION_SCHEMAS[name])
+
+            def odd_rows(self) -> list[OddRow]:
+                return []
 
         refresh_dimensions(Source(), self.store, self.warehouse, lambda: at)
 
