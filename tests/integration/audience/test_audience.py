@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, column, delete, insert, make_url, select, text, values
 from sqlalchemy import Text as TextType
-from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.audience import (
     PostgresAudienceSource,
@@ -303,22 +302,6 @@ def test_postgres_and_python_tell_valid_addresses_alike(engine: Engine, addresse
         (address, is_valid_address(address), normalised_address(address), mailable_address(address))
         for address in addresses
     ]
-
-
-def test_a_turkish_collation_changes_nothing(engine: Engine, source: PostgresAudienceSource) -> None:
-    with engine.connect() as connection:
-        try:
-            connection.execute(text("create collation turkish (provider = icu, locale = 'tr')"))
-        except DBAPIError:
-            pytest.skip("this PostgreSQL is built without ICU, so it has no Turkish collation")
-        lowered, key, mailable = connection.execute(
-            text(
-                "select lower('I' collate turkish), email_address_key(' INFO@BİLGİ.EXAMPLE' collate turkish), "
-                "mailable_email_address('INFO@EXAMPLE.COM' collate turkish)"
-            )
-        ).one()
-    assert lowered == "\u0131", "the collation is Turkish"
-    assert (key, mailable) == (normalised_address(" INFO@BİLGİ.EXAMPLE"), "INFO@EXAMPLE.COM")
 
 
 def test_the_estimate_follows_the_condition_and_reads_no_lead(engine: Engine, source: PostgresAudienceSource) -> None:
