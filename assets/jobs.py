@@ -9,14 +9,14 @@ from assets.campaign_deliveries import campaign_deliveries
 from assets.reports import dbt_report_models
 from assets.unknown_calls import decide_about_unknown_calls
 from assets.warehouse import load_waiting_objects, warehouse_deliveries, warehouse_dimensions
+from email_platform.adapters.dagster_yaml import WAITS_FOR_TAG, WAREHOUSE
 
-CAMPAIGN_ID_TAG = "email_platform/campaign_id"
 ATTEMPT_TAG = "email_platform/attempt"
-SIZE_TAG = "email_platform/size"
 
 # A retry from the failed step would lose the chunks that had not started when the process died (measured;
 # dagster #20925, #30077): every retry runs all steps, and each step skips what the ledger shows as done.
 RETRY_TAGS = {"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"}
+WAREHOUSE_TAGS = {**RETRY_TAGS, WAITS_FOR_TAG: WAREHOUSE}
 
 # The fork server with preloaded modules starts a step in about a third of a plain fork server's time.
 STEP_PROCESSES = dg.multiprocess_executor.configured(
@@ -35,7 +35,7 @@ load_campaigns_job = dg.define_asset_job(
     "load_campaigns_job",
     selection=dg.AssetSelection.assets(warehouse_deliveries),
     executor_def=dg.in_process_executor,
-    tags=RETRY_TAGS,
+    tags=WAREHOUSE_TAGS,
     description="Load campaigns again from the staging area, by partition, and prove their accounting. Sends nothing.",
 )
 
@@ -43,14 +43,14 @@ reports_job = dg.define_asset_job(
     "reports_job",
     selection=dg.AssetSelection.assets(warehouse_dimensions, dbt_report_models),
     executor_def=dg.in_process_executor,
-    tags=RETRY_TAGS,
+    tags=WAREHOUSE_TAGS,
     description="Refresh the campaign and user tables, then build and test the dbt reports.",
 )
 
 
 @dg.job(
     executor_def=dg.in_process_executor,
-    tags=RETRY_TAGS,
+    tags=WAREHOUSE_TAGS,
     description="Load what is staged and the warehouse does not hold, of all campaigns, and prove their accounting.",
 )
 def load_staged_job() -> None:

@@ -8,8 +8,9 @@ import json
 
 import dagster as dg
 
-from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
+from assets.jobs import ATTEMPT_TAG, campaign_job
 from assets.partitions import campaign_partitions, partition_key
+from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG, SIZE_TAG
 from email_platform.runs.launch import Launch, due_launches
 from resources.parts import PartsResource
 from sensors.runs_on_record import attempt_of, runs_by_campaign

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 
 import dagster as dg
 
-from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG
+from assets.jobs import ATTEMPT_TAG
+from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG
 
 
 def runs_by_campaign(instance: dg.DagsterInstance, campaign_ids: Collection[int]) -> Mapping[int, list[dg.RunRecord]]:

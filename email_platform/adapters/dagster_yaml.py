@@ -14,8 +14,11 @@ from pathlib import Path
 
 from email_platform.settings import variable_of
 
-CAMPAIGN_TAG = "email_platform/campaign_id"
+# Tags of runs that the run queue limits; jobs and sensors set them.
+CAMPAIGN_ID_TAG = "email_platform/campaign_id"
 SIZE_TAG = "email_platform/size"
+WAITS_FOR_TAG = "email_platform/waits_for"
+WAREHOUSE = "warehouse"
 
 _TEMPLATE = """\
 {heading}
@@ -46,6 +49,10 @@ concurrency:
       - key: {size_tag}
         value: large
         limit: {large_runs}
+      # Loads and reports wait for the warehouse. One that hangs takes one place, and campaigns go on in the others.
+      - key: {waits_for_tag}
+        value: {warehouse}
+        limit: 1
   pools:
     # The old database's import and the reports are pools: one run at a time, the others wait in the queue and take no
     # place of max_concurrent_runs there.
@@ -166,8 +173,10 @@ def _filled(heading: str, compute_logs: str, max_concurrent_runs: int) -> str:
         storage_variable=variable_of("dagster_postgres_url"),
         max_runs_variable=variable_of("max_concurrent_runs"),
         max_concurrent_runs=max_concurrent_runs,
-        campaign_tag=CAMPAIGN_TAG,
+        campaign_tag=CAMPAIGN_ID_TAG,
         size_tag=SIZE_TAG,
+        waits_for_tag=WAITS_FOR_TAG,
+        warehouse=WAREHOUSE,
         large_runs=max(1, max_concurrent_runs - 1),
         compute_logs=compute_logs,
     )

@@ -30,9 +30,10 @@ import psutil
 from rich.console import Console
 
 from assets.events import load_events_job
-from assets.jobs import CAMPAIGN_ID_TAG, campaign_job, reports_job
+from assets.jobs import campaign_job, reports_job
 from email_platform.adapters.assembly import open_parts, open_warehouse
 from email_platform.adapters.clickhouse.address import reports_database
+from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.events.inbox import inbox_is_waiting
 from email_platform.local.stack.dagster_processes import dagster_home

@@ -14,8 +14,9 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine, event, insert, text
 
-from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG
+from assets.jobs import ATTEMPT_TAG
 from email_platform.adapters.assembly import open_oltp
+from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG
 from email_platform.adapters.postgres.tables import campaign
 from email_platform.definitions import defs
 from email_platform.runs.launch import LARGE_ROWS, SMALL_LAUNCHES_PER_TICK, WAITING_LAUNCHES_PER_TICK

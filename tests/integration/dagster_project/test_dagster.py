@@ -25,12 +25,13 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 from sqlalchemy import Engine, delete, insert, text, update
 
-from assets.jobs import ATTEMPT_TAG, CAMPAIGN_ID_TAG, SIZE_TAG, campaign_job
+from assets.jobs import ATTEMPT_TAG, campaign_job
 from assets.partitions import campaign_partitions
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_dimensions
 from email_platform.adapters import dagster_yaml
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG, SIZE_TAG
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call
 from email_platform.definitions import defs
@@ -143,9 +144,19 @@ def test_every_retry_of_a_campaign_s_run_runs_all_its_steps() -> None:
     assert int(tags["dagster/max_retries"]) > 0
 
 
-def test_the_run_queue_limits_the_tag_that_the_sensor_sets() -> None:
-    assert dagster_yaml.CAMPAIGN_TAG == CAMPAIGN_ID_TAG
-    assert dagster_yaml.SIZE_TAG == SIZE_TAG
+def test_loads_and_reports_take_one_place_of_the_run_queue_together_and_campaigns_the_others() -> None:
+    written = yaml.safe_load(dagster_yaml.production_dagster_yaml(4))
+    limits = written["concurrency"]["runs"]["tag_concurrency_limits"]
+
+    def run_of(job: str) -> dg.DagsterRun:
+        tags = {**defs.resolve_job_def(job).tags, CAMPAIGN_ID_TAG: uuid4().hex}
+        return dg.DagsterRun(job_name=job, tags=tags)
+
+    hanging = TagConcurrencyLimitsCounter(limits, [run_of("load_staged_job")])
+    for job in ("load_staged_job", "load_campaigns_job", "reports_job"):
+        assert hanging.is_blocked(run_of(job)), job
+    for job in ("campaign_job", "load_events_job"):
+        assert not hanging.is_blocked(run_of(job)), job
 
 
 def test_the_sensor_asks_for_one_run_per_due_campaign_and_again_for_the_same_key(
