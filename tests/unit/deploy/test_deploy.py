@@ -130,7 +130,7 @@ def test_the_image_s_entrypoint_brings_the_number_of_runs_into_dagster_s_file(
     )  # fmt: skip
     written = InstanceRef.from_dir(str(tmp_path)).settings["concurrency"]["runs"]
     assert written["max_concurrent_runs"] == int(runs)
-    assert [limit["limit"] for limit in written["tag_concurrency_limits"]] == [1, of_large_campaigns]
+    assert [limit["limit"] for limit in written["tag_concurrency_limits"]] == [1, of_large_campaigns, 1]
 
 
 def test_an_operator_s_own_instance_file_is_never_written_over(tmp_path: Path) -> None:
