@@ -39,7 +39,7 @@ from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
 from email_platform.runs.legacy_table import Month
 from email_platform.runs.parts import ContentErrorLimits, Parts
-from email_platform.sending.chunk_delivery import DeliveryPolicy
+from email_platform.sending.policy import DeliveryPolicy
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
 from email_platform.settings.provider_accounts import AccountVariables
