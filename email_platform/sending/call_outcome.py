@@ -32,8 +32,8 @@ from email_platform.sending.ledger import (
     CallRecord,
     Proof,
     UnknownDecision,
-    in_doubt,
 )
+from email_platform.sending.recipients import in_doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,13 @@ def judge_answer(history: CallHistory, results: Sequence[RecipientResult]) -> Ve
     if len(results) != history.recipient_count:
         short = f"{len(results)} results came for {history.recipient_count} recipients"
         return judge_failure(history, CallOutcomeUnknownError(short))
-    receipt = in_doubt(results) if history.after_unknown else CallReceipt(tuple(results))
     refused = next((one for one in results if one.account_refused), None)
     halt = AccountRefusedError(f"{refused.error_code}: {refused.error_message}") if refused else None
+    if history.once_unknown:  # a provider may look at the account before it looks for the key
+        results = [replace(one, status="unknown") if one.account_refused else one for one in results]
+    receipt = in_doubt(results) if history.after_unknown else CallReceipt(tuple(results))
+    if receipt.count("unknown") == len(results):
+        return Verdict(no_answer(index, "a later attempt was refused"), halt=halt)
     if receipt.count("unknown"):
         reason = "a later attempt was refused for some of its recipients"
         return Verdict(CallOutcome(index, "unknown", receipt, reason), halt=halt)

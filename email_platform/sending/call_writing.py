@@ -18,7 +18,8 @@ from email_platform.errors import InvalidTemplateError
 from email_platform.sending.call_outcome import no_answer
 from email_platform.sending.call_queue import Attempt
 from email_platform.sending.chunk_plan import ChunkPlan
-from email_platform.sending.ledger import CallIntent, CallOutcome, content_error_result, left_out_result
+from email_platform.sending.ledger import CallIntent, CallOutcome
+from email_platform.sending.recipients import content_error_result, left_out_result
 from email_platform.sending.runtime import Runtime
 
 
@@ -98,6 +99,10 @@ class CallSize:
             self.rows = max(1, fitting)
         elif fitting >= self.rows:
             self.rows = min(self.most, int(self.rows * self.GROWTH) + 1)
+
+    def groups(self, offsets: Sequence[int]) -> list[Sequence[int]]:
+        """These recipients in groups of at most `most`."""
+        return [offsets[first : first + self.most] for first in range(0, len(offsets), self.most)]
 
     def too_large(self, rows: int) -> None:
         """The provider found a call of so many too large."""

@@ -25,7 +25,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Event
 
-from email_platform.domain.manifest import Manifest
 from email_platform.domain.ports import EncodedCall, RecipientResult
 from email_platform.errors import (
     CallRejectedError,
@@ -39,31 +38,18 @@ from email_platform.sending.breaker import DeferralBreaker, RefusalWatch, Reject
 from email_platform.sending.call_outcome import Verdict, judge_answer, judge_failure, never_made, refused_for_good
 from email_platform.sending.call_queue import Attempt, CallQueue
 from email_platform.sending.call_writing import CallSize, CallWriter, Mailing, WrittenCalls
-from email_platform.sending.chunk_plan import ChunkPlan, Rewrite
+from email_platform.sending.chunk_plan import ChunkPlan
 from email_platform.sending.ledger import CallIntent, CallLedger, CallOutcome, CallReceipt, CallRecord, Lease
-from email_platform.sending.ledger_session import LedgerSession
+from email_platform.sending.ledger_session import ChunkWork, LedgerSession
+from email_platform.sending.planned_call import Rewrite
 from email_platform.sending.policy import DeliveryPolicy, RepeatRule
 from email_platform.sending.progress import ChunkProgress
 from email_platform.sending.rate_limit import RateLimiter, Unlimited
 from email_platform.sending.runtime import Runtime
 
 LONGEST_SLEEP_SECONDS = 0.5  # a request to stop is seen within this time
-
 Ended = tuple[RecipientResult, ...] | Exception
 """What a call ended with."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkWork:
-    """Which chunk, and in whose name.
-
-    Attributes:
-        holder: names this process in the chunk's lease.
-    """
-
-    manifest: Manifest
-    chunk_index: int
-    holder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +124,7 @@ class ChunkDelivery:
             AccountRefusedError, ProviderDownError, TooManyRejectedError: likewise, and the campaign should be paused.
             InvalidTemplateError: likewise, and nobody can be sent this content.
         """
-        work = self._work
-        lease = await self._session.take_lease(work.manifest.campaign_id, work.chunk_index, work.holder)
+        lease = await self._session.take_lease(self._work)
         try:
             finished = False
             while not finished:  # a second time where a fenced process said late that it had never made a call
@@ -217,7 +202,7 @@ class ChunkDelivery:
             offsets = self._plan.call(index).offsets
             if len(offsets) > most and self._plan.may_change(index) and not self._plan.is_free(index):
                 self._queue.take(index)
-                self._rewrite(self._plan.split(index, _groups(offsets, most), "split: too large"))
+                self._rewrite(self._plan.split(index, self._size.groups(offsets), "split: too large"))
 
     def _turn_is_due(self) -> bool:
         return self._runtime.monotonic() > self._session.renew_at_seconds
@@ -340,7 +325,7 @@ class ChunkDelivery:
             return
         if error.blame == "size":
             self._size.too_large(len(offsets))
-            self._rewrite(self._plan.split(call_index, _groups(offsets, self._size.most), f"split: {error}"))
+            self._rewrite(self._plan.split(call_index, self._size.groups(offsets), f"split: {error}"))
             return
         if error.culprits:
             named = RecipientResult("rejected", "", error.code, str(error))
@@ -413,7 +398,3 @@ class ChunkDelivery:
             outcomes, self._outcomes = self._outcomes, []
             with suppress(LeaseLostError, CampaignStoppedError):  # outcomes are recorded all the same
                 await self._session.commit(lease, outcomes, list(self._take_records([]).values()))
-
-
-def _groups(offsets: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [offsets[first : first + size] for first in range(0, len(offsets), size)]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
@@ -26,62 +26,12 @@ from email_platform.domain.identity import call_id
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.ports import RecipientResult
 from email_platform.sending.call_outcome import CallHistory, after_intent, no_answer, refused_by_us
-from email_platform.sending.ledger import (
-    FINAL_STATES,
-    CallIntent,
-    CallOutcome,
-    CallReceipt,
-    CallRecord,
-    Follows,
-    deferrals,
-    deferred_recipients,
-)
+from email_platform.sending.ledger import FINAL_STATES, CallIntent, CallOutcome, CallReceipt, CallRecord, Follows
+from email_platform.sending.planned_call import PlannedCall, PlanStart, Rewrite
 from email_platform.sending.progress import ChunkProgress
+from email_platform.sending.recipients import deferrals, deferred_recipients
 
 NO_BODY = sha256(b"").digest()  # of a call that is not made
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCall:
-    """A call and its recipients.
-
-    Attributes:
-        offsets: within the chunk, in the call's order; a range where they are neighbours since the call was planned.
-        follows, after_unknown: as in `CallIntent`.
-    """
-
-    call_index: int
-    offsets: Sequence[int]
-    follows: Follows | None = None
-    after_unknown: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PlanStart:
-    """What the ledger leaves to be done.
-
-    Attributes:
-        to_make: indexes of the calls to be made, in order.
-        outcomes: of calls that a process died at and that must not be repeated, to be recorded.
-    """
-
-    to_make: tuple[int, ...]
-    outcomes: tuple[CallOutcome, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """A call whose recipients go elsewhere.
-
-    Attributes:
-        records: to be written in one commit with the call's own outcome or intent.
-        sending: index of the call that takes its place at once; None where nobody is left to send to.
-        planned: indexes of further calls, to be made later.
-    """
-
-    records: tuple[CallIntent, ...]
-    sending: int | None = None
-    planned: tuple[int, ...] = ()
 
 
 class ChunkPlan:

@@ -11,10 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
 
+from email_platform.domain.manifest import Manifest
 from email_platform.errors import ChunkBusyError, PartUnavailableError, SendingInterruptedError
 from email_platform.sending.ledger import CallIntent, CallLedger, CallOutcome, CallRecord, Lease
 from email_platform.sending.policy import DeliveryPolicy
 from email_platform.sending.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWork:
+    """Which chunk, and in whose name.
+
+    Attributes:
+        holder: names this process in the chunk's lease.
+    """
+
+    manifest: Manifest
+    chunk_index: int
+    holder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +54,7 @@ class LedgerSession:
         self._stop = stop
         self._last_commit_seconds = 0.0
 
-    async def take_lease(self, campaign_id: int, chunk_index: int, holder: str) -> Lease:
+    async def take_lease(self, work: ChunkWork) -> Lease:
         """Wait for the chunk's lease.
 
         Raises:
@@ -48,6 +62,7 @@ class LedgerSession:
             SendingInterruptedError: asked to end meanwhile.
         """
         runtime = self._runtime
+        campaign_id, chunk_index, holder = work.manifest.campaign_id, work.chunk_index, work.holder
         deadline_seconds = runtime.monotonic() + self._policy.lease_wait_seconds
         while True:
             before_seconds = runtime.monotonic()

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from email_platform.domain.manifest import Manifest
-from email_platform.sending.ledger import CallReceipt, CallRecord, CallState, deferred_recipients
+from email_platform.sending.ledger import CallReceipt, CallRecord, CallState
+from email_platform.sending.recipients import deferred_recipients
 
 
 @dataclass(frozen=True, slots=True)

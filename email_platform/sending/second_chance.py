@@ -10,13 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from email_platform.domain.ports import RecipientResult
-from email_platform.sending.ledger import (
-    DEFERRED_CODE_PREFIX,
-    SUPPRESSED_CODE,
-    CallReceipt,
-    CallRecord,
-    deferred_recipients,
-)
+from email_platform.sending.ledger import DEFERRED_CODE_PREFIX, SUPPRESSED_CODE, CallReceipt, CallRecord
+from email_platform.sending.recipients import deferred_recipients
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +27,16 @@ class PutBack:
     recipients: int
 
 
-def put_back(records: Sequence[CallRecord], chunk_first_position: int, code: str | None = None) -> PutBack:
+def put_back(
+    records: Sequence[CallRecord], chunk_first_position: int, code: str | None = None, *, finished: bool
+) -> PutBack:
     """Defer the recipients of a chunk who were refused for certain, with all their tries ahead of them.
 
     Args:
         records: every call of a chunk in which no process is at work, by call index.
         chunk_first_position: of the chunk in the manifest.
         code: only those with this code, as the reports show it; ``deferred:…`` for those whose tries ran out.
+        finished: the chunk is, so that a deferred recipient's tries ran out; otherwise he waits for the next one.
     """
     last = {
         offset: (record.call_index, nth)
@@ -48,7 +46,7 @@ def put_back(records: Sequence[CallRecord], chunk_first_position: int, code: str
     once_in_doubt = {
         offset for record in records if record.after_unknown for offset in record.offsets_in_chunk(chunk_first_position)
     }
-    given_up = set(deferred_recipients(records, chunk_first_position))
+    given_up = set(deferred_recipients(records, chunk_first_position)) if finished else set()
     of_index = {record.call_index: record for record in records}
     chosen: set[int] = set()
     for offset, (index, nth) in last.items():

@@ -189,7 +189,7 @@ class InMemoryCallLedger:
                 if campaign != campaign_id or self._is_at_work(chunk):
                     continue
                 records = [chunk.calls[call_index] for call_index in sorted(chunk.calls)]
-                found = put_back(records, index * chunk_rows, code)
+                found = put_back(records, index * chunk_rows, code, finished=chunk.finished)
                 chunk.calls |= {record.call_index: record for record in found.records}
                 chunk.finished = chunk.finished and not found.recipients
                 recipients += found.recipients

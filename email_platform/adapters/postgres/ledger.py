@@ -12,16 +12,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
-    ColumnElement,
     Connection,
     Engine,
     Select,
-    bindparam,
     case,
     func,
     literal,
-    or_,
     select,
     text,
     update,
@@ -31,7 +27,9 @@ from sqlalchemy.dialects.postgresql import insert
 from email_platform.adapters.postgres.campaigns import change_status
 from email_platform.adapters.postgres.ledger_rows import (
     RECORD_COLUMNS,
+    RECORD_OUTCOME,
     campaign_totals,
+    is_unknown,
     read_records,
     write_record,
 )
@@ -50,40 +48,6 @@ from email_platform.sending.ledger import (
     UnknownDecision,
 )
 from email_platform.sending.second_chance import put_back
-
-_RECORD_OUTCOME = (
-    update(send_call)
-    .where(
-        send_call.c.campaign_id == bindparam("b_campaign_id"),
-        send_call.c.chunk_index == bindparam("b_chunk_index"),
-        send_call.c.call_index == bindparam("b_call_index"),
-        # Written out: an `in` list is expanded per execution, which executemany cannot do.
-        or_(send_call.c.state == "planned", send_call.c.state == "intent", send_call.c.state == "unknown"),
-        bindparam("b_accepted", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
-    )
-    .values(
-        state=bindparam("b_state"),
-        # Without an answer, what events have proved stays.
-        receipt=func.coalesce(bindparam("b_receipt", type_=send_call.c.receipt.type), send_call.c.receipt),
-        receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=send_call.c.receipt_at),
-        error=bindparam("b_error"),
-    )
-)
-
-
-def _is_unknown() -> ColumnElement[bool]:
-    """Calls marked unknown, and intents whose process is gone: their chunk's lease is free or has expired."""
-    at_work = (
-        select(chunk.c.chunk_index)
-        .where(
-            chunk.c.campaign_id == send_call.c.campaign_id,
-            chunk.c.chunk_index == send_call.c.chunk_index,
-            chunk.c.lease_holder.is_not(None),
-            chunk.c.lease_expires_at > func.clock_timestamp(),
-        )
-        .exists()
-    )
-    return send_call.c.state.in_(("intent", "unknown")) & ~at_work
 
 
 class PostgresCallLedger:
@@ -127,18 +91,18 @@ class PostgresCallLedger:
 
     def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
         """Chunk index and record of every call without an answer that nobody is making now."""
-        statement = select(*RECORD_COLUMNS).where(send_call.c.campaign_id == campaign_id, _is_unknown())
+        statement = select(*RECORD_COLUMNS).where(send_call.c.campaign_id == campaign_id, is_unknown())
         return self._records(statement)
 
     def campaigns_with_unknown(self) -> Sequence[int]:
         """Ids of the campaigns that have such calls."""
-        statement = select(send_call.c.campaign_id).where(_is_unknown()).distinct()
+        statement = select(send_call.c.campaign_id).where(is_unknown()).distinct()
         with oltp_transaction(self._engine) as connection:
             return list(connection.execute(statement.order_by(send_call.c.campaign_id)).scalars())
 
     def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
         """Apply an operator's decision to the campaign's unknown calls; see the Protocol."""
-        chosen = (send_call.c.campaign_id == campaign_id) & _is_unknown()
+        chosen = (send_call.c.campaign_id == campaign_id) & is_unknown()
         if chunk_index is not None:
             chosen &= send_call.c.chunk_index == chunk_index
         with oltp_transaction(self._engine) as connection:
@@ -169,13 +133,22 @@ class PostgresCallLedger:
         recipients = 0
         with oltp_transaction(self._engine) as connection:
             # The lock keeps everybody from taking the lease meanwhile.
-            chosen = select(chunk.c.chunk_index).where(own, free, with_refusals).order_by(chunk.c.chunk_index)
-            indexes: Sequence[int] = connection.execute(chosen.with_for_update()).scalars().all()
-            for index in indexes:
+            chosen = (
+                select(chunk.c.chunk_index, chunk.c.finished_at)
+                .where(own, free, with_refusals)
+                .order_by(chunk.c.chunk_index)
+            )
+            found_chunks: Sequence[Any] = connection.execute(chosen.with_for_update()).all()
+            for index, finished_at in found_chunks:
                 records = select(*RECORD_COLUMNS).where(
                     send_call.c.campaign_id == campaign_id, send_call.c.chunk_index == index
                 )
-                found = put_back([one for _, one in read_records(connection, records)], index * chunk_rows, code)
+                found = put_back(
+                    [one for _, one in read_records(connection, records)],
+                    index * chunk_rows,
+                    code,
+                    finished=finished_at is not None,
+                )
                 for record in found.records:
                     write_record(connection, campaign_id, index, record)
                 if found.recipients:
@@ -218,7 +191,7 @@ class PostgresCallLedger:
                     & (send_call.c.chunk_index == proof.chunk_index)
                     & (send_call.c.call_index == proof.call_index)
                 )
-                statement = select(*RECORD_COLUMNS).where(own, _is_unknown()).with_for_update(of=send_call)
+                statement = select(*RECORD_COLUMNS).where(own, is_unknown()).with_for_update(of=send_call)
                 for _, record in read_records(connection, statement):
                     proved = after_proof(record, proof, now)
                     if proved is not None:
@@ -238,7 +211,7 @@ class PostgresCallLedger:
             if any(one.leaves_work for one in outcomes) and not self._is_open(connection, lease):
                 outcomes = [one for one in outcomes if one.state != "planned"]
             if outcomes:
-                connection.execute(_RECORD_OUTCOME, [self._outcome_row(lease, one) for one in outcomes])
+                connection.execute(RECORD_OUTCOME, [self._outcome_row(lease, one) for one in outcomes])
             refusal = self._why_not(connection, lease)
             if refusal is None and intents:
                 standing = self._insert_intents(connection, lease, intents)
@@ -295,7 +268,15 @@ class PostgresCallLedger:
             set_={
                 **{
                     name: statement.excluded[name]
-                    for name in ("state", "lease_epoch", "body_sha256", "first_position", "recipient_count", "offsets")
+                    for name in (
+                        "state",
+                        "lease_epoch",
+                        "body_sha256",
+                        "first_position",
+                        "recipient_count",
+                        "offsets",
+                        "follows",
+                    )
                 },
                 # What events have proved of an earlier attempt stays.
                 "after_unknown": send_call.c.after_unknown | statement.excluded.after_unknown,

@@ -8,10 +8,29 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, text, update
+from sqlalchemy import Boolean, ColumnElement, Connection, Select, bindparam, case, func, or_, select, text, update
 
 from email_platform.adapters.postgres.tables import chunk, send_call
 from email_platform.sending.ledger import CallReceipt, CallRecord, CampaignTotals
+
+RECORD_OUTCOME = (
+    update(send_call)
+    .where(
+        send_call.c.campaign_id == bindparam("b_campaign_id"),
+        send_call.c.chunk_index == bindparam("b_chunk_index"),
+        send_call.c.call_index == bindparam("b_call_index"),
+        # Written out: an `in` list is expanded per execution, which executemany cannot do.
+        or_(send_call.c.state == "planned", send_call.c.state == "intent", send_call.c.state == "unknown"),
+        bindparam("b_accepted", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
+    )
+    .values(
+        state=bindparam("b_state"),
+        # Without an answer, what events have proved stays.
+        receipt=func.coalesce(bindparam("b_receipt", type_=send_call.c.receipt.type), send_call.c.receipt),
+        receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=send_call.c.receipt_at),
+        error=bindparam("b_error"),
+    )
+)
 
 RECORD_COLUMNS = (
     send_call.c.chunk_index,
@@ -31,6 +50,21 @@ RECORD_COLUMNS = (
     send_call.c.follows,
     send_call.c.after_unknown,
 )
+
+
+def is_unknown() -> ColumnElement[bool]:
+    """Calls marked unknown, and intents whose process is gone: their chunk's lease is free or has expired."""
+    at_work = (
+        select(chunk.c.chunk_index)
+        .where(
+            chunk.c.campaign_id == send_call.c.campaign_id,
+            chunk.c.chunk_index == send_call.c.chunk_index,
+            chunk.c.lease_holder.is_not(None),
+            chunk.c.lease_expires_at > func.clock_timestamp(),
+        )
+        .exists()
+    )
+    return send_call.c.state.in_(("intent", "unknown")) & ~at_work
 
 
 def read_records(connection: Connection, statement: Select[Any]) -> list[tuple[int, CallRecord]]:

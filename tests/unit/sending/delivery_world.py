@@ -45,8 +45,9 @@ from email_platform.runs.parts import Parts
 from email_platform.runs.stage import stage_chunk
 from email_platform.runs.unknown import decide_unknown_calls, resolve_unknown_by_evidence
 from email_platform.sending.call_writing import Mailing, RenderedCall
-from email_platform.sending.chunk_delivery import ChunkDelivery, ChunkWork
+from email_platform.sending.chunk_delivery import ChunkDelivery
 from email_platform.sending.ledger import UnknownDecision
+from email_platform.sending.ledger_session import ChunkWork
 from email_platform.sending.policy import DeliveryPolicy
 from email_platform.sending.retry import RetryPolicy
 from email_platform.sending.runtime import Runtime

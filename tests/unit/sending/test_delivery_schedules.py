@@ -38,13 +38,22 @@ class DeliverySchedules(RuleBasedStateMachine):
         honours_keys=st.booleans(),
         on_unknown=st.sampled_from(["hold", "resend"]),
         stubborn=st.booleans(),
+        without_message=st.sets(st.integers(0, ELIGIBLE - 1), max_size=3),
         before=st.sampled_from(["nothing", "a run with faults", "a run with faults, sent to its end"]),
         faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=6),
     )
     def begin(
-        self, honours_keys: bool, on_unknown: OnUnknown, stubborn: bool, before: str, faults: list[Fault]
+        self,
+        honours_keys: bool,
+        on_unknown: OnUnknown,
+        stubborn: bool,
+        without_message: set[int],
+        before: str,
+        faults: list[Fault],
     ) -> None:
         self.world = World(honours_keys, on_unknown, stubborn)
+        self.world.unrenderable = {lead for lead in without_message if lead % 2}
+        self.world.misfits = without_message - self.world.unrenderable
         if before != "nothing":
             asyncio.run(self.world.run(0, Process(), faults))
         if before == "a run with faults, sent to its end":
@@ -107,10 +116,6 @@ class DeliverySchedules(RuleBasedStateMachine):
     @rule(trouble=st.sampled_from(["calls", "entries", None]))
     def the_sender_is_refused_or_mended(self, trouble: Trouble | None) -> None:
         self.world.trouble = trouble
-
-    @rule(lead=st.integers(0, ELIGIBLE - 1))
-    def a_lead_has_content_that_cannot_be_sent(self, lead: int) -> None:
-        (self.world.unrenderable if lead % 2 else self.world.misfits).add(lead)
 
     @rule(lead=st.integers(0, ELIGIBLE - 1), blame=st.sampled_from(["recipient", "unlisted"]))
     def a_recipient_makes_whole_calls_fail(self, lead: int, blame: Literal["recipient", "unlisted"]) -> None:

@@ -32,9 +32,8 @@ from email_platform.sending.ledger import (
     Lease,
     Proof,
     UnknownDecision,
-    deferrals,
-    deferred_recipients,
 )
+from email_platform.sending.recipients import deferrals, deferred_recipients
 from email_platform.settings import Settings
 from tests.fakes.call_ledger import InMemoryCallLedger
 
@@ -535,7 +534,7 @@ def test_a_call_gives_its_recipients_to_others_in_one_commit_and_each_is_counted
     assert standing == {0, 1, 2}
     records = bench.ledger.calls(bench.campaign_id, 0)
     assert [(one.state, one.offsets, one.attempts) for one in records] == [
-        ("rejected", (), 1),
+        ("rejected", (), 2),
         ("planned", (0,), 0),
         ("planned", (1,), 0),
     ]
