@@ -10,9 +10,8 @@ then the intents of the calls about to start. No intent, no call.
                               ├────────── split: refused as a whole, in new calls ◀───────┤
                               └── follow-up: recipients that the answer deferred, in a new call ◀┘
 
-What is still to be done is the plan's (`chunk_plan`), what an attempt's end means is `call_outcome`'s, when a call
-starts is the queue's (`call_queue`), what it contains is the writer's (`call_writing`), whose fault refusals are is
-the watch's (`breaker`). Here is the order in which they are asked, and the lease.
+`chunk_plan` knows what is still to be done, `call_outcome` what an attempt's end means, `call_queue` when a call
+starts, `call_writing` what it contains, and `breaker` whose fault refusals are. Here is the order of asking them.
 
 A call in flight runs in a task of its own, which nothing here cancels; whatever ends the loop waits for it.
 """
@@ -66,6 +65,8 @@ class ChunkDelivery:
     Args:
         stop: asks to end between two calls.
         on_progress: called at every turn of the loop.
+
+    Length: the loop and what it does at each end of a call share one state; whatever decides anything is elsewhere.
     """
 
     def __init__(
@@ -81,9 +82,8 @@ class ChunkDelivery:
         runtime: Runtime | None = None,
     ) -> None:
         manifest = work.manifest
+        self._work, self._provider = work, mailing.provider
         call_rows = mailing.provider.limits.recipients_per_call
-        self._work = work
-        self._provider = mailing.provider
         self._policy = policy
         self._limiter = limiter or Unlimited()
         self._stop = stop or Event()

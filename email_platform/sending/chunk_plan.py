@@ -40,6 +40,8 @@ class ChunkPlan:
     Args:
         call_rows: the most recipients of a call, by the provider's limits as they are now.
         deferral_attempts: how often a recipient is tried whom the provider defers.
+
+    Length: one state, and its invariant holds over all of its methods together: nobody is in two calls that count.
     """
 
     def __init__(self, manifest: Manifest, chunk_index: int, *, call_rows: int, deferral_attempts: int) -> None:

@@ -114,7 +114,6 @@ def hold(
     unknown = {one for one, status in told.items() if status in ("unknown", "abandoned")}
     twice = sum(times > 1 for times in counted.values())
     eligible = promise.leads + BLOCKED + ODD + BAD
-    not_theirs = totals.rejected - BLOCKED - ODD - BAD
     if in_warehouse != told:
         problems.append("the warehouse does not hold what the objects say")
     if any(ids[one] not in logged.get(one, ()) for one in accepted):
@@ -129,12 +128,7 @@ def hold(
         problems.append(f"{len(accepted - set(counted))} accepted in the ledger but not by the provider")
     if not set(counted) - accepted <= unknown:
         problems.append("an acceptance of the provider's is neither accepted nor unknown here")
-    if not_theirs > 0:
-        problems.append(f"{not_theirs} recipients were used up by a refusal that was not theirs")
-    if promise.abandoned and totals.unknown:
-        problems.append(f"{totals.unknown} are unknown although an operator abandoned them")
-    if totals.abandoned and not promise.abandoned:
-        problems.append(f"{totals.abandoned} were abandoned by nobody")
+    problems += _problems_of_totals(promise, totals)
     if promise.honours_keys and unknown and not promise.refuses_calls:
         problems.append(f"{len(unknown)} unknown although keys are honoured")
     if len(unknown) > promise.most_unknown:
@@ -142,3 +136,15 @@ def hold(
     if problems:
         raise InvariantBrokenError("; ".join(problems))
     return totals
+
+
+def _problems_of_totals(promise: Promise, totals: CampaignTotals) -> list[str]:
+    problems = []
+    not_theirs = totals.rejected - BLOCKED - ODD - BAD
+    if not_theirs > 0:
+        problems.append(f"{not_theirs} recipients were used up by a refusal that was not theirs")
+    if promise.abandoned and totals.unknown:
+        problems.append(f"{totals.unknown} are unknown although an operator abandoned them")
+    if totals.abandoned and not promise.abandoned:
+        problems.append(f"{totals.abandoned} were abandoned by nobody")
+    return problems

@@ -31,8 +31,6 @@ KNOWN = {
     "email_platform/local/provider_simulator/app.py::Simulator",
     "email_platform/local/provider_simulator/webhooks.py",
     "email_platform/local/provider_simulator/webhooks.py::WebhookDispatcher",
-    "email_platform/sending/chunk_delivery.py",
-    "email_platform/sending/chunk_delivery.py::ChunkDelivery",
     "email_platform/settings/__init__.py::Settings",
 }
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 import orjson
@@ -63,13 +63,20 @@ LEASE_SECONDS = 20.0
 SLOW_COMMIT_SECONDS = 25.0
 
 Fault = Literal[
-    *("none", "throttled", "not_accepted", "rejected", "refused", "deferred", "lost_before", "lost_after", "short"),
-    *("too_large", "bad_recipient", "entries_refused"),
+    "none",
+    "throttled",
+    "not_accepted",
+    "rejected",
+    "refused",
+    "deferred",
+    "lost_before",
+    "lost_after",
+    "short",
+    "too_large",
+    "bad_recipient",
+    "entries_refused",
 ]
-FAULTS: list[Fault] = [
-    *("none", "refused", "throttled", "not_accepted", "rejected", "deferred", "lost_before", "lost_after"),
-    *("too_large", "bad_recipient", "entries_refused"),
-]
+FAULTS: list[Fault] = [fault for fault in get_args(Fault) if fault != "short"]
 Trouble = Literal["calls", "entries"]
 BAD_ADDRESSES = {4, 5, 13}  # refused whenever they are tried
 STUBBORN = {7, 16}  # put off whenever they are tried, in worlds with stubborn recipients

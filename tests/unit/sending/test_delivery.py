@@ -126,7 +126,7 @@ def test_a_ledger_that_is_away_for_a_while_costs_no_knowledge() -> None:
             raise PartUnavailableError("restarting")
         return real_turn(*arguments)
 
-    world.ledger.turn = shaky_turn  # type: ignore[method-assign]
+    world.ledger.turn = shaky_turn  # type: ignore[method-assign, assignment]
     assert asyncio.run(world.run(0, process, [])) == "finished"
     totals = world.ledger.totals(CAMPAIGN)
     assert (totals.accepted, totals.rejected, totals.unknown) == (CHUNK_ROWS - 2, 2, 0)
