@@ -19,7 +19,6 @@ KNOWN = {
     "email_platform/adapters/clickhouse/loading.py::ObjectLoader",
     "email_platform/adapters/clickhouse/warehouse.py::ClickHouseWarehouse",
     "email_platform/adapters/postgres/campaigns.py::PostgresCampaignStore",
-    "email_platform/adapters/postgres/ledger.py",
     "email_platform/adapters/postgres/ledger.py::PostgresCallLedger",
     "email_platform/adapters/postgres/legacy_source.py::PostgresLegacySource",
     "email_platform/adapters/postgres/staging.py::PostgresStagingRegister",
