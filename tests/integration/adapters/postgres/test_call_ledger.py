@@ -502,7 +502,7 @@ def test_the_ledger_writes_two_rows_per_call_and_renews_its_lease_rarely(oltp_en
     for index in range(calls):
         one = CallIntent(index, call_id(campaign_id, 0, index), index * 50, 50, b"x" * 32)
         ledger.turn(lease, waiting, [one])
-        waiting = [CallOutcome(index, "accepted", receipt(*["accepted"] * 50))]
+        waiting = [CallOutcome(index, "accepted", CallReceipt((RecipientResult("accepted", "id"),) * 50))]
     ledger.turn(lease, waiting, [])
     with oltp_engine.connect() as connection:
         versions = connection.execute(
