@@ -74,7 +74,7 @@ class EvidenceApplied:
         calls_resolved: calls of which nobody is unknown any more.
         recipients_proved: recipients that went from unknown to accepted now.
         recipients_unknown: recipients of the campaign that are still unknown.
-        chunks: the chunks staged anew.
+        chunks: the chunks staged again.
     """
 
     calls_resolved: int

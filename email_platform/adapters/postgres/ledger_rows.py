@@ -123,7 +123,7 @@ def campaign_totals(connection: Connection, campaign_id: int) -> CampaignTotals:
             chunk.finished_at is not null as finished,
             send_call.after_unknown,
             count(*) as calls,
-            coalesce(sum(recipient_count) filter (where receipt is not null), 0)::bigint as told,
+            coalesce(sum(recipient_count) filter (where receipt is not null), 0)::bigint as answered,
             coalesce(sum(recipient_count) filter (where receipt is null), 0)::bigint as untold,
             coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'rejected'))), 0)::bigint as refused,
             coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'deferred'))), 0)::bigint as deferred,
@@ -153,7 +153,7 @@ def campaign_totals(connection: Connection, campaign_id: int) -> CampaignTotals:
         put_off[row.finished, False] -= int(row.following_deferred)
         put_off[row.finished, True] -= int(row.following_in_doubt)
     return CampaignTotals(
-        accepted=sum(int(row.told - row.refused - row.deferred - row.unproved) for row in rows),
+        accepted=sum(int(row.answered - row.refused - row.deferred - row.unproved) for row in rows),
         rejected=sum(int(row.refused) for row in rows) + put_off[True, False],
         unknown=open_in("unknown") + put_off[True, True],
         abandoned=open_in("abandoned"),
