@@ -17,8 +17,8 @@ from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.runs.finish import SendingSummary, finish_sending
 from email_platform.runs.parts import find_manifest
 from email_platform.runs.send import ChunkReport, send_chunk
-from email_platform.sending.chunk_delivery import ChunkProgress
 from email_platform.sending.orphan_watch import ending_with_ancestors, process_name
+from email_platform.sending.progress import ChunkProgress
 from resources.parts import PartsResource
 
 PROGRESS_SECONDS = 10.0

@@ -11,6 +11,7 @@ EmailPlatformError
 ├── IllegalTransitionError      the campaign's state machine does not allow this change
 ├── CampaignStoppedError        the campaign was paused, cancelled or failed while its chunks were sending
 │   └── ContentHeldError        too many of its recipients cannot be rendered; paused before the first call
+├── TooManyRejectedError        the provider refuses more recipients than the settings allow: pause the campaign
 ├── LeaseLostError              another process took this chunk over: stop sending at once
 ├── AccountingError             two counts that must be equal are not
 ├── ObjectQuarantinedError      a staged object is corrupt or foreign and was set aside
@@ -106,6 +107,10 @@ class ContentHeldError(CampaignStoppedError):
 
     def __str__(self) -> str:
         return f"campaign {self.campaign_id} was paused before its first call: {self.reason}"
+
+
+class TooManyRejectedError(EmailPlatformError):
+    """The provider refuses a larger share of a campaign's recipients than the settings allow."""
 
 
 class LeaseLostError(EmailPlatformError):

@@ -39,7 +39,7 @@ from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
 from email_platform.runs.legacy_table import Month
 from email_platform.runs.parts import ContentErrorLimits, Parts
-from email_platform.sending.chunk_delivery import DeliveryPolicy
+from email_platform.sending.policy import DeliveryPolicy, RejectionLimits
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
 from email_platform.settings.provider_accounts import AccountVariables
@@ -120,7 +120,11 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
             store=open_store(settings),
             register=PostgresStagingRegister(engine),
             clock=utc_now,
-            policy=DeliveryPolicy(connections=settings.provider_connections, lease_seconds=settings.lease_seconds),
+            policy=DeliveryPolicy(
+                connections=settings.provider_connections,
+                lease_seconds=settings.lease_seconds,
+                rejections=RejectionLimits(settings.rejected_share_limit, settings.rejected_minimum),
+            ),
             chunk_rows=settings.chunk_rows,
             limits=limits,
             provider=provider,

@@ -14,6 +14,7 @@ from email_platform.cli.output import AsJson, Column, print_json, say, show_rows
 from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.runs.parts import Parts
 from email_platform.runs.preview import CampaignPreview, preview_campaign
+from email_platform.runs.retry import retry_rejected
 from email_platform.runs.unknown import decide_unknown_calls
 from email_platform.sending.ledger import UnknownDecision
 from email_platform.settings import Settings
@@ -144,6 +145,20 @@ def decide(
         decided = decide_unknown_calls(parts, campaign_id, decision, chunk)
     say(f"{decision}: {decided.calls:,} calls, {decided.recipients:,} recipients")
     _say_campaign(decided.campaign)
+
+
+@app.command("retry-rejected")
+def retry_rejected_recipients(
+    campaign_id: CampaignId,
+    code: Annotated[
+        str | None, typer.Option(help="Only recipients refused with this code, as reports show it.")
+    ] = None,
+) -> None:
+    """Send again to recipients who were refused for certain, when the reason is mended."""
+    with open_parts(Settings.load()) as parts:
+        put_back = retry_rejected(parts, campaign_id, code)
+    say(f"{put_back.recipients:,} recipients are sent to again")
+    _say_campaign(put_back.campaign)
 
 
 # Further commands for one campaign go here, above the functions that the commands share.

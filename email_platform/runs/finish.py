@@ -58,10 +58,13 @@ def finish_sending(parts: Parts, campaign_id: int) -> SendingSummary:
 
 
 def sent_reason(manifest: Manifest, totals: CampaignTotals) -> str | None:
-    """What an operator should know of a campaign that is sent: nobody to send to, or outcomes that are unknown."""
+    """What an operator should know of a campaign that is sent: nobody reached, or outcomes that are unknown."""
     if manifest.eligible_rows == 0:
         return f"nobody to send to: {manifest.considered_rows:,} leads considered, all of them excluded"
+    reasons = []
+    if totals.rejected and not totals.accepted:
+        reasons.append(f"nobody was reached: {totals.rejected:,} of {manifest.eligible_rows:,} recipients were refused")
     if totals.unknown:
         calls = totals.calls_by_state.get("unknown", 0)
-        return f"{totals.unknown:,} recipients in {calls:,} calls have no answer and are held"
-    return None
+        reasons.append(f"{totals.unknown:,} recipients in {calls:,} calls have no answer and are held")
+    return "; ".join(reasons) or None

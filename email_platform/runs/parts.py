@@ -23,8 +23,8 @@ from email_platform.domain.ports import (
 from email_platform.errors import (
     CampaignStoppedError,
 )
-from email_platform.sending.chunk_delivery import DeliveryPolicy
 from email_platform.sending.ledger import CallLedger
+from email_platform.sending.policy import DeliveryPolicy
 from email_platform.sending.rate_limit import RateLimiter
 from email_platform.staging.delivery_objects import StagingRegister
 from email_platform.staging.dimensions import DimensionSource

@@ -10,15 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
-
-import pyarrow as pa
+from uuid import UUID
 
 from email_platform.audience.freeze import read_chunk
 from email_platform.content.problem import ContentProblem
 from email_platform.domain.campaigns import CampaignStatus
-from email_platform.domain.identity import call_id, message_id
-from email_platform.domain.manifest import Manifest
-from email_platform.domain.message import Skeleton
+from email_platform.domain.identity import message_id
 from email_platform.domain.ports import (
     BulkCall,
     Recipient,
@@ -33,11 +30,15 @@ from email_platform.errors import (
     LeaseLostError,
     ProviderDownError,
     SendingInterruptedError,
+    TooManyRejectedError,
 )
-from email_platform.runs.parts import Parts, Renderer, find_manifest
+from email_platform.runs.parts import Parts, find_manifest
 from email_platform.runs.stage import stage_chunk
-from email_platform.sending.chunk_delivery import ChunkDelivery, ChunkProgress, progress_of
-from email_platform.sending.ledger import CONTENT_ERROR_CODE
+from email_platform.sending.call_writing import Mailing, RenderedCall
+from email_platform.sending.chunk_delivery import ChunkDelivery
+from email_platform.sending.ledger_session import ChunkWork
+from email_platform.sending.progress import ChunkProgress, progress_of
+from email_platform.sending.runtime import Runtime
 from email_platform.sending.uninterrupted import run_to_the_end
 
 
@@ -69,8 +70,9 @@ def send_chunk(
     """Send what the ledger does not show as done, then stage what is known of every recipient.
 
     Raises:
-        CampaignStoppedError, AccountRefusedError, ProviderDownError: what is known is staged; after the
-            latter two the campaign is paused with the reason.
+        CampaignStoppedError, AccountRefusedError, ProviderDownError, TooManyRejectedError: what is known is staged;
+            after all but the first the campaign is paused with the reason.
+        InvalidTemplateError: what is known is staged; the campaign is set to failed with the reason.
         LeaseLostError, ChunkBusyError, SendingInterruptedError: another process does it, or will.
     """
     began_seconds = time.monotonic()
@@ -83,55 +85,56 @@ def send_chunk(
         return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
     renderer = parts.renderer(manifest)
 
-    def build_call(call_index: int, offsets: Sequence[int]) -> BulkCall:
-        skeleton, of_call = _rendered(renderer, manifest, recipients.take(list(offsets)))
-        return BulkCall(
-            call_id=call_id(campaign_id, chunk_index, call_index),
+    def render(call_id: UUID, offsets: Sequence[int]) -> RenderedCall:
+        rows = recipients.take(list(offsets))
+        rendered = renderer.render(manifest, rows)
+        leads = zip(
+            offsets, rows.column("lead_id").to_pylist(), rows.column("email").to_pylist(), rendered.values, strict=True
+        )
+        mailed: list[Recipient] = []
+        problems: dict[int, str] = {}
+        for offset, lead_id, address, values in leads:
+            if isinstance(values, ContentProblem):
+                problems[offset] = values.reason
+            else:
+                mailed.append(Recipient(lead_id, message_id(campaign_id, lead_id), address, values))
+        call = BulkCall(
+            call_id=call_id,
             campaign_id=campaign_id,
             from_address=manifest.sender.from_address,
             from_name=manifest.sender.from_name,
             reply_to=manifest.sender.reply_to,
-            skeleton=skeleton,
-            recipients=of_call,
+            skeleton=rendered.skeleton,
+            recipients=tuple(mailed),
             tags={"campaign_id": str(campaign_id)},
         )
+        return RenderedCall(call, problems)
 
     def screen(offsets: Sequence[int]) -> dict[int, str]:
         rows = recipients.take(list(offsets))
         leads = rows.column("lead_id").to_pylist()
         suppressed = parts.suppressions.suppressed(manifest.sender.sender_id, leads, rows.column("email").to_pylist())
-        left_out = {
-            offset: f"{CONTENT_ERROR_CODE}: {values.reason}"
-            for offset, values in zip(offsets, renderer.render(manifest, rows).values, strict=True)
-            if isinstance(values, ContentProblem)
-        }
-        return left_out | {
-            offset: suppressed[lead] for offset, lead in zip(offsets, leads, strict=True) if lead in suppressed
-        }
+        return {offset: suppressed[lead] for offset, lead in zip(offsets, leads, strict=True) if lead in suppressed}
 
     async def deliver() -> ChunkProgress:
         provider = parts.provider(manifest.sender)
         try:
             return await ChunkDelivery(
-                manifest,
-                chunk_index,
-                holder=holder,
-                ledger=parts.ledger,
-                provider=provider,
-                build_call=build_call,
-                clock=parts.clock,
-                policy=parts.policy,
+                ChunkWork(manifest, chunk_index, holder),
+                parts.ledger,
+                Mailing(provider, render, screen),
+                parts.policy,
                 limiter=parts.limiter(manifest.sender, campaign_id),
-                screen=screen,
                 stop=stop,
                 on_progress=on_progress,
+                runtime=Runtime(clock=parts.clock),
             ).run()
         finally:
             await provider.aclose()
 
     try:
         progress = run_to_the_end(deliver, stop)
-    except (AccountRefusedError, ConfigurationError, ProviderDownError) as error:
+    except (AccountRefusedError, ConfigurationError, ProviderDownError, TooManyRejectedError) as error:
         with suppress(IllegalTransitionError, CampaignNotFoundError):
             parts.campaigns.change_status(campaign_id, CampaignStatus.PAUSED, str(error))
         stage_chunk(parts, manifest, chunk_index, recipients)
@@ -139,25 +142,11 @@ def send_chunk(
     except (CampaignStoppedError, LeaseLostError, SendingInterruptedError):  # a fenced process may bring a late receipt
         stage_chunk(parts, manifest, chunk_index, recipients)
         raise
-    except InvalidTemplateError as error:
+    except InvalidTemplateError as error:  # nobody can be sent this content
         with suppress(IllegalTransitionError, CampaignNotFoundError):
             parts.campaigns.change_status(campaign_id, CampaignStatus.FAILED, str(error))
+        stage_chunk(parts, manifest, chunk_index, recipients)
         raise
     staged = stage_chunk(parts, manifest, chunk_index, recipients)
     parts.campaigns.note_progress(campaign_id)
     return ChunkReport(chunk_index, progress, time.monotonic() - began_seconds, staged)
-
-
-def _rendered(renderer: Renderer, manifest: Manifest, rows: pa.Table) -> tuple[Skeleton, tuple[Recipient, ...]]:
-    """The campaign's skeleton and each row's values.
-
-    Whoever cannot be rendered has been left out of a fresh call; a call that was sent before had none of them.
-    """
-    rendered = renderer.render(manifest, rows)
-    recipients: list[Recipient] = []
-    leads = zip(rows.column("lead_id").to_pylist(), rows.column("email").to_pylist(), rendered.values, strict=True)
-    for lead_id, address, values in leads:
-        if isinstance(values, ContentProblem):
-            raise InvalidTemplateError(f"lead {lead_id} cannot be rendered: {values.reason}")
-        recipients.append(Recipient(lead_id, message_id(manifest.campaign_id, lead_id), address, values))
-    return rendered.skeleton, tuple(recipients)

@@ -38,10 +38,11 @@ class UnknownDecided:
 def decide_unknown_calls(
     parts: Parts, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None
 ) -> UnknownDecided:
-    """Abandon or resend the calls whose outcome nobody knows, and stage their chunks anew.
+    """Abandon or resend the calls whose outcome nobody knows, and stage what that changes.
 
     ``resend`` accepts that their recipients may get the message twice; the campaign is queued again if it was
-    sent. ``abandon`` accepts that they may not have got it at all.
+    sent. ``abandon`` accepts that they may not have got it at all. After a death in the middle, the same command
+    does the rest.
 
     Raises:
         CampaignNotFoundError: the row is gone (only abandoning works then: it needs no run).
@@ -53,15 +54,15 @@ def decide_unknown_calls(
         if chunk_index is None or index == chunk_index
     ]
     calls = parts.ledger.decide_unknown(campaign_id, decision, chunk_index)
-    chunks = tuple(sorted({index for index, _ in found}))
-    for index in chunks if decision == "abandon" else ():  # resent calls are staged when they have been made
-        stage_chunk(parts, manifest, index, read_chunk(parts.store, manifest, index))
+    if decision == "abandon":  # resent calls are staged when they have been made
+        for index in parts.ledger.abandoned_chunks(campaign_id):  # of an earlier decision as well
+            if chunk_index is None or index == chunk_index:
+                stage_chunk(parts, manifest, index, read_chunk(parts.store, manifest, index))
     campaign = parts.campaigns.get(campaign_id)
-    if decision == "resend" and calls and campaign.status is CampaignStatus.SENT:
-        campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.QUEUED, "to resend unknown calls")
     if decision == "abandon" and campaign.status is CampaignStatus.SENT:
         reason = sent_reason(manifest, parts.ledger.totals(campaign_id))
         campaign = parts.campaigns.change_status(campaign_id, CampaignStatus.SENT, reason)
+    chunks = tuple(sorted({index for index, _ in found}))
     return UnknownDecided(calls, sum(record.unknown_count for _, record in found), chunks, campaign)
 
 
@@ -73,7 +74,7 @@ class EvidenceApplied:
         calls_resolved: calls of which nobody is unknown any more.
         recipients_proved: recipients that went from unknown to accepted now.
         recipients_unknown: recipients of the campaign that are still unknown.
-        chunks: the chunks staged anew.
+        chunks: the chunks staged again.
     """
 
     calls_resolved: int
@@ -119,8 +120,12 @@ def resolve_unknown_by_evidence(parts: Parts, campaign_id: int, evidence: Mappin
     if not proofs:
         return EvidenceApplied(0, 0, parts.ledger.totals(campaign_id).unknown, ())
     before = parts.ledger.totals(campaign_id)
-    parts.ledger.prove(campaign_id, proofs)
     chunks = tuple(sorted({proof.chunk_index for proof in proofs}))
+    for chunk_index in chunks:
+        # Staged before the ledger says so: after a death between the two, the calls are still unknown there, and the
+        # next pass finds the same proofs. The other way round nobody would come back to the chunk.
+        stage_chunk(parts, manifest, chunk_index, read_chunk(parts.store, manifest, chunk_index), proofs)
+    parts.ledger.prove(campaign_id, proofs)
     for chunk_index in chunks:
         stage_chunk(parts, manifest, chunk_index, read_chunk(parts.store, manifest, chunk_index))
     after = parts.ledger.totals(campaign_id)

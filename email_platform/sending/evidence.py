@@ -14,7 +14,7 @@ from email_platform.domain.ports import RecipientResult
 from email_platform.sending.ledger import CallReceipt, CallRecord, Proof
 
 
-def told_so_far(record: CallRecord) -> CallReceipt:
+def known_so_far(record: CallRecord) -> CallReceipt:
     """What is known of each recipient of a call without an answer."""
     if record.receipt is not None:
         return record.receipt
@@ -23,8 +23,8 @@ def told_so_far(record: CallRecord) -> CallReceipt:
 
 def unknown_of(record: CallRecord, messages: Sequence[UUID]) -> list[UUID]:
     """The message ids, of the call's in order, of whom nothing is known."""
-    results = told_so_far(record).results
-    return [message for message, told in zip(messages, results, strict=True) if told.status == "unknown"]
+    results = known_so_far(record).results
+    return [message for message, known in zip(messages, results, strict=True) if known.status == "unknown"]
 
 
 def proof_from(
@@ -48,8 +48,8 @@ def proof_from(
         return None
     results = tuple(
         RecipientResult("accepted", evidence.get(message, ""))
-        if told.status == "unknown" and (whole_calls or message in evidence)
-        else told
-        for message, told in zip(messages, told_so_far(record).results, strict=True)
+        if known.status == "unknown" and (whole_calls or message in evidence)
+        else known
+        for message, known in zip(messages, known_so_far(record).results, strict=True)
     )
     return Proof(chunk_index, record.call_index, record.attempts, record.receipt, CallReceipt(results))

@@ -13,11 +13,13 @@ completeness, the campaign's status.
 A call that was never attempted has no record: planning costs no write, so the ledger's row writes stay at
 two per call (intent, receipt), 1/25 of the recipients at 50 recipients a call.
 
-**Recipients.** A chunk's calls 0, 1, … are its contiguous slices. Where a call has other recipients than its slice,
-its record names them by offset, durable with the intent: recipients that a finished call deferred go, up to a
-full call of them at a time, into a *follow-up* call with the next free index (and so with an id of its own);
-recipients that must not be mailed any more are left out of their call and stand as refused in a record of their
-own that was never sent. Of several records with a recipient the one with the highest call index counts.
+**Recipients.** Whoever is in no record is in no call yet. A record says who is in its call: neighbours by their first
+position and their number, others by offset, durable with the intent. Recipients that a finished call deferred go, up
+to a full call of them at a time, into a *follow-up* call with the next free index (and so with an id of its own);
+recipients that must not be mailed any more, or for whom there is no message, are left out of their call and stand as
+refused in a record of their own that was never sent. A call that the provider refused as a whole, or that does not fit
+any more, is *emptied*: in one commit its recipients go into calls with new ids, and its own record keeps nobody. Of
+several records with a recipient the one with the highest call index counts.
 
 **What an event proves.** An event about a message proves that the provider accepted it. Where the provider accepts
 or refuses whole calls, that proves the call. Where it answers per recipient, the others may have been accepted or
@@ -26,7 +28,6 @@ refused: they stay unknown, in a receipt that says who is proved, and only they 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -40,7 +41,11 @@ UnknownDecision = Literal["abandon", "resend"]
 Follows = Literal["deferred", "in_doubt"]
 SUPPRESSED_CODE = "suppressed"
 CONTENT_ERROR_CODE = "content_error"
+UNCOUNTED_MARK = "uncounted"  # in a receipt: a deferral for the sender's or the account's sake is no try
+DEFERRED_CODE_PREFIX = "deferred:"
+"""Starts the code, in reports, of a recipient whom the provider deferred again and again until the tries ran out."""
 FINAL_STATES: frozenset[CallState] = frozenset({"accepted", "rejected", "abandoned"})
+OPEN_STATES: frozenset[CallState] = frozenset({"planned", "intent", "unknown"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +64,20 @@ class CallReceipt:
         """
         document: dict[str, Any] = {
             "ids": [_without_nul(result.provider_message_id) for result in self.results],
-            "rejected": self._told("rejected"),
+            "rejected": self._with_status("rejected"),
         }
         for status in ("deferred", "unknown"):
-            if told := self._told(status):
-                document[status] = told
+            if found := self._with_status(status):
+                document[status] = found
         return document
 
-    def _told(self, status: str) -> dict[str, list[str]]:
+    def _with_status(self, status: str) -> dict[str, list[str]]:
         return {
-            str(offset): [_without_nul(result.error_code), _without_nul(result.error_message)]
+            str(offset): [
+                _without_nul(result.error_code),
+                _without_nul(result.error_message),
+                *([UNCOUNTED_MARK] if result.account_refused else ()),
+            ]
             for offset, result in enumerate(self.results)
             if result.status == status
         }
@@ -79,8 +88,10 @@ class CallReceipt:
         results = [RecipientResult("accepted", provider_message_id) for provider_message_id in document["ids"]]
         statuses: tuple[Literal["rejected", "deferred", "unknown"], ...] = ("rejected", "deferred", "unknown")
         for status in statuses:
-            for offset, (code, message) in document.get(status, {}).items():
-                results[int(offset)] = RecipientResult(status, "", code, message)
+            for offset, (code, message, *marks) in document.get(status, {}).items():
+                results[int(offset)] = RecipientResult(
+                    status, "", code, message, account_refused=UNCOUNTED_MARK in marks
+                )
         return cls(tuple(results))
 
     def count(self, status: str) -> int:
@@ -130,7 +141,10 @@ class CallIntent:
             all, or ``in_doubt``: deferred after an attempt of unknown outcome; None for a first call.
         after_unknown: an earlier attempt may have been accepted, and no key that is still honoured tells: whoever is
             refused now is not known to have got nothing.
-        refusal: the call is not made: its recipients are refused by ourselves, at once.
+        refusal: the call is not made: its recipients are refused, at once. Without recipients: what it had is in other
+            calls now, and its key is never used again.
+        is_planned: the call is not made yet; the record only holds whose turn it is.
+        error: one line for the operator, without addresses or secrets.
     """
 
     call_index: int
@@ -142,13 +156,15 @@ class CallIntent:
     follows: Follows | None = None
     after_unknown: bool = False
     refusal: CallReceipt | None = None
+    is_planned: bool = False
+    error: str | None = None
 
     @property
     def state(self) -> CallState:
         """The state that the intent puts its call into."""
         if self.refusal is None:
-            return "intent"
-        return "unknown" if self.after_unknown else "rejected"
+            return "planned" if self.is_planned else "intent"
+        return "unknown" if self.refusal.count("unknown") else "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,45 +225,6 @@ class CallRecord:
     def unknown_count(self) -> int:
         """How many of its recipients nothing is known of, while the call has no answer."""
         return self.recipient_count if self.receipt is None else self.receipt.count("unknown")
-
-
-def left_out_result(reason: str) -> RecipientResult:
-    """What became of a recipient who was left out: refused by us, in the words of a provider's refusal."""
-    if reason.startswith(f"{CONTENT_ERROR_CODE}: "):
-        return RecipientResult("rejected", "", CONTENT_ERROR_CODE, reason.removeprefix(f"{CONTENT_ERROR_CODE}: "))
-    return RecipientResult("rejected", "", SUPPRESSED_CODE, f"{reason}: suppressed after the audience was frozen")
-
-
-def in_doubt(results: Iterable[RecipientResult]) -> CallReceipt:
-    """The results of an attempt after one of unknown outcome: who is refused now may have been accepted then."""
-    return CallReceipt(
-        tuple(replace(result, status="unknown") if result.status == "rejected" else result for result in results)
-    )
-
-
-def deferrals(records: Iterable[CallRecord], chunk_first_position: int) -> Counter[int]:
-    """How often each recipient was deferred, by offset within the chunk."""
-    times: Counter[int] = Counter()
-    for record in records:
-        if record.receipt is not None and record.receipt.count("deferred"):
-            offsets = record.offsets_in_chunk(chunk_first_position)
-            times.update(
-                offset
-                for offset, result in zip(offsets, record.receipt.results, strict=True)
-                if result.status == "deferred"
-            )
-    return times
-
-
-def deferred_recipients(records: Sequence[CallRecord], chunk_first_position: int) -> dict[int, int]:
-    """Offsets of the recipients whom a finished call deferred and no later one has, with how often that happened."""
-    times = deferrals(records, chunk_first_position)
-    if not times:
-        return {}
-    calls = Counter(
-        offset for record in records for offset in record.offsets_in_chunk(chunk_first_position) if offset in times
-    )
-    return {offset: often for offset, often in sorted(times.items()) if calls[offset] == often}
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,8 +339,27 @@ class CallLedger(Protocol):
     def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
         """Apply an operator's decision to the campaign's unknown calls (of one chunk); returns how many.
 
-        ``abandon`` ends them; ``resend`` makes their chunks unfinished and the calls planned, so that the next run
-        sends them; of a call of which events have proved some recipients, only the others are sent again.
+        ``abandon`` ends them; ``resend`` makes their chunks unfinished and the calls planned, and queues a campaign
+        that is sent again, so that the next run sends them; of a call of which events have proved some recipients,
+        only the others are sent again. Where nothing is unknown, ``resend`` still queues a sent campaign that has an
+        unfinished chunk: an earlier decision may have come only half-way.
+        """
+        ...
+
+    def abandoned_chunks(self, campaign_id: int) -> Sequence[int]:
+        """Chunks with calls that an operator has abandoned."""
+        ...
+
+    def put_back_rejected(self, campaign_id: int, chunk_rows: int, code: str | None = None) -> int:
+        """Have recipients whose refusal is certain sent to again; returns how many (see `second_chance`).
+
+        Their chunks are unfinished then, and a campaign that is sent is queued, in the same transaction. Chunks in
+        which a process is at work are left out.
+
+        Args:
+            campaign_id: which campaign.
+            chunk_rows: of its manifest.
+            code: only those refused with this code.
         """
         ...
 

@@ -11,7 +11,7 @@ class RetryPolicy:
     """Bounds of the retries of one call within one step.
 
     Attributes:
-        attempts: the most attempts of one call within a step; later steps start counting anew.
+        attempts: the most attempts of one call within a step; later steps count from 1 again.
         base_seconds, ceiling_seconds: the jitter's upper bound doubles from the base up to the ceiling.
     """
 

@@ -19,6 +19,8 @@ class SendingSettings(BaseModel):
         stall_seconds: a campaign without progress for so long is resumed.
         content_error_share, content_error_minimum: a campaign is paused before its first call where more than this
             share of its recipients, and at least so many, cannot be rendered.
+        rejected_share_limit, rejected_minimum: a campaign is paused where the provider refuses more than this share of
+            the recipients of one process's calls, and at least so many have an answer.
         guard_bounce_rate, guard_complaint_rate, guard_blocked_rate: shares of the accepted messages at which a campaign
             is paused.
         guard_minimum_accepted, guard_minimum_events: below this sample, or from fewer bounces or complaints, nothing
@@ -33,6 +35,8 @@ class SendingSettings(BaseModel):
     stall_seconds: PositiveSeconds = 60.0
     content_error_share: Share = 0.01
     content_error_minimum: PositiveInt = 20
+    rejected_share_limit: Share = 0.20
+    rejected_minimum: PositiveInt = 200
     guard_bounce_rate: Share = 0.05
     guard_complaint_rate: Share = 0.003
     guard_blocked_rate: Share = 0.05

@@ -19,8 +19,8 @@ from email_platform.domain.identity import message_id
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.ports import ObjectStore, StagedObject
 from email_platform.domain.storage_layout import deliveries_key
-from email_platform.sending.ledger import CallRecord
-from email_platform.staging.delivery_rows import DEFERRED_CODE_PREFIX, DELIVERY_SCHEMA, DeliveryStatus, delivery_version
+from email_platform.sending.ledger import DEFERRED_CODE_PREFIX, CallRecord
+from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 
 
 class StagingRegister(Protocol):
@@ -131,7 +131,7 @@ def delivery_table(
         columns["call_index"].append(record.call_index)
         columns["call_id"].append(str(record.call_id))
         columns["occurred_at"].append(occurred_at_ms)
-        columns["version"].append(delivery_version(status, occurred_at_ms))
+        columns["version"].append(delivery_version(status, occurred_at_ms, follows_refusal=record.follows is not None))
     rows = len(columns["lead_id"])
     constants = {
         "campaign_id": manifest.campaign_id,

@@ -13,9 +13,6 @@ import pyarrow as pa
 DeliveryStatus = Literal["unknown", "abandoned", "rejected", "accepted"]
 DELIVERY_STATUSES: tuple[DeliveryStatus, ...] = get_args(DeliveryStatus)
 
-DEFERRED_CODE_PREFIX = "deferred:"
-"""Starts the `error_code` of a recipient that the provider put off again and again, until the tries ran out."""
-
 _RANK: dict[DeliveryStatus, int] = {status: rank for rank, status in enumerate(DELIVERY_STATUSES, start=1)}
 
 # One row per recipient whose call was at least intended, ordered by position; grain (campaign_id, lead_id).
@@ -41,6 +38,15 @@ DELIVERY_SCHEMA = pa.schema(
 )
 
 
-def delivery_version(status: DeliveryStatus, occurred_at_ms: int) -> int:
-    """Order two records of one delivery: rank of the status first, then the time in Unix milliseconds."""
+def delivery_version(status: DeliveryStatus, occurred_at_ms: int, *, follows_refusal: bool = False) -> int:
+    """Order two records of one delivery: rank of the status first, then the time in Unix milliseconds.
+
+    Args:
+        status: what is known.
+        occurred_at_ms: since when.
+        follows_refusal: an earlier call's record may say rejected, and somebody had the recipient tried again: what is
+            known of this later call counts, even where that is less.
+    """
+    if follows_refusal and _RANK[status] < _RANK["rejected"]:
+        return (_RANK["rejected"] << 48) | (occurred_at_ms + _RANK[status])
     return (_RANK[status] << 48) | occurred_at_ms

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -16,6 +17,7 @@ from typing import Any
 
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.ports import EmailProvider, EncodedCall, RecipientResult
+from email_platform.errors import CallRejectedError
 from email_platform.runs.parts import Parts
 
 # Where a process may die, by part and operation. Each is a place before and a place after. A turn of the ledger is
@@ -24,7 +26,7 @@ from email_platform.runs.parts import Parts
 CRASH_POINTS: dict[str, tuple[str, ...]] = {
     "campaigns": ("change_status", "note_progress"),
     "manifests": ("freeze",),
-    "ledger": ("take_lease", "intent", "receipt", "finish_chunk", "release_lease"),
+    "ledger": ("take_lease", "intent", "receipt", "finish_chunk", "release_lease", "decide_unknown"),
     "provider": ("send",),
     "store": ("put", "writer"),
     "register": ("record", "mark_all_loaded"),
@@ -41,6 +43,7 @@ class CrashPlan:
 
     Attributes:
         stop: stop the process like by SIGSTOP instead, so that it can go on as an orphan.
+        slow_seconds: let the operation take so long instead.
     """
 
     part: str
@@ -48,16 +51,19 @@ class CrashPlan:
     when: str
     nth: int
     stop: bool = False
+    slow_seconds: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> CrashPlan:
         """The inverse of ``str``: ``kill after ledger.turn 3``."""
         verb, when, point, nth = text.split()
         part, operation = point.split(".")
-        return cls(part, operation, when, int(nth), stop=verb == "stop")
+        slow_seconds = float(verb.removeprefix("slow-")) if verb.startswith("slow-") else 0.0
+        return cls(part, operation, when, int(nth), stop=verb == "stop", slow_seconds=slow_seconds)
 
     def __str__(self) -> str:
-        return f"{'stop' if self.stop else 'kill'} {self.when} {self.part}.{self.operation} {self.nth}"
+        verb = f"slow-{self.slow_seconds}" if self.slow_seconds else "stop" if self.stop else "kill"
+        return f"{verb} {self.when} {self.part}.{self.operation} {self.nth}"
 
 
 @dataclass
@@ -76,6 +82,9 @@ class Killer:
             self.counts[when] += 1
             if self.counts[when] != plan.nth:
                 return
+        if plan.slow_seconds:
+            time.sleep(plan.slow_seconds)
+            return
         os.kill(os.getpid(), signal.SIGSTOP if plan.stop else signal.SIGKILL)
 
 
@@ -105,28 +114,51 @@ class Crashing:
         return operation
 
 
+@dataclass(frozen=True)
+class Obstacles:
+    """What makes the provider refuse whole calls, on top of what the simulator does by itself.
+
+    Attributes:
+        largest_call: a call of more recipients is answered 413.
+        bad_domain: one address of it makes the whole call be refused, without a word whose.
+    """
+
+    largest_call: int | None = None
+    bad_domain: str | None = None
+
+    def refusal(self, call: EncodedCall) -> CallRejectedError | None:
+        """Why the provider would refuse the call; it never reaches it then."""
+        if self.largest_call is not None and call.recipient_count > self.largest_call:
+            return CallRejectedError("HTTP 413: too large", "413", "size")
+        if self.bad_domain is not None and f"@{self.bad_domain}".encode() in call.body:
+            return CallRejectedError("HTTP 400: a recipient is not valid", "400", "recipient")
+        return None
+
+
 class CrashingProvider:
     """A provider client around which the process may die."""
 
-    def __init__(self, target: EmailProvider, killer: Killer) -> None:
-        self._target, self._killer = target, killer
+    def __init__(self, target: EmailProvider, killer: Killer, obstacles: Obstacles) -> None:
+        self._target, self._killer, self._obstacles = target, killer, obstacles
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)
 
     async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
         self._killer.reach("before", "provider", "send")
+        if refusal := self._obstacles.refusal(call):
+            raise refusal
         asyncio.get_running_loop().call_later(ON_THE_WIRE_SECONDS, self._killer.reach, "during", "provider", "send")
         results = await self._target.send(call)
         self._killer.reach("after", "provider", "send")
         return results
 
 
-def crashing_parts(parts: Parts, killer: Killer) -> Parts:
+def crashing_parts(parts: Parts, killer: Killer, obstacles: Obstacles) -> Parts:
     """The same parts, each with its crash points."""
 
     def provider(sender: Sender) -> Any:
-        return CrashingProvider(parts.provider(sender), killer)
+        return CrashingProvider(parts.provider(sender), killer, obstacles)
 
     return replace(
         parts,

@@ -21,11 +21,13 @@ from email_platform.runs.load import account
 from email_platform.sending.ledger import CampaignTotals
 from email_platform.settings import Settings
 from email_platform.staging.accounting import require_all
-from tests.chaos.providers import BLOCKED_DOMAIN
+from tests.chaos.providers import BAD_DOMAIN, BLOCKED_DOMAIN
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads, unique
 
 OnUnknown = Literal["hold", "resend"]
 BLOCKED = 3  # recipients whom the provider refuses one by one
+ODD = 1  # recipients for whom there is no message
+BAD = 2  # recipients for whose sake a provider refuses whole calls, where it does
 
 
 class InvariantBrokenError(AssertionError):
@@ -33,8 +35,15 @@ class InvariantBrokenError(AssertionError):
 
 
 def queue_chaos_campaign(settings: Settings, provider_account: str, leads: int, on_unknown: OnUnknown) -> int:
-    """A queued campaign to leads of its own, to some whom the provider refuses and to one without an address."""
-    rows = [*numbered(leads), *({"email": f"{unique('lead')}@{BLOCKED_DOMAIN}"} for _ in range(BLOCKED))]
+    """A queued campaign to leads of its own, to some whom the provider refuses, and to some with odd rows."""
+    rows = [
+        *numbered(leads),
+        *({"email": f"{unique('lead')}@{BLOCKED_DOMAIN}"} for _ in range(BLOCKED)),
+        *({"email": f"{unique('lead')}@example.com", "first_name": None} for _ in range(ODD)),
+        *({"email": f"{unique('lead')}@{BAD_DOMAIN}"} for _ in range(BAD)),
+    ]
+    rows.insert(leads // 3, rows.pop())
+    rows.insert(leads // 2, rows.pop())
     with open_oltp(settings) as engine:
         city = seed_leads(engine, [*rows, {"email": "nobody"}])
         sender = {"provider_account": provider_account}
@@ -49,6 +58,8 @@ class Promise:
         honours_keys: whether its provider honours idempotency keys.
         answers_lost: whether any attempt can have ended without an answer.
         most_unknown: how many recipients may be unknown where no keys are honoured.
+        refuses_calls: whether its provider may refuse a whole call whose first attempt got no answer.
+        abandoned: whether an operator abandoned what was unknown.
     """
 
     leads: int
@@ -56,6 +67,8 @@ class Promise:
     on_unknown: OnUnknown
     answers_lost: bool
     most_unknown: int
+    refuses_calls: bool = False
+    abandoned: bool = False
 
 
 def _staged(store: ObjectStore, campaign_id: int) -> tuple[dict[str, str], dict[str, str]]:
@@ -98,9 +111,9 @@ def hold(
         counted[row.message_id] += 1
         logged.setdefault(row.message_id, set()).add(row.provider_message_id)
     accepted = {one for one, status in told.items() if status == "accepted"}
-    unknown = {one for one, status in told.items() if status == "unknown"}
+    unknown = {one for one, status in told.items() if status in ("unknown", "abandoned")}
     twice = sum(times > 1 for times in counted.values())
-    eligible = promise.leads + BLOCKED
+    eligible = promise.leads + BLOCKED + ODD + BAD
     if in_warehouse != told:
         problems.append("the warehouse does not hold what the objects say")
     if any(ids[one] not in logged.get(one, ()) for one in accepted):
@@ -115,10 +128,23 @@ def hold(
         problems.append(f"{len(accepted - set(counted))} accepted in the ledger but not by the provider")
     if not set(counted) - accepted <= unknown:
         problems.append("an acceptance of the provider's is neither accepted nor unknown here")
-    if promise.honours_keys and unknown:
+    problems += _problems_of_totals(promise, totals)
+    if promise.honours_keys and unknown and not promise.refuses_calls:
         problems.append(f"{len(unknown)} unknown although keys are honoured")
     if len(unknown) > promise.most_unknown:
         problems.append(f"{len(unknown)} unknown, more than {promise.most_unknown}")
     if problems:
         raise InvariantBrokenError("; ".join(problems))
     return totals
+
+
+def _problems_of_totals(promise: Promise, totals: CampaignTotals) -> list[str]:
+    problems = []
+    not_theirs = totals.rejected - BLOCKED - ODD - BAD
+    if not_theirs > 0:
+        problems.append(f"{not_theirs} recipients were used up by a refusal that was not theirs")
+    if promise.abandoned and totals.unknown:
+        problems.append(f"{totals.unknown} are unknown although an operator abandoned them")
+    if totals.abandoned and not promise.abandoned:
+        problems.append(f"{totals.abandoned} were abandoned by nobody")
+    return problems

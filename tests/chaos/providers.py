@@ -21,6 +21,7 @@ from email_platform.settings.provider_accounts import account_variable
 
 PATIENCE_SECONDS = 120.0
 KEYS, NO_KEYS = "keys", "nokeys"  # names of provider accounts
+BAD_DOMAIN = "bad.example"  # one of its addresses makes a whole call be refused
 BLOCKED_DOMAIN = "blocked.example"  # its addresses are refused one by one
 _NO_KEYS_API_KEY = "the-key-of-the-provider-without-keys"
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -18,7 +18,8 @@ import psutil
 
 from email_platform.local.stack.stack import ENGINE_NAMES, Stack, clean_environment, started_stack
 from email_platform.settings import VARIABLE_PREFIX, Settings
-from tests.chaos.invariant import BLOCKED, InvariantBrokenError, Promise, hold, queue_chaos_campaign
+from tests.chaos.crashing import Obstacles
+from tests.chaos.invariant import BAD, BLOCKED, ODD, InvariantBrokenError, Promise, hold, queue_chaos_campaign
 from tests.chaos.providers import KEYS, NO_KEYS, PATIENCE_SECONDS, Simulator, provider_without_keys
 from tests.chaos.schedule import Disturbance, Schedule
 from tests.chaos.worker import FAULT, FINISHED, life
@@ -57,6 +58,8 @@ class ChaosWorld:
         injected = self._injected(simulator, before)
         simulator.no_faults()
         self._recover(schedule, campaign_id)
+        if schedule.on_unknown == "hold" and schedule.seed % 2:
+            self._abandon(schedule, campaign_id)
         return self._check(schedule, campaign_id, simulator, deaths, injected)
 
     # --- disturbances -------------------------------------------------------------------------------------
@@ -68,8 +71,10 @@ class ChaosWorld:
                 assert disturbance.crash is not None
                 if disturbance.crash.when == "during":
                     self._slow_answers(simulator, schedule)
-                process = self._start(campaign_id, str(disturbance.crash))
+                process = self._start(campaign_id, schedule, str(disturbance.crash))
                 self._wait(process)
+                if disturbance.crash.slow_seconds:
+                    self.did["commit slower than the lease"] += 1
                 if disturbance.crash.when == "during":
                     self._faults(simulator, schedule)
                 if process.exitcode == -signal.SIGKILL:
@@ -79,22 +84,36 @@ class ChaosWorld:
                     return 1
                 return 0
             case "kill":
-                process = self._start(campaign_id)
+                process = self._start(campaign_id, schedule)
                 process.join(disturbance.delay_seconds)
                 return self._kill(process)
             case "part":
-                process = self._start(campaign_id)
+                process = self._start(campaign_id, schedule)
                 process.join(disturbance.delay_seconds)
                 assert disturbance.part is not None
                 self._kill_part(disturbance.part)
                 self._wait(process)
                 # A provider that dies takes the answers of its open calls along.
                 return 1 if disturbance.part == "provider" else 0
+            case "limit":
+                variables = simulator.variables(disturbance.rows)
+                process = self._start(campaign_id, schedule, str(disturbance.crash), variables=variables)
+                self._wait(process)
+                self.did["limit lowered for a life"] += 1
+                return int(process.exitcode == -signal.SIGKILL)
+            case "refused sender":
+                process = self._start(campaign_id, schedule)
+                process.join(disturbance.delay_seconds)
+                simulator.set_faults(seed=schedule.seed, refuse_account=True)
+                self._wait(process)
+                self._faults(simulator, schedule)
+                self.did["sender refused, then mended"] += 1
+                return 0
             case "orphan":
-                return self._orphan(campaign_id, disturbance)
+                return self._orphan(campaign_id, schedule, disturbance)
 
-    def _orphan(self, campaign_id: int, disturbance: Disturbance) -> int:
-        orphan = self._start(campaign_id, str(disturbance.crash))
+    def _orphan(self, campaign_id: int, schedule: Schedule, disturbance: Disturbance) -> int:
+        orphan = self._start(campaign_id, schedule, str(disturbance.crash))
         deadline = time.monotonic() + PATIENCE_SECONDS
         stopped = False
         while orphan.is_alive() and not stopped and time.monotonic() < deadline:
@@ -105,7 +124,8 @@ class ChaosWorld:
             self._wait(orphan)
             return 0
         self.did["orphan stopped, taken over, went on"] += 1
-        successor = self._start(campaign_id, str(disturbance.successor) if disturbance.successor else None)
+        successor_dies = str(disturbance.successor) if disturbance.successor else None
+        successor = self._start(campaign_id, schedule, successor_dies)
         self._wait(successor)
         died = int(successor.exitcode == -signal.SIGKILL)
         assert orphan.pid is not None
@@ -127,10 +147,21 @@ class ChaosWorld:
                     os.kill(started.process_id, signal.SIGKILL)
                     self.did[f"part killed: {name}"] += 1
 
-    def _start(self, campaign_id: int, crash: str | None = None) -> BaseProcess:
+    def _start(
+        self,
+        campaign_id: int,
+        schedule: Schedule,
+        crash: str | None = None,
+        *,
+        variables: Mapping[str, str] | None = None,
+        abandons: bool = False,
+    ) -> BaseProcess:
         process = multiprocessing.get_context("forkserver").Process(
             target=life,
-            args=(str(self.settings.state_folder), campaign_id, crash, str(self.folder / "lives.log"), self.variables),
+            args=(
+                *(str(self.settings.state_folder), campaign_id, crash, str(self.folder / "lives.log")),
+                *(self.variables | dict(variables or {}), schedule.obstacles, abandons),
+            ),
         )
         process.start()
         return process
@@ -171,13 +202,20 @@ class ChaosWorld:
 
     def _recover(self, schedule: Schedule, campaign_id: int) -> None:
         for _ in range(LIVES_TO_RECOVER):
-            process = self._start(campaign_id)
+            process = self._start(campaign_id, schedule)
             self._wait(process)
             if process.exitcode == FINISHED:
                 return
             time.sleep(LEASE_SECONDS / 2)
         log = (self.folder / "lives.log").read_text(encoding="utf-8")
         raise InvariantBrokenError(f"{schedule}\nnot finished after {LIVES_TO_RECOVER} lives:\n{log[-3000:]}")
+
+    def _abandon(self, schedule: Schedule, campaign_id: int) -> None:
+        """An operator abandons what has no answer; the command dies between two transactions, and is given again."""
+        process = self._start(campaign_id, schedule, str(schedule.abandon_dies), abandons=True)
+        self._wait(process)
+        self.did["died between two transactions of a decision"] += int(process.exitcode == -signal.SIGKILL)
+        self._wait(self._start(campaign_id, schedule, abandons=True))
 
     def _check(
         self, schedule: Schedule, campaign_id: int, simulator: Simulator, deaths: int, injected: Counter[str]
@@ -189,16 +227,19 @@ class ChaosWorld:
             on_unknown=schedule.on_unknown,
             answers_lost=bool(deaths or injected),
             most_unknown=(deaths * CONNECTIONS + losing) * CALL_ROWS,
+            refuses_calls=schedule.obstacles != Obstacles(),
+            abandoned=schedule.on_unknown == "hold" and bool(schedule.seed % 2),
         )
         try:
             totals = hold(promise, self.settings, self.variables, simulator.log, campaign_id)
         except InvariantBrokenError as error:
             raise InvariantBrokenError(f"{schedule}\n{deaths} deaths, {losing} lost answers: {error}") from error
         return {
-            "eligible": schedule.leads + BLOCKED,
+            "eligible": schedule.leads + BLOCKED + ODD + BAD,
             "accepted": totals.accepted,
             "rejected": totals.rejected,
             "unknown": totals.unknown,
+            "abandoned": totals.abandoned,
             "deaths": deaths,
         }
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
 
 from email_platform.domain.ports import Clock
 from email_platform.errors import CampaignStoppedError, LeaseLostError
+from email_platform.sending.call_outcome import after_decision, after_intent, after_outcome, after_proof
 from email_platform.sending.ledger import (
     CallIntent,
     CallOutcome,
@@ -22,8 +23,7 @@ from email_platform.sending.ledger import (
     Proof,
     UnknownDecision,
 )
-
-_OPEN_STATES = ("planned", "intent", "unknown")
+from email_platform.sending.second_chance import put_back
 
 
 @dataclass(slots=True)
@@ -42,14 +42,20 @@ class InMemoryCallLedger:
         clock: the ledger's own time, as PostgreSQL's clock is for the real one.
         lease_seconds: how long a lease lives without a turn.
         campaign_status: reads a campaign's status; None where its row is gone.
+        queue_again: queues a campaign that is sent, and does nothing to any other.
     """
 
     def __init__(
-        self, clock: Clock, lease_seconds: float, campaign_status: Callable[[int], str | None] = lambda _: "sending"
+        self,
+        clock: Clock,
+        lease_seconds: float,
+        campaign_status: Callable[[int], str | None] = lambda _: "sending",
+        queue_again: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._clock = clock
         self._lease = timedelta(seconds=lease_seconds)
         self._campaign_status = campaign_status
+        self._queue_again = queue_again
         self._chunks: dict[tuple[int, int], _Chunk] = {}
         self._lock = Lock()
         self.row_writes = 0
@@ -85,53 +91,30 @@ class InMemoryCallLedger:
             if any(one.leaves_work for one in outcomes) and chunk.finished:
                 chunk.finished = self._campaign_status(lease.campaign_id) != "sending"
             for outcome in outcomes:
-                if not (chunk.finished and outcome.state == "planned"):
-                    self._record(chunk, lease, outcome)
+                known = chunk.calls.get(outcome.call_index)
+                self._keep(
+                    chunk,
+                    after_outcome(known, outcome, lease.epoch, chunk_is_over=chunk.finished, now=self._clock()),
+                )
             if chunk.epoch != lease.epoch:
                 raise LeaseLostError(f"epoch {lease.epoch} is past")
             status = self._campaign_status(lease.campaign_id)
             if status != "sending":
                 raise CampaignStoppedError(lease.campaign_id, status or "deleted")
             chunk.expires_at = self._clock() + self._lease
-            return frozenset(intent.call_index for intent in intents if self._intend(chunk, lease, intent))
+            return frozenset(
+                intent.call_index
+                for intent in intents
+                if self._keep(
+                    chunk, after_intent(chunk.calls.get(intent.call_index), intent, lease.epoch, self._clock())
+                )
+            )
 
-    def _record(self, chunk: _Chunk, lease: Lease, outcome: CallOutcome) -> None:
-        record = chunk.calls.get(outcome.call_index)
-        if record is None or record.state not in _OPEN_STATES:
-            return
-        if outcome.state != "accepted" and record.lease_epoch > lease.epoch:
-            return
-        self.row_writes += 1
-        chunk.calls[outcome.call_index] = replace(
-            record,
-            state=outcome.state,
-            receipt=outcome.receipt or record.receipt,
-            receipt_at=self._clock() if outcome.receipt else record.receipt_at,
-            error=outcome.error,
-        )
-
-    def _intend(self, chunk: _Chunk, lease: Lease, intent: CallIntent) -> bool:
-        known = chunk.calls.get(intent.call_index)
-        if known is not None and known.state not in _OPEN_STATES:
+    def _keep(self, chunk: _Chunk, record: CallRecord | None) -> bool:
+        if record is None:
             return False
         self.row_writes += 1
-        chunk.calls[intent.call_index] = CallRecord(
-            call_index=intent.call_index,
-            call_id=intent.call_id,
-            state=intent.state,
-            first_position=intent.first_position,
-            recipient_count=intent.recipient_count,
-            body_sha256=intent.body_sha256,
-            lease_epoch=lease.epoch,
-            attempts=known.attempts + 1 if known else 1,
-            intent_at=known.intent_at if known and known.state != "planned" else self._clock(),
-            receipt_at=self._clock() if intent.refusal else known.receipt_at if known else None,
-            receipt=intent.refusal or (known.receipt if known else None),
-            error=None,
-            offsets=intent.offsets,
-            follows=intent.follows,
-            after_unknown=intent.after_unknown or (known is not None and known.after_unknown),
-        )
+        chunk.calls[record.call_index] = record
         return True
 
     def finish_chunk(self, lease: Lease) -> bool:
@@ -182,19 +165,37 @@ class InMemoryCallLedger:
                 continue
             with self._lock:
                 chunk = self._chunks[campaign_id, index]
-                chunk.calls[record.call_index] = self._decided(record, decision)
+                chunk.calls[record.call_index] = after_decision(record, decision)
                 chunk.finished = chunk.finished and decision == "abandon"
             decided += 1
+        if decision == "resend" and any(not chunk.finished for chunk in self._of_campaign(campaign_id)):
+            self._queue_again(campaign_id)
         return decided
 
-    @staticmethod
-    def _decided(record: CallRecord, decision: UnknownDecision) -> CallRecord:
-        if decision == "abandon":
-            return replace(record, state="abandoned")
-        if record.receipt is None:
-            return replace(record, state="planned", after_unknown=True)
-        receipt = record.receipt.resending_unknown("an operator decided: resend")
-        return replace(record, state="accepted", after_unknown=True, receipt=receipt)
+    def abandoned_chunks(self, campaign_id: int) -> Sequence[int]:
+        """See the Protocol."""
+        with self._lock:
+            return sorted(
+                index
+                for (campaign, index), chunk in self._chunks.items()
+                if campaign == campaign_id and any(record.state == "abandoned" for record in chunk.calls.values())
+            )
+
+    def put_back_rejected(self, campaign_id: int, chunk_rows: int, code: str | None = None) -> int:
+        """See the Protocol."""
+        recipients = 0
+        with self._lock:
+            for (campaign, index), chunk in self._chunks.items():
+                if campaign != campaign_id or self._is_at_work(chunk):
+                    continue
+                records = [chunk.calls[call_index] for call_index in sorted(chunk.calls)]
+                found = put_back(records, index * chunk_rows, code, finished=chunk.finished)
+                chunk.calls |= {record.call_index: record for record in found.records}
+                chunk.finished = chunk.finished and not found.recipients
+                recipients += found.recipients
+        if any(not chunk.finished for chunk in self._of_campaign(campaign_id)):
+            self._queue_again(campaign_id)
+        return recipients
 
     def prove(self, campaign_id: int, proofs: Iterable[Proof]) -> int:
         """See the Protocol."""
@@ -202,17 +203,16 @@ class InMemoryCallLedger:
         unknown = {(index, record.call_index): record for index, record in self.unknown_calls(campaign_id)}
         for proof in proofs:
             record = unknown.get((proof.chunk_index, proof.call_index))
-            if record is None or (record.attempts, record.receipt) != (proof.attempts, proof.before):
+            proved = None if record is None else after_proof(record, proof, self._clock())
+            if proved is None:
                 continue
             with self._lock:
-                self._chunks[campaign_id, proof.chunk_index].calls[proof.call_index] = replace(
-                    record,
-                    state="accepted" if proof.is_complete else "unknown",
-                    receipt=proof.receipt,
-                    receipt_at=self._clock(),
-                )
+                self._chunks[campaign_id, proof.chunk_index].calls[proof.call_index] = proved
             changed += 1
         return changed
+
+    def _of_campaign(self, campaign_id: int) -> list[_Chunk]:
+        return [chunk for (campaign, _), chunk in self._chunks.items() if campaign == campaign_id]
 
     def _is_at_work(self, chunk: _Chunk) -> bool:
         return chunk.holder is not None and chunk.expires_at is not None and chunk.expires_at > self._clock()
@@ -220,23 +220,23 @@ class InMemoryCallLedger:
     def totals(self, campaign_id: int) -> CampaignTotals:
         """See the Protocol."""
         with self._lock:
-            chunks = [chunk for (campaign, _), chunk in self._chunks.items() if campaign == campaign_id]
+            chunks = self._of_campaign(campaign_id)
             records = [(chunk, record) for chunk in chunks for record in chunk.calls.values()]
         by_state: Counter[str] = Counter()
         recipients: Counter[str] = Counter()
         for chunk, record in records:
             by_state[record.state] += 1
-            put_off = {True: "planned", False: "planned"}  # by whether they are in doubt
+            left_over = {True: "planned", False: "planned"}  # by whether they are in doubt
             if chunk.finished:
-                put_off = {True: "unknown", False: "rejected"}
+                left_over = {True: "unknown", False: "rejected"}
             if record.follows is not None:
-                recipients[put_off[record.follows == "in_doubt"]] -= record.recipient_count
+                recipients[left_over[record.follows == "in_doubt"]] -= record.recipient_count
             if record.receipt is None:
                 recipients[record.state] += record.recipient_count
                 continue
             for result in record.receipt.results:
                 recipients[
-                    {"deferred": put_off[record.after_unknown], "unknown": record.state}.get(
+                    {"deferred": left_over[record.after_unknown], "unknown": record.state}.get(
                         result.status, result.status
                     )
                 ] += 1

@@ -19,7 +19,6 @@ KNOWN = {
     "email_platform/adapters/clickhouse/loading.py::ObjectLoader",
     "email_platform/adapters/clickhouse/warehouse.py::ClickHouseWarehouse",
     "email_platform/adapters/postgres/campaigns.py::PostgresCampaignStore",
-    "email_platform/adapters/postgres/ledger.py",
     "email_platform/adapters/postgres/ledger.py::PostgresCallLedger",
     "email_platform/adapters/postgres/legacy_source.py::PostgresLegacySource",
     "email_platform/adapters/postgres/staging.py::PostgresStagingRegister",
@@ -31,8 +30,6 @@ KNOWN = {
     "email_platform/local/provider_simulator/app.py::Simulator",
     "email_platform/local/provider_simulator/webhooks.py",
     "email_platform/local/provider_simulator/webhooks.py::WebhookDispatcher",
-    "email_platform/sending/chunk_delivery.py",
-    "email_platform/sending/chunk_delivery.py::ChunkDelivery",
     "email_platform/settings/__init__.py::Settings",
 }
 

@@ -7,97 +7,47 @@ whatever the epoch, and never over a final state.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
-    ColumnElement,
     Connection,
     Engine,
     Select,
-    bindparam,
     case,
-    cast,
     func,
     literal,
-    or_,
     select,
     text,
-    true,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from email_platform.adapters.postgres.campaigns import change_status
+from email_platform.adapters.postgres.ledger_rows import (
+    RECORD_COLUMNS,
+    RECORD_OUTCOME,
+    campaign_totals,
+    is_unknown,
+    read_records,
+    write_record,
+)
 from email_platform.adapters.postgres.tables import campaign, chunk, send_call
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import CampaignStoppedError, LeaseLostError
+from email_platform.sending.call_outcome import after_decision, after_proof
 from email_platform.sending.ledger import (
     CallIntent,
     CallOutcome,
-    CallReceipt,
     CallRecord,
     CampaignTotals,
     Lease,
     Proof,
     UnknownDecision,
 )
-
-_RECORD_OUTCOME = (
-    update(send_call)
-    .where(
-        send_call.c.campaign_id == bindparam("b_campaign_id"),
-        send_call.c.chunk_index == bindparam("b_chunk_index"),
-        send_call.c.call_index == bindparam("b_call_index"),
-        # Written out: an `in` list is expanded per execution, which executemany cannot do.
-        or_(send_call.c.state == "planned", send_call.c.state == "intent", send_call.c.state == "unknown"),
-        bindparam("b_accepted", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
-    )
-    .values(
-        state=bindparam("b_state"),
-        # Without an answer, what events have proved stays.
-        receipt=func.coalesce(bindparam("b_receipt", type_=send_call.c.receipt.type), send_call.c.receipt),
-        receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=send_call.c.receipt_at),
-        error=bindparam("b_error"),
-    )
-)
-
-
-_RECORD_COLUMNS = (
-    send_call.c.chunk_index,
-    send_call.c.call_index,
-    send_call.c.call_id,
-    send_call.c.state,
-    send_call.c.first_position,
-    send_call.c.recipient_count,
-    send_call.c.body_sha256,
-    send_call.c.lease_epoch,
-    send_call.c.attempts,
-    send_call.c.intent_at,
-    send_call.c.receipt_at,
-    send_call.c.receipt,
-    send_call.c.error,
-    send_call.c.offsets,
-    send_call.c.follows,
-    send_call.c.after_unknown,
-)
-
-
-def _is_unknown() -> ColumnElement[bool]:
-    """Calls marked unknown, and intents whose process is gone: their chunk's lease is free or has expired."""
-    at_work = (
-        select(chunk.c.chunk_index)
-        .where(
-            chunk.c.campaign_id == send_call.c.campaign_id,
-            chunk.c.chunk_index == send_call.c.chunk_index,
-            chunk.c.lease_holder.is_not(None),
-            chunk.c.lease_expires_at > func.clock_timestamp(),
-        )
-        .exists()
-    )
-    return send_call.c.state.in_(("intent", "unknown")) & ~at_work
+from email_platform.sending.second_chance import put_back
 
 
 class PostgresCallLedger:
@@ -134,109 +84,124 @@ class PostgresCallLedger:
 
     def calls(self, campaign_id: int, chunk_index: int) -> Sequence[CallRecord]:
         """Every recorded call of the chunk, by call index."""
-        statement = select(*_RECORD_COLUMNS).where(
+        statement = select(*RECORD_COLUMNS).where(
             send_call.c.campaign_id == campaign_id, send_call.c.chunk_index == chunk_index
         )
         return [record for _, record in self._records(statement)]
 
     def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
         """Chunk index and record of every call without an answer that nobody is making now."""
-        statement = select(*_RECORD_COLUMNS).where(send_call.c.campaign_id == campaign_id, _is_unknown())
+        statement = select(*RECORD_COLUMNS).where(send_call.c.campaign_id == campaign_id, is_unknown())
         return self._records(statement)
 
     def campaigns_with_unknown(self) -> Sequence[int]:
         """Ids of the campaigns that have such calls."""
-        statement = select(send_call.c.campaign_id).where(_is_unknown()).distinct()
+        statement = select(send_call.c.campaign_id).where(is_unknown()).distinct()
         with oltp_transaction(self._engine) as connection:
             return list(connection.execute(statement.order_by(send_call.c.campaign_id)).scalars())
 
     def decide_unknown(self, campaign_id: int, decision: UnknownDecision, chunk_index: int | None = None) -> int:
         """Apply an operator's decision to the campaign's unknown calls; see the Protocol."""
-        said = f"an operator decided: {decision}"
-        chosen = (send_call.c.campaign_id == campaign_id) & _is_unknown()
+        chosen = (send_call.c.campaign_id == campaign_id) & is_unknown()
         if chunk_index is not None:
             chosen &= send_call.c.chunk_index == chunk_index
-        key = (send_call.c.chunk_index, send_call.c.call_index)
-        decided = update(send_call).values(
-            error=func.concat_ws("; ", send_call.c.error, said),
-            after_unknown=send_call.c.after_unknown if decision == "abandon" else true(),
-        )
-        chunks: list[int] = []
         with oltp_transaction(self._engine) as connection:
+            found = read_records(connection, select(*RECORD_COLUMNS).where(chosen).with_for_update(of=send_call))
+            for index, record in found:
+                write_record(connection, campaign_id, index, after_decision(record, decision))
             if decision == "resend":
-                # Of a call with proved recipients only the others are sent again, in a follow-up call.
-                proved = chosen & send_call.c.receipt.is_not(None)
-                for row in connection.execute(select(*key, send_call.c.receipt).where(proved).with_for_update()).all():
-                    receipt = CallReceipt.from_json(row.receipt).resending_unknown(said)
-                    one = (send_call.c.campaign_id == campaign_id) & (tuple_(*key) == (row.chunk_index, row.call_index))
-                    connection.execute(decided.where(one).values(state="accepted", receipt=receipt.to_json()))
-                    chunks.append(row.chunk_index)
-            state = "abandoned" if decision == "abandon" else "planned"
-            chunks += connection.execute(
-                decided.where(chosen).values(state=state).returning(send_call.c.chunk_index)
-            ).scalars()
-            if decision == "resend" and chunks:
-                connection.execute(
-                    update(chunk)
-                    .where(chunk.c.campaign_id == campaign_id, chunk.c.chunk_index.in_(sorted(set(chunks))))
-                    .values(finished_at=None)
+                own = chunk.c.campaign_id == campaign_id
+                if found:
+                    touched = own & chunk.c.chunk_index.in_(sorted({index for index, _ in found}))
+                    connection.execute(update(chunk).where(touched).values(finished_at=None))
+                self._queue_again_if_unfinished(connection, campaign_id, "to resend unknown calls")
+        return len(found)
+
+    def put_back_rejected(self, campaign_id: int, chunk_rows: int, code: str | None = None) -> int:
+        """Have recipients whose refusal is certain sent to again; see the Protocol."""
+        own = chunk.c.campaign_id == campaign_id
+        free = chunk.c.lease_holder.is_(None) | (chunk.c.lease_expires_at <= func.clock_timestamp())
+        with_refusals = (
+            select(send_call.c.call_index)
+            .where(
+                send_call.c.campaign_id == chunk.c.campaign_id,
+                send_call.c.chunk_index == chunk.c.chunk_index,
+                text("(send_call.receipt -> 'rejected' <> '{}' or send_call.receipt ? 'deferred')"),
+            )
+            .exists()
+        )
+        recipients = 0
+        with oltp_transaction(self._engine) as connection:
+            # The lock keeps everybody from taking the lease meanwhile.
+            chosen = (
+                select(chunk.c.chunk_index, chunk.c.finished_at)
+                .where(own, free, with_refusals)
+                .order_by(chunk.c.chunk_index)
+            )
+            found_chunks: Sequence[Any] = connection.execute(chosen.with_for_update()).all()
+            for index, finished_at in found_chunks:
+                records = select(*RECORD_COLUMNS).where(
+                    send_call.c.campaign_id == campaign_id, send_call.c.chunk_index == index
                 )
-        return len(chunks)
+                found = put_back(
+                    [one for _, one in read_records(connection, records)],
+                    index * chunk_rows,
+                    code,
+                    finished=finished_at is not None,
+                )
+                for record in found.records:
+                    write_record(connection, campaign_id, index, record)
+                if found.recipients:
+                    connection.execute(update(chunk).where(own, chunk.c.chunk_index == index).values(finished_at=None))
+                recipients += found.recipients
+            self._queue_again_if_unfinished(connection, campaign_id, "to send to refused recipients again")
+        return recipients
+
+    @staticmethod
+    def _queue_again_if_unfinished(connection: Connection, campaign_id: int, reason: str) -> None:
+        """A campaign that is sent has no unfinished chunk; one that has is queued."""
+        unfinished = select(chunk.c.chunk_index).where(
+            chunk.c.campaign_id == campaign_id, chunk.c.finished_at.is_(None)
+        )
+        status: str | None = connection.execute(
+            select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
+        ).scalar_one_or_none()
+        if status == CampaignStatus.SENT and connection.execute(unfinished.limit(1)).first() is not None:
+            change_status(connection, campaign_id, CampaignStatus.QUEUED, reason)
+
+    def abandoned_chunks(self, campaign_id: int) -> Sequence[int]:
+        """Chunks with calls that an operator has abandoned."""
+        statement = (
+            select(send_call.c.chunk_index)
+            .where(send_call.c.campaign_id == campaign_id, send_call.c.state == "abandoned")
+            .distinct()
+            .order_by(send_call.c.chunk_index)
+        )
+        with oltp_transaction(self._engine) as connection:
+            return list(connection.execute(statement).scalars())
 
     def prove(self, campaign_id: int, proofs: Iterable[Proof]) -> int:
         """Record what events have proved of calls without an answer; see the Protocol."""
         changed = 0
         with oltp_transaction(self._engine) as connection:
+            now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             for proof in proofs:
-                before: ColumnElement[bool] = send_call.c.receipt.is_(None)
-                if proof.before is not None:
-                    before = send_call.c.receipt == cast(proof.before.to_json(), send_call.c.receipt.type)
-                changed += connection.execute(
-                    update(send_call)
-                    .where(
-                        send_call.c.campaign_id == campaign_id,
-                        send_call.c.chunk_index == proof.chunk_index,
-                        send_call.c.call_index == proof.call_index,
-                        send_call.c.attempts == proof.attempts,
-                        before,
-                        _is_unknown(),
-                    )
-                    .values(
-                        state="accepted" if proof.is_complete else "unknown",
-                        receipt=proof.receipt.to_json(),
-                        receipt_at=func.clock_timestamp(),
-                        error=None if proof.is_complete else "events prove a part of its recipients",
-                    )
-                ).rowcount
+                own = (
+                    (send_call.c.campaign_id == campaign_id)
+                    & (send_call.c.chunk_index == proof.chunk_index)
+                    & (send_call.c.call_index == proof.call_index)
+                )
+                statement = select(*RECORD_COLUMNS).where(own, is_unknown()).with_for_update(of=send_call)
+                for _, record in read_records(connection, statement):
+                    proved = after_proof(record, proof, now)
+                    if proved is not None:
+                        write_record(connection, campaign_id, proof.chunk_index, proved)
+                        changed += 1
         return changed
 
     def _records(self, statement: Select[Any]) -> list[tuple[int, CallRecord]]:
-        ordered = statement.order_by(send_call.c.chunk_index, send_call.c.call_index)
         with oltp_transaction(self._engine) as connection:
-            rows = connection.execute(ordered).all()
-        return [
-            (
-                row.chunk_index,
-                CallRecord(
-                    call_index=row.call_index,
-                    call_id=row.call_id,
-                    state=row.state,
-                    first_position=row.first_position,
-                    recipient_count=row.recipient_count,
-                    body_sha256=bytes(row.body_sha256),
-                    lease_epoch=row.lease_epoch,
-                    attempts=row.attempts,
-                    intent_at=row.intent_at,
-                    receipt_at=row.receipt_at,
-                    receipt=CallReceipt.from_json(row.receipt) if row.receipt is not None else None,
-                    error=row.error,
-                    offsets=None if row.offsets is None else tuple(row.offsets),
-                    follows=row.follows,
-                    after_unknown=row.after_unknown,
-                ),
-            )
-            for row in rows
-        ]
+            return read_records(connection, statement)
 
     def turn(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> frozenset[int]:
         """Record outcomes, then intents, in one commit; see the Protocol."""
@@ -246,7 +211,7 @@ class PostgresCallLedger:
             if any(one.leaves_work for one in outcomes) and not self._is_open(connection, lease):
                 outcomes = [one for one in outcomes if one.state != "planned"]
             if outcomes:
-                connection.execute(_RECORD_OUTCOME, [self._outcome_row(lease, one) for one in outcomes])
+                connection.execute(RECORD_OUTCOME, [self._outcome_row(lease, one) for one in outcomes])
             refusal = self._why_not(connection, lease)
             if refusal is None and intents:
                 standing = self._insert_intents(connection, lease, intents)
@@ -303,19 +268,27 @@ class PostgresCallLedger:
             set_={
                 **{
                     name: statement.excluded[name]
-                    for name in ("state", "lease_epoch", "body_sha256", "first_position", "recipient_count", "offsets")
+                    for name in (
+                        "state",
+                        "lease_epoch",
+                        "body_sha256",
+                        "first_position",
+                        "recipient_count",
+                        "offsets",
+                        "follows",
+                    )
                 },
                 # What events have proved of an earlier attempt stays.
                 "after_unknown": send_call.c.after_unknown | statement.excluded.after_unknown,
                 "receipt": func.coalesce(statement.excluded.receipt, send_call.c.receipt),
                 "receipt_at": func.coalesce(statement.excluded.receipt_at, send_call.c.receipt_at),
-                "attempts": send_call.c.attempts + 1,
+                "attempts": send_call.c.attempts + statement.excluded.attempts,
                 # The first attempt that may have been accepted decides how long its key is trusted.
                 "intent_at": case(
                     (send_call.c.state == "planned", statement.excluded.intent_at),
                     else_=send_call.c.intent_at,
                 ),
-                "error": None,
+                "error": statement.excluded.error,
             },
             where=send_call.c.state.in_(("planned", "intent", "unknown")),
         )
@@ -328,8 +301,8 @@ class PostgresCallLedger:
                         "call_index": one.call_index,
                         "call_id": one.call_id,
                         "state": one.state,
-                        "receipt": one.refusal.to_json() if one.refusal else None,
-                        "receipt_at": func.clock_timestamp() if one.refusal else None,
+                        "receipt": None if one.refusal is None else one.refusal.to_json(),
+                        "receipt_at": None if one.refusal is None else func.clock_timestamp(),
                         "offsets": None if one.offsets is None else list(one.offsets),
                         "follows": one.follows,
                         "after_unknown": one.after_unknown,
@@ -337,7 +310,8 @@ class PostgresCallLedger:
                         "recipient_count": one.recipient_count,
                         "body_sha256": one.body_sha256,
                         "lease_epoch": lease.epoch,
-                        "attempts": 1,
+                        "attempts": 0 if one.is_planned else 1,
+                        "error": one.error,
                         "intent_at": func.clock_timestamp(),
                     }
                     for one in intents
@@ -403,52 +377,6 @@ class PostgresCallLedger:
             return connection.execute(statement).scalar_one_or_none() is not None
 
     def totals(self, campaign_id: int) -> CampaignTotals:
-        """Recipients and calls of the campaign by state; reads one row per call, by primary key."""
-        by_state = text(
-            """
-            select
-                send_call.state,
-                chunk.finished_at is not null as finished,
-                send_call.after_unknown,
-                count(*) as calls,
-                coalesce(sum(recipient_count) filter (where receipt is not null), 0)::bigint as told,
-                coalesce(sum(recipient_count) filter (where receipt is null), 0)::bigint as untold,
-                coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'rejected'))), 0)::bigint as refused,
-                coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'deferred'))), 0)::bigint as deferred,
-                coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'unknown'))), 0)::bigint as unproved,
-                coalesce(sum(recipient_count) filter (where follows = 'deferred'), 0)::bigint as following_deferred,
-                coalesce(sum(recipient_count) filter (where follows = 'in_doubt'), 0)::bigint as following_in_doubt
-            from send_call
-            join chunk using (campaign_id, chunk_index)
-            where campaign_id = :campaign_id
-            group by 1, 2, 3
-            """
-        )
-        of_chunks = select(func.count(), func.count(chunk.c.finished_at)).where(chunk.c.campaign_id == campaign_id)
+        """Recipients and calls of the campaign by state; see the Protocol."""
         with oltp_transaction(self._engine) as connection:
-            rows = connection.execute(by_state, {"campaign_id": campaign_id}).all()
-            chunks, chunks_finished = connection.execute(of_chunks).one()
-
-        def open_in(state: str) -> int:
-            """Recipients of calls in this state of whom nothing is known."""
-            return sum(int(row.untold + row.unproved) for row in rows if row.state == state)
-
-        put_off: Counter[tuple[bool, bool]] = Counter()  # by (chunk finished, in doubt): without a follow-up call
-
-        calls: Counter[str] = Counter()
-        for row in rows:
-            calls[row.state] += row.calls
-            put_off[row.finished, row.after_unknown] += int(row.deferred)
-            put_off[row.finished, False] -= int(row.following_deferred)
-            put_off[row.finished, True] -= int(row.following_in_doubt)
-        return CampaignTotals(
-            accepted=sum(int(row.told - row.refused - row.deferred - row.unproved) for row in rows),
-            rejected=sum(int(row.refused) for row in rows) + put_off[True, False],
-            unknown=open_in("unknown") + put_off[True, True],
-            abandoned=open_in("abandoned"),
-            planned=open_in("planned") + put_off[False, False] + put_off[False, True],
-            in_call=open_in("intent"),
-            calls_by_state=dict(calls),
-            chunks=chunks,
-            chunks_finished=chunks_finished,
-        )
+            return campaign_totals(connection, campaign_id)

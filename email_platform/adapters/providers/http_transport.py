@@ -46,8 +46,8 @@ aiohttp has no write timeout, and its read timeout starts when the body is writt
 bounds the whole call, so that a peer which stops reading cannot hold it for ever.
 
 **Cancelling**: cancelling the task that awaits `post_once` closes the connection in the middle of the call and
-makes its outcome unknown. The engine awaits `send` behind ``asyncio.shield`` and collects the result itself; an
-adapter cannot do it for him, because a result that nobody awaits is a receipt lost.
+makes its outcome unknown. The engine runs `send` in a task of its own, which it never cancels and always waits for;
+an adapter cannot do it for the engine, because a result that nobody awaits is a receipt lost.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class SesProvider:
     """One SES account in one region.
 
     The call runs in a thread of the adapter's own pool: cancelling the task that awaits `send` leaves the
-    request running to its end, but its result is lost; the engine shields, as with the other adapters.
+    request running to its end, but its result is lost; the engine never cancels it.
     """
 
     name = "ses"

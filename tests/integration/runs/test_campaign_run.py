@@ -36,6 +36,7 @@ from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.load import account, load_staged
 from email_platform.runs.parts import ContentErrorLimits, Parts
 from email_platform.runs.preview import preview_campaign
+from email_platform.runs.retry import retry_rejected
 from email_platform.runs.send import send_chunk
 from email_platform.runs.unknown import resolve_unknown_by_evidence, unknown_messages
 from email_platform.sending.ledger import CallOutcome, CampaignTotals, Lease
@@ -443,3 +444,34 @@ def test_an_edit_of_the_campaign_after_the_freeze_changes_no_message(parts: Part
     assert not again.frozen_now
     assert again.manifest == manifest
     assert replace(manifest.content) == again.manifest.content
+
+
+def test_recipients_refused_for_certain_are_sent_to_again_and_every_count_still_agrees(
+    parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse, accepted: AcceptedLog
+) -> None:
+    tag = f"retry{next(_numbers)}"
+    city = seed_leads(engine, [*numbered(60), {"email": f"somebody-{tag}@blocked.example"}])
+    campaign_id = queue_campaign(engine, in_city(city))
+    send_all(parts, campaign_id)
+    assert finish_sending(parts, campaign_id).totals.rejected == 1
+    load_staged(parts.register, warehouse, campaign_id)
+    assert retry_rejected(parts, campaign_id, "another code").recipients == 0
+    put_back = retry_rejected(parts, campaign_id, "BlockedDomain")
+    assert (put_back.recipients, put_back.campaign.status) == (1, CampaignStatus.QUEUED)
+    assert send_all(parts, campaign_id) == 1, "a follow-up call of the one alone"
+    totals = finish_sending(parts, campaign_id).totals
+    assert (totals.accepted, totals.rejected) == (60, 1), "the provider still refuses"
+    load_staged(parts.register, warehouse, campaign_id)
+    require_all(account(parts, warehouse, campaign_id))
+    assert accepted.summary(str(campaign_id)).accepted_rows == 60
+
+
+def test_a_limit_that_was_lowered_after_the_freeze_makes_smaller_calls_and_no_error(
+    small: Settings, parts: Parts, engine: Engine, accepted: AcceptedLog
+) -> None:
+    campaign_id = queue_campaign(engine, in_city(seed_leads(engine, numbered(60))))
+    freeze_audience(parts, campaign_id)
+    with open_parts(small, {"EMAIL_PLATFORM_SIMULATOR_RECIPIENTS_PER_CALL": "7"}) as lowered:
+        assert send_all(lowered, campaign_id) == 9
+    assert finish_sending(parts, campaign_id).totals.accepted == 60
+    assert accepted.summary(str(campaign_id)).accepted_rows == 60
