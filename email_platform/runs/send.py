@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Event
 from uuid import UUID
+
+import pyarrow as pa
 
 from email_platform.audience.freeze import read_chunk
 from email_platform.content.problem import ContentProblem
@@ -58,6 +61,17 @@ class ChunkReport:
     staged_key: str | None
 
 
+def _rows_at(recipients: pa.Table, offsets: Sequence[int]) -> pa.Table:
+    """The rows at these offsets; neighbours are not copied."""
+    if (
+        offsets
+        and offsets[-1] - offsets[0] + 1 == len(offsets)
+        and all(later - earlier == 1 for earlier, later in pairwise(offsets))
+    ):
+        return recipients.slice(offsets[0], len(offsets))
+    return recipients.take(list(offsets))
+
+
 def send_chunk(
     parts: Parts,
     campaign_id: int,
@@ -86,7 +100,7 @@ def send_chunk(
     renderer = parts.renderer(manifest)
 
     def render(call_id: UUID, offsets: Sequence[int]) -> RenderedCall:
-        rows = recipients.take(list(offsets))
+        rows = _rows_at(recipients, offsets)
         rendered = renderer.render(manifest, rows)
         leads = zip(
             offsets, rows.column("lead_id").to_pylist(), rows.column("email").to_pylist(), rendered.values, strict=True
@@ -111,7 +125,7 @@ def send_chunk(
         return RenderedCall(call, problems)
 
     def screen(offsets: Sequence[int]) -> dict[int, str]:
-        rows = recipients.take(list(offsets))
+        rows = _rows_at(recipients, offsets)
         leads = rows.column("lead_id").to_pylist()
         suppressed = parts.suppressions.suppressed(manifest.sender.sender_id, leads, rows.column("email").to_pylist())
         return {offset: suppressed[lead] for offset, lead in zip(offsets, leads, strict=True) if lead in suppressed}

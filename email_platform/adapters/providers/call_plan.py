@@ -7,10 +7,12 @@ never booked on a recipient.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 from uuid import UUID
 
 from email_platform.adapters.providers.message_fields import (
+    SharedChecks,
     ascii_domain_address,
     check_body_size,
     check_count,
@@ -42,6 +44,7 @@ class CallPlan(ABC):
     def __init__(self, call: BulkCall) -> None:
         check_shared(call)
         self.call = call
+        self.checks = SharedChecks.of(call.skeleton)
 
     @abstractmethod
     def entry_bytes(self, recipient: Recipient) -> int:
@@ -91,13 +94,20 @@ def fit_plan(plan: CallPlan, limits: ProviderLimits) -> Fit:
     return Fit(len(recipients))
 
 
-def encode_plan(plan: CallPlan, limits: ProviderLimits) -> EncodedCall:
+def encode_plan(plan: CallPlan, limits: ProviderLimits, *, fits: bool = False) -> EncodedCall:
     """The call's exact bytes.
+
+    Args:
+        plan: of the call.
+        limits: as they are now.
+        fits: `fit_plan` has found that all recipients of this very plan fit, so they are not looked at again.
 
     Raises:
         InvalidTemplateError: the call does not fit; names the lead by id, never by address.
     """
     call = plan.call
+    if fits:
+        return _encoded(plan, limits)
     check_count(call, limits)
     for recipient in call.recipients:
         problem = _problem(plan, recipient)
@@ -111,13 +121,43 @@ def encode_plan(plan: CallPlan, limits: ProviderLimits) -> EncodedCall:
             )
     if plan.tells_recipients_by_address:
         check_distinct_addresses(call, plan.provider)
-    body = plan.body()
+    return _encoded(plan, limits)
+
+
+def _encoded(plan: CallPlan, limits: ProviderLimits) -> EncodedCall:
+    call, body = plan.call, plan.body()
     check_body_size(call, body, limits, plan.provider)
     return EncodedCall(call_id=call.call_id, body=body, recipient_count=len(call.recipients))
 
 
+class FittingEncoder:
+    """`fit` and then `encode` of one call with one plan: what the first looked at, the second need not look at again.
+
+    Keeps the newest plan that fits as a whole; any other call is planned again, so the bytes are the same either way.
+    """
+
+    def __init__(self, plan_of: Callable[[BulkCall], CallPlan]) -> None:
+        self._plan_of = plan_of
+        self._fitting: CallPlan | None = None
+
+    def fit(self, call: BulkCall, limits: ProviderLimits) -> Fit:
+        """See `fit_plan`."""
+        plan = self._plan_of(call)
+        fit = fit_plan(plan, limits)
+        self._fitting = plan if fit.count == len(call.recipients) else None
+        return fit
+
+    def encode(self, call: BulkCall, limits: ProviderLimits) -> EncodedCall:
+        """See `encode_plan`."""
+        plan, self._fitting = self._fitting, None
+        if plan is not None and plan.call == call:
+            return encode_plan(plan, limits, fits=True)
+        return encode_plan(self._plan_of(call), limits)
+
+
 def _problem(plan: CallPlan, recipient: Recipient) -> str | None:
-    return recipient_problem(plan.call.skeleton, recipient) or plan.problem(recipient) or plan.size_problem(recipient)
+    found = recipient_problem(plan.call.skeleton, recipient, plan.checks)
+    return found or plan.problem(recipient) or plan.size_problem(recipient)
 
 
 def _check_shared(plan: CallPlan, limits: ProviderLimits) -> None:

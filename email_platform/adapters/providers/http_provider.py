@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import httpx
 import orjson
 
-from email_platform.adapters.providers.call_plan import CallPlan, encode_plan, fit_plan
+from email_platform.adapters.providers.call_plan import CallPlan, FittingEncoder
 from email_platform.adapters.providers.classification import (
     ClassificationTable,
     provider_error,
@@ -70,6 +70,7 @@ class HttpProvider(ABC):
         self._secret = secret
         self._timeouts = timeouts
         self._client = client
+        self._encoder = FittingEncoder(self._plan)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(url={self._url!r}, limits={self._limits!r})"
@@ -85,7 +86,7 @@ class HttpProvider(ABC):
         Raises:
             InvalidTemplateError: nobody could be sent this.
         """
-        return fit_plan(self._plan(call), self._limits)
+        return self._encoder.fit(call, self._limits)
 
     def encode(self, call: BulkCall) -> EncodedCall:
         """The request's exact bytes; the same call always gives the same bytes.
@@ -93,7 +94,7 @@ class HttpProvider(ABC):
         Raises:
             InvalidTemplateError: the call breaks one of the provider's limits or a header rule.
         """
-        return encode_plan(self._plan(call), self._limits)
+        return self._encoder.encode(call, self._limits)
 
     async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
         """Make the call once and return one result per recipient, in order.

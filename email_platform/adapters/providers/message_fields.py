@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from email.header import Header
 from email.utils import formataddr
 
@@ -57,8 +58,35 @@ def check_shared(call: BulkCall) -> None:
         raise InvalidTemplateError(problem)
 
 
-def recipient_problem(skeleton: Skeleton, recipient: Recipient) -> str | None:
+@dataclass(frozen=True, slots=True)
+class SharedChecks:
+    """What is known of all recipients from the skeleton alone, so that it is not looked at again for each.
+
+    Attributes:
+        in_headers: indexes of the values that stand in the subject or a header.
+        has_body: some static text stands in a body, so that it is empty for nobody.
+    """
+
+    in_headers: tuple[int, ...]
+    has_body: bool
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> SharedChecks:
+        """The checks of this skeleton, whose static text `check_shared` has passed."""
+        headers = (skeleton.subject, *skeleton.headers.values())
+        return cls(
+            in_headers=tuple(sorted({piece for pieces in headers for piece in pieces if isinstance(piece, int)})),
+            has_body=bool(_static_text(skeleton.html) or _static_text(skeleton.text)),
+        )
+
+
+def recipient_problem(skeleton: Skeleton, recipient: Recipient, checks: SharedChecks) -> str | None:
     """Why no provider can be given this recipient: a field names what is wrong, never a value.
+
+    Args:
+        skeleton: of the call.
+        recipient: one of the call's.
+        checks: of this skeleton.
 
     Raises:
         ValueError: the recipient has another number of values than the skeleton; the caller's bug.
@@ -68,14 +96,23 @@ def recipient_problem(skeleton: Skeleton, recipient: Recipient) -> str | None:
         raise ValueError(f"lead {recipient.lead_id} has {len(values)} values; the skeleton has {skeleton.value_count}")
     if (problem := one_address_problem("address", recipient.address)) is not None:
         return problem
-    if (problem := header_value_problem("subject", joined(skeleton.subject, values))) is not None:
-        return problem
-    for name, pieces in skeleton.headers.items():
-        if (problem := header_value_problem(f"header {name}", joined(pieces, values))) is not None:
-            return problem
-    if not has_text(skeleton.html, values) and not has_text(skeleton.text, values):
+    if any(_BREAKS.search(values[index]) for index in checks.in_headers):
+        return _header_problem(skeleton, values)
+    if not checks.has_body and not has_text(skeleton.html, values) and not has_text(skeleton.text, values):
         return "neither an HTML nor a text body"
     return _encoding_problem("".join((recipient.address, *values)))
+
+
+def _header_problem(skeleton: Skeleton, values: Sequence[str]) -> str | None:
+    """Which header the values break."""
+    headers = (
+        ("subject", skeleton.subject),
+        *((f"header {name}", pieces) for name, pieces in skeleton.headers.items()),
+    )
+    for what, pieces in headers:
+        if (problem := header_value_problem(what, joined(pieces, values))) is not None:
+            return problem
+    return None
 
 
 def has_text(pieces: Sequence[Piece], values: Sequence[str]) -> bool:

@@ -136,7 +136,7 @@ class SendGridProvider(HttpProvider):
         """The first form that carries the judged recipients."""
         substituted = _SubstitutedPlan(call)
         # Who cannot be sent at all has no say in the form.
-        sendable = (one for one in judged if recipient_problem(call.skeleton, one) is None)
+        sendable = (one for one in judged if recipient_problem(call.skeleton, one, substituted.checks) is None)
         if all(substituted.substitution_problem(recipient) is None for recipient in sendable):
             return substituted
         return _DynamicTemplatePlan(call, self._template_id) if self._template_id else _SinglePlan(call)

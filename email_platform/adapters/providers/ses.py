@@ -55,7 +55,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from email_platform.adapters.providers.call_plan import encode_plan, fit_plan
+from email_platform.adapters.providers.call_plan import FittingEncoder
 from email_platform.adapters.providers.classification import (
     ClassificationTable,
     Outcome,
@@ -207,6 +207,7 @@ class SesProvider:
         self._secrets = secrets
         self._configuration_set = configuration_set
         self._limits = limits
+        self._encoder = FittingEncoder(lambda call: SesPlan(call, configuration_set))
         # As many threads as pooled connections: a thread more would only open and drop a connection.
         self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="ses")
 
@@ -221,7 +222,7 @@ class SesProvider:
         Raises:
             InvalidTemplateError: nobody could be sent this.
         """
-        return fit_plan(SesPlan(call, self._configuration_set), self._limits)
+        return self._encoder.fit(call, self._limits)
 
     def encode(self, call: BulkCall) -> EncodedCall:
         """The parameters of ``SendBulkEmail`` as JSON; the same call always gives the same bytes.
@@ -229,7 +230,7 @@ class SesProvider:
         Raises:
             InvalidTemplateError: the call breaks one of SES's limits or a header rule.
         """
-        return encode_plan(SesPlan(call, self._configuration_set), self._limits)
+        return self._encoder.encode(call, self._limits)
 
     async def send(self, call: EncodedCall) -> tuple[RecipientResult, ...]:
         """Make the call once and return one result per recipient, in order.
