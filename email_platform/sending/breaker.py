@@ -78,6 +78,7 @@ class RefusalWatch:
         self._accepted_from = 0  # the latest beginning of a call that was accepted
         self._first_refused: dict[int, int] = {}  # by offset, in whichever call
         self._first_refused_alone: dict[int, int] = {}
+        self._refused_beside: set[int] = set()  # offsets; in a call of which others were accepted
         self._last_error: CallRejectedError | None = None
 
     def begins(self) -> int:
@@ -85,8 +86,15 @@ class RefusalWatch:
         self._moment += 1
         return self._moment
 
-    def accepted(self, began: int) -> None:
-        """A call that began at this moment was accepted, at least for some of its recipients."""
+    def accepted(self, began: int, refused_beside: Collection[int] = ()) -> None:
+        """A call that began at this moment was accepted, at least for some of its recipients.
+
+        Args:
+            began: the moment.
+            refused_beside: recipients whom the same answer did not take, for a reason that is not known to be the
+                moment's or the account's. Refused alone as well, it is their own.
+        """
+        self._refused_beside.update(refused_beside)
         self._accepted_from = max(self._accepted_from, began)
         if self._since is not None and began > self._since:
             self._since, self._calls, self._likelihood = None, 0, 1.0
@@ -128,7 +136,7 @@ class RefusalWatch:
             offset: of a recipient who was refused alone.
             is_last: nobody else is left to try, so an acceptance since he was first refused in any call is enough.
         """
-        if self._accepted_from > self._first_refused_alone.get(offset, self._moment):
+        if self._accepted_from > self._first_refused_alone.get(offset, self._moment) or offset in self._refused_beside:
             return True
         is_about_few = self._likelihood > self.FEW_LIKELIHOOD
         return is_last and is_about_few and self._accepted_from > self._first_refused.get(offset, self._moment)

@@ -10,8 +10,8 @@ then the intents of the calls about to start. No intent, no call.
                               ├────────── split: refused as a whole, in new calls ◀───────┤
                               └── follow-up: recipients that the answer deferred, in a new call ◀┘
 
-`chunk_plan` knows what is still to be done, `call_outcome` what an attempt's end means, `call_queue` when a call
-starts, `call_writing` what it contains, and `breaker` whose fault refusals are. Here is the order of asking them.
+`chunk_plan` knows what is to be done, `call_outcome` what an attempt's end means, `call_queue` when a call starts,
+`call_writing` what it contains, `breaker` whose fault refusals are. Here is the order of asking them.
 
 A call in flight runs in a task of its own, which nothing here cancels; whatever ends the loop waits for it.
 """
@@ -44,9 +44,11 @@ from email_platform.sending.planned_call import Rewrite
 from email_platform.sending.policy import DeliveryPolicy, RepeatRule
 from email_platform.sending.progress import ChunkProgress
 from email_platform.sending.rate_limit import RateLimiter, Unlimited
+from email_platform.sending.recipients import deferred_for_themselves
 from email_platform.sending.runtime import Runtime
 
 LONGEST_SLEEP_SECONDS = 0.5  # a request to stop is seen within this time
+
 Ended = tuple[RecipientResult, ...] | Exception
 """What a call ended with."""
 
@@ -66,7 +68,7 @@ class ChunkDelivery:
         stop: asks to end between two calls.
         on_progress: called at every turn of the loop.
 
-    Length: the loop and what it does at each end of a call share one state; whatever decides anything is elsewhere.
+    Length: the loop and what it does at each end of a call share one state; whatever decides is elsewhere.
     """
 
     def __init__(
@@ -308,9 +310,9 @@ class ChunkDelivery:
 
     def _note_answer(self, open_call: _Open, receipt: CallReceipt) -> None:
         """Look at an answer for signs that the provider takes nobody, or refuses too many."""
-        if receipt.count("accepted"):
-            self._refusals.accepted(open_call.began)
         offsets = self._plan.call(open_call.attempt.call_index).offsets
+        if receipt.count("accepted"):
+            self._refusals.accepted(open_call.began, deferred_for_themselves(offsets, receipt))
         down = self._deferrals.note(offsets, receipt, anybody_ended=self.progress.ended > 0)
         self._halt = self._halt or down or self._rejections.note(receipt)
 

@@ -60,3 +60,12 @@ def deferred_recipients(records: Sequence[CallRecord], chunk_first_position: int
         for offset, result in zip(offsets, record.receipt.results, strict=True):
             (deferred.add if result.status == "deferred" else deferred.discard)(offset)
     return sorted(deferred)
+
+
+def deferred_for_themselves(offsets: Sequence[int], receipt: CallReceipt) -> list[int]:
+    """Whom an answer deferred for a reason that is neither the account's rate nor the account itself."""
+    return [
+        offset
+        for offset, result in zip(offsets, receipt.results, strict=True)
+        if result.status == "deferred" and not result.throttled and not result.account_refused
+    ]

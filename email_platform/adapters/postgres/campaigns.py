@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 
 from email_platform.adapters.postgres.tables import campaign, chunk, sender
+from email_platform.adapters.postgres.texts import storable
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import (
     LONGEST_PAUSE,
@@ -67,7 +68,7 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     ).scalar_one_or_none()
     if current is None:
         raise CampaignNotFoundError(campaign_id)
-    values: dict[str, Any] = {"status_reason": reason}
+    values: dict[str, Any] = {"status_reason": storable(reason)}
     if current != wanted:
         check_transition(campaign_id, CampaignStatus(current), wanted)
         if wanted is CampaignStatus.SENT:

@@ -232,12 +232,12 @@ def test_what_the_simulator_tells_is_loaded_once_suppresses_and_keeps_the_next_c
     found = {address.rpartition("+")[2].partition("@")[0]: (sender, reason) for address, sender, reason in rows_of_list}
     assert found == {
         "bounce": (None, "hard_bounce"),
-        "complaint": (None, "complaint"),
+        "complaint": (own, "complaint"),
         "unsubscribe": (own, "unsubscribe"),
     }
 
-    other = queue_campaign(engine, in_city(city))  # of another sender: an unsubscription does not concern it
-    assert freeze_audience(parts, other).manifest.excluded_by_reason["suppressed"] == 7
+    other = queue_campaign(engine, in_city(city))  # of another sender: complaints and opt-outs do not concern it
+    assert freeze_audience(parts, other).manifest.excluded_by_reason["suppressed"] == 5
 
 
 def test_a_campaign_that_bounces_too_much_is_paused_told_and_resumed_only_by_its_operator(

@@ -1,0 +1,18 @@
+"""Texts of others as PostgreSQL can store them."""
+
+from __future__ import annotations
+
+from typing import overload
+
+
+@overload
+def storable(text: str) -> str: ...
+@overload
+def storable(text: None) -> None: ...
+def storable(text: str | None) -> str | None:
+    """The text without NUL characters, which PostgreSQL's text and jsonb refuse.
+
+    For words that are kept to be read (a provider's error, a reason). Never for what is compared, such as an address:
+    two different ones would become the same.
+    """
+    return None if text is None else text.replace("\0", "")
