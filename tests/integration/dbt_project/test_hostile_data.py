@@ -259,6 +259,7 @@ class World:
 @pytest.fixture
 def world(stack: Settings, tmp_path: Path) -> Iterator[World]:
     settings = own_settings(stack, "hostile")
+    assert stack.provider_url is not None
     with hostile_provider(stack.provider_url) as (url, provider):
         accounts = {"EMAIL_PLATFORM_SIMULATOR_BASE_URL": url}
         assert settings.provider_api_key is not None
