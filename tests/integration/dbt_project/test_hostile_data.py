@@ -196,7 +196,7 @@ class World:
         require_all(account(self.parts, self.warehouse, campaign_id))
         with self.engine.connect() as connection:
             found = select(lead.c.id, lead.c.email).where(lead.c.city == city, lead.c.email.in_(mailed))
-            ids = {address: lead_id for lead_id, address in connection.execute(found)}
+            ids: dict[str, int] = {row.email: row.id for row in connection.execute(found)}
         return Sent(campaign_id, text, tuple(ids[address] for address in mailed), mailed)
 
     def tell_what_became_of(self, campaigns: list[Sent]) -> None:

@@ -234,10 +234,14 @@ def test_a_batch_of_full_size_is_stored_without_waiting() -> None:
     [
         ({"path": "/events/simulator/other"}, 401, "no such account may send events here"),
         ({"path": "/events/unknown/default"}, 401, "no such account may send events here"),
-        ({"webhook-signature": "v1,AAAA"}, 401, "the signature does not match, or its time is out of the window"),
-        ({"webhook-id": ""}, 401, "header webhook-id is missing"),
-        ({"content-encoding": "gzip"}, 415, "compressed bodies are not taken"),
-        ({"content-length": "99999999"}, 413, "a body may have 1000 bytes"),
+        (
+            {"headers": {"webhook-signature": "v1,AAAA"}},
+            401,
+            "the signature does not match, or its time is out of the window",
+        ),
+        ({"headers": {"webhook-id": ""}}, 401, "header webhook-id is missing"),
+        ({"headers": {"content-encoding": "gzip"}}, 415, "compressed bodies are not taken"),
+        ({"headers": {"content-length": "99999999"}}, 413, "a body may have 1000 bytes"),
         ({"body": b"x" * 1001}, 413, "a body may have 1000 bytes"),
     ],
 )

@@ -68,7 +68,7 @@ def _call(*recipients: WholeMessage, **changes: object) -> BulkCall:
 _LINES = st.text(
     st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"), exclude_characters="\x85"), min_size=1, max_size=40
 )
-_BODIES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=200)
+_BODIES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
 
 
 @st.composite
