@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -39,6 +40,7 @@ sys.argv = ["email-platform", *{arguments!r}]
 _COMMAND_LINE = "from email_platform.cli.app import app; app()"
 
 
+@cache
 def refused_distributions() -> frozenset[str]:
     """The packages that only the extra brings, by normalised name."""
     own = [Requirement(line) for line in metadata.requires("email-platform") or []]
@@ -47,6 +49,7 @@ def refused_distributions() -> frozenset[str]:
     return frozenset(_closure(extra) - base)
 
 
+@cache
 def refused_modules() -> frozenset[str]:
     """What those packages are imported as; not what another package brings too."""
     refused = refused_distributions()

@@ -18,6 +18,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -99,7 +100,7 @@ def _measure_path(findings: Findings, settings: Settings, engine: Engine, scale:
     for size in sizes:
         seed_leads(engine, f"path{size}", size)
         with memory_watched() as memory:
-            path: WholePath = follow(settings, engine, lambda size=size: queue(engine, f"path{size}", 2_000))
+            path: WholePath = follow(settings, engine, partial(queue, engine, f"path{size}", 2_000))
         print(f"  {size:,} leads: {path.total_seconds:.1f} s")
         findings.paths.append((path, dict(memory.peak_mb)))
 

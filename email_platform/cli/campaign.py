@@ -1,23 +1,25 @@
 """`email-platform campaign …`: what an operator does with one campaign from the terminal.
 
 Invariant: every change of status goes through the state machine; what is shown comes from the ledger.
+Drivers are imported inside the commands, so that help and shell completion do not wait for them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_platform.adapters.assembly import open_parts
 from email_platform.cli.output import AsJson, Column, print_json, say, show_rows, visible, visible_lines
 from email_platform.domain.campaigns import Campaign, CampaignStatus
-from email_platform.runs.parts import Parts
-from email_platform.runs.preview import CampaignPreview, preview_campaign
-from email_platform.runs.retry import retry_rejected
-from email_platform.runs.unknown import decide_unknown_calls
 from email_platform.sending.ledger import UnknownDecision
 from email_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from email_platform.runs.parts import Parts
+    from email_platform.runs.preview import CampaignPreview
 
 app = typer.Typer(no_args_is_help=True, help="Look at campaigns; queue, pause, resume and cancel them.")
 
@@ -51,7 +53,7 @@ def list_campaigns(
     as_json: AsJson = False,
 ) -> None:
     """List campaigns, the newest first, with what became of their recipients so far."""
-    with open_parts(Settings.load()) as parts:
+    with _parts() as parts:
         rows = [_row(parts, campaign) for campaign in parts.campaigns.newest(limit)]
     show_rows(_CAMPAIGN_COLUMNS, rows, as_json=as_json, nothing="there is no campaign yet")
 
@@ -63,7 +65,9 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show who would get what if the campaign were sent now; sends nothing and changes nothing."""
-    with open_parts(Settings.load()) as parts:
+    from email_platform.runs.preview import preview_campaign
+
+    with _parts() as parts:
         found = preview_campaign(parts, campaign_id, samples)
     document = _preview_document(found)
     if as_json:
@@ -116,7 +120,7 @@ def cancel(campaign_id: CampaignId, reason: Reason = "by an operator") -> None:
 @app.command()
 def unknown(campaign_id: CampaignId, as_json: AsJson = False) -> None:
     """List the calls to the provider that got no answer: which, since when, and what was the matter."""
-    with open_parts(Settings.load()) as parts:
+    with _parts() as parts:
         rows = [
             {
                 "chunk_index": chunk_index,
@@ -141,7 +145,9 @@ def decide(
     chunk: Annotated[int | None, typer.Option(help="Only the calls of this chunk.", min=0)] = None,
 ) -> None:
     """Abandon or resend the calls that got no answer."""
-    with open_parts(Settings.load()) as parts:
+    from email_platform.runs.unknown import decide_unknown_calls
+
+    with _parts() as parts:
         decided = decide_unknown_calls(parts, campaign_id, decision, chunk)
     say(f"{decision}: {decided.calls:,} calls, {decided.recipients:,} recipients")
     _say_campaign(decided.campaign)
@@ -155,7 +161,9 @@ def retry_rejected_recipients(
     ] = None,
 ) -> None:
     """Send again to recipients who were refused for certain, when the reason is mended."""
-    with open_parts(Settings.load()) as parts:
+    from email_platform.runs.retry import retry_rejected
+
+    with _parts() as parts:
         put_back = retry_rejected(parts, campaign_id, code)
     say(f"{put_back.recipients:,} recipients are sent to again")
     _say_campaign(put_back.campaign)
@@ -164,8 +172,16 @@ def retry_rejected_recipients(
 # Further commands for one campaign go here, above the functions that the commands share.
 
 
-def _change(campaign_id: int, wanted: CampaignStatus, reason: str | None) -> None:
+@contextmanager
+def _parts() -> Iterator[Parts]:
+    from email_platform.adapters.assembly import open_parts
+
     with open_parts(Settings.load()) as parts:
+        yield parts
+
+
+def _change(campaign_id: int, wanted: CampaignStatus, reason: str | None) -> None:
+    with _parts() as parts:
         _say_campaign(parts.campaigns.change_status(campaign_id, wanted, reason))
 
 

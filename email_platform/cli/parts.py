@@ -1,6 +1,7 @@
 """`email-platform migrate`, `doctor`, `events`, `dagster-yaml`: what a production system runs besides Dagster.
 
-Invariant: nothing here needs the embedded engines.
+Invariant: nothing here needs the embedded engines. Drivers are imported inside the commands, so that help and shell
+completion do not wait for them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,8 @@ from typing import Annotated
 
 import typer
 
-from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_production_dagster_yaml
-from email_platform.adapters.part_checks import check_parts
-from email_platform.adapters.preparation import prepare
 from email_platform.cli.failures import ExitCode
 from email_platform.cli.output import AsJson, Column, note, say, show_rows
-from email_platform.receiver import __main__ as receiver
 from email_platform.settings import Settings, variable_of
 
 app = typer.Typer()
@@ -31,6 +28,8 @@ _CHECK_COLUMNS = (
 @app.command()
 def migrate() -> None:
     """Bring the database's and the warehouse's tables to this release; safe to repeat, and side by side."""
+    from email_platform.adapters.preparation import prepare
+
     prepare(Settings.load())
     say("the schemas are up to date")
 
@@ -42,6 +41,8 @@ def doctor(as_json: AsJson = False) -> None:
     Checked are PostgreSQL, Dagster's storage, S3, ClickHouse, ClickHouse's own way to S3, and the settings of every
     provider account in use. Nothing is sent.
     """
+    from email_platform.adapters.part_checks import check_parts
+
     checks = list(check_parts(Settings.load(), os.environ))
     rows = [{"part": check.part, "fits": check.fits, "says": check.says} for check in checks]
     show_rows(_CHECK_COLUMNS, rows, as_json=as_json, nothing="nothing was checked")
@@ -65,6 +66,8 @@ def events(
     ] = False,
 ) -> None:
     """Receive providers' signed events and recipients' unsubscriptions until Ctrl-C."""
+    from email_platform.receiver import __main__ as receiver
+
     share = ["--share-port"] if share_port else []
     raise typer.Exit(receiver.main(["--host", host, "--port", str(port), *share]))
 
@@ -83,6 +86,8 @@ def dagster_yaml(
     Dagster takes no whole number of this file from a variable, so EMAIL_PLATFORM_MAX_CONCURRENT_RUNS gets into it
     here: run this before Dagster's processes start, as the image does.
     """
+    from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_production_dagster_yaml
+
     runs = Settings.load().max_concurrent_runs
     if output is None:
         typer.echo(production_dagster_yaml(runs), nl=False)

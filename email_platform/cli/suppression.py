@@ -1,7 +1,8 @@
 """`email-platform suppression …`: who must not be mailed, by hand and by file.
 
 Invariant: every line of an imported file is counted as new, known before, or rejected; a rejected one is kept with its
-number and the reason, in a file that can be mended and imported again.
+number and the reason, in a file that can be mended and imported again. Drivers are imported inside the commands, so
+that help and shell completion do not wait for them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from email_platform.adapters.assembly import open_oltp
-from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.cli.failures import ExitCode
 from email_platform.cli.output import AsJson, Column, Row, say, show_rows
-from email_platform.domain.addresses import normalised_address
+from email_platform.domain.suppression_reasons import SuppressionReason
 from email_platform.errors import CommandRefusedError
-from email_platform.events.suppression import Suppression, SuppressionReason, SuppressionRequest
-from email_platform.events.suppression_csv import PROBLEM_COLUMNS, CsvProblem, csv_line, export_csv, parse_csv
 from email_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from email_platform.adapters.postgres.events import PostgresSuppressions
+    from email_platform.events.suppression import Suppression, SuppressionRequest
+    from email_platform.events.suppression_csv import CsvProblem
 
 app = typer.Typer(no_args_is_help=True, help="Addresses that must not be mailed: list, add, remove, import, export.")
 
@@ -46,6 +48,9 @@ _COLUMNS = (
 @contextmanager
 def _suppressions() -> Iterator[PostgresSuppressions]:
     """The table."""
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.events import PostgresSuppressions
+
     with open_oltp(Settings.load()) as engine:
         yield PostgresSuppressions(engine)
 
@@ -75,6 +80,8 @@ def import_file(
     ] = None,
 ) -> None:
     """Suppress the addresses of a CSV file; safe to repeat. Exit code 1 where a line was rejected."""
+    from email_platform.events.suppression_csv import parse_csv
+
     rejects = rejects or file.with_name(f"{file.name}.rejects.csv")
     with _suppressions() as suppressions, file.open("rb") as lines, _Rejects(rejects, lines.readline()) as rejected:
         lines.seek(0)
@@ -93,10 +100,12 @@ def _import(
     suppressions: PostgresSuppressions, parsed: Iterable[SuppressionRequest | CsvProblem], rejected: _Rejects
 ) -> Counter[str]:
     """Lines by what became of them; constant memory, a transaction per `REQUESTS_PER_TRANSACTION`."""
+    from email_platform.events.suppression_csv import CsvProblem
+
     counts: Counter[str] = Counter()
     remaining = iter(parsed)
     while group := list(islice(remaining, REQUESTS_PER_TRANSACTION)):
-        requests = [one for one in group if isinstance(one, SuppressionRequest)]
+        requests = [one for one in group if not isinstance(one, CsvProblem)]
         for problem in (one for one in group if isinstance(one, CsvProblem)):
             rejected.add(problem)
         new = suppressions.add(requests)
@@ -125,6 +134,8 @@ class _Rejects:
 
     def add(self, problem: CsvProblem) -> None:
         if self._file is None:
+            from email_platform.events.suppression_csv import PROBLEM_COLUMNS
+
             self._file = self._path.open("w", encoding="utf-8", newline="")
             self._write(PROBLEM_COLUMNS, self._header)
         self._write((str(problem.line), problem.problem), problem.text)
@@ -133,6 +144,8 @@ class _Rejects:
             say(f"line {problem.line}: {problem.problem}", style="yellow")
 
     def _write(self, cells: tuple[str, ...], line: str) -> None:
+        from email_platform.events.suppression_csv import csv_line
+
         assert self._file is not None
         self._file.write(f"{csv_line(cells).rstrip()},{line}\n")
 
@@ -142,6 +155,8 @@ def export_file(
     file: Annotated[Path, typer.Argument(help="Where to; `-` for standard output.", dir_okay=False, allow_dash=True)],
 ) -> None:
     """Write every suppression as CSV, which `import` takes again."""
+    from email_platform.events.suppression_csv import export_csv
+
     with _suppressions() as suppressions:
         if str(file) == "-":
             sys.stdout.writelines(export_csv(suppressions.all()))
@@ -161,6 +176,8 @@ def add(
     source: Annotated[str, typer.Option(help="Where it comes from.")] = "operator",
 ) -> None:
     """Suppress one address; safe to repeat."""
+    from email_platform.events.suppression_csv import CsvProblem, csv_line, parse_csv
+
     line = csv_line((address, str(sender or ""), reason, source)).encode()
     header = b"address,sender_id,reason,source\n"
     with _suppressions() as suppressions:
@@ -175,6 +192,8 @@ def add(
 @app.command()
 def remove(address: Address, sender: Sender = None) -> None:
     """Let an address be mailed again, and show what was removed."""
+    from email_platform.domain.addresses import normalised_address
+
     with _suppressions() as suppressions:
         removed = suppressions.remove(normalised_address(address.strip()), sender)
         if not removed:
@@ -190,6 +209,8 @@ def list_suppressions(
     as_json: AsJson = False,
 ) -> None:
     """List suppressions, the newest first, or all of one address."""
+    from email_platform.domain.addresses import normalised_address
+
     with _suppressions() as suppressions:
         if address is None:
             found = suppressions.newest(limit)

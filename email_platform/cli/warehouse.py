@@ -1,23 +1,21 @@
 """`email-platform warehouse …`: single emails in the warehouse, and its tables as statements to read or apply by hand.
 
 Invariant: the statements that are printed are those that `email-platform migrate` applies with the same settings.
+Drivers are imported inside the commands, so that help and shell completion do not wait for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_platform.adapters.assembly import open_warehouse
-from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
-from email_platform.adapters.clickhouse.lookups import FoundEmail, LookupBy, find_emails
-from email_platform.adapters.clickhouse.migrate import ddl as all_statements
-from email_platform.adapters.clickhouse.migrate import read_migrations
-from email_platform.adapters.clickhouse.production_form import ProductionForm
 from email_platform.cli.output import AsJson, note, print_json, say, utc_text, visible
 from email_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from email_platform.adapters.clickhouse.lookups import FoundEmail, LookupBy
 
 app = typer.Typer(no_args_is_help=True, help="Find single emails in the warehouse; print its tables.")
 
@@ -39,6 +37,10 @@ def find(
 
     The old system's emails are found too, once they are imported.
     """
+    from email_platform.adapters.assembly import open_warehouse
+    from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
+    from email_platform.adapters.clickhouse.lookups import find_emails
+
     options: dict[LookupBy, int | str | None] = {
         "lead": lead,
         "address": address.strip(" ") if address is not None else None,
@@ -111,6 +113,10 @@ def ddl(
     keep_events_months: Annotated[int | None, typer.Option(help="Events older than this are deleted.", min=1)] = None,
 ) -> None:
     """Print every statement that a new database needs; connects to nothing."""
+    from email_platform.adapters.clickhouse.migrate import ddl as all_statements
+    from email_platform.adapters.clickhouse.migrate import read_migrations
+    from email_platform.adapters.clickhouse.production_form import ProductionForm
+
     form = None
     if cluster is not None:
         form = ProductionForm(

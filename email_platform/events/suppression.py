@@ -19,16 +19,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 from email_platform.domain.addresses import normalised_address
+from email_platform.domain.suppression_reasons import SuppressionReason
 from email_platform.events.event import Event
 from email_platform.events.mailed import Mailed
 
-SuppressionReason = Literal["hard_bounce", "complaint", "unsubscribe", "manual"]
 ComplaintScope = Literal["sender", "everyone"]
 """For whom a complaint counts: the sender whose mail it was, or every sender of the platform."""
-SUPPRESSION_REASONS: tuple[SuppressionReason, ...] = get_args(SuppressionReason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from email_platform.domain.addresses import normalised_address, trimmed_address
+from email_platform.domain.suppression_reasons import SUPPRESSION_REASONS, SuppressionReason
 from email_platform.errors import MalformedEventError
 from email_platform.events.formats.reading import time_from_iso
-from email_platform.events.suppression import SUPPRESSION_REASONS, Suppression, SuppressionReason, SuppressionRequest
+from email_platform.events.suppression import Suppression, SuppressionRequest
 
 CSV_COLUMNS = ("address", "sender_id", "reason", "source", "created_at")
 PROBLEM_COLUMNS = ("line", "problem")

@@ -26,7 +26,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 DATABASE, SERVER_URL, EMAILS, PROCESSES, HTML_BYTES = sys.argv[1:6]
 
 
-class BulkApiBackend(BaseEmailBackend):
+class BulkApiBackend(BaseEmailBackend):  # type: ignore[misc]  # Django has no stubs here, so the class is Any
     """Sends each message as one call of the provider's API."""
 
     _kept = threading.local()

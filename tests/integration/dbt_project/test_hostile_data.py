@@ -196,7 +196,7 @@ class World:
         require_all(account(self.parts, self.warehouse, campaign_id))
         with self.engine.connect() as connection:
             found = select(lead.c.id, lead.c.email).where(lead.c.city == city, lead.c.email.in_(mailed))
-            ids = {address: lead_id for lead_id, address in connection.execute(found)}
+            ids: dict[str, int] = {row.email: row.id for row in connection.execute(found)}
         return Sent(campaign_id, text, tuple(ids[address] for address in mailed), mailed)
 
     def tell_what_became_of(self, campaigns: list[Sent]) -> None:
@@ -259,6 +259,7 @@ class World:
 @pytest.fixture
 def world(stack: Settings, tmp_path: Path) -> Iterator[World]:
     settings = own_settings(stack, "hostile")
+    assert stack.provider_url is not None
     with hostile_provider(stack.provider_url) as (url, provider):
         accounts = {"EMAIL_PLATFORM_SIMULATOR_BASE_URL": url}
         assert settings.provider_api_key is not None

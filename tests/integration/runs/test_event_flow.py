@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
@@ -223,7 +223,7 @@ def test_what_the_simulator_tells_is_loaded_once_suppresses_and_keeps_the_next_c
     assert not inbox_is_waiting(open_store(flow))
 
     with engine.connect() as connection:
-        rows_of_list = connection.execute(
+        rows_of_list: Sequence[Any] = connection.execute(
             select(suppression.c.address, suppression.c.sender_id, suppression.c.reason).where(
                 suppression.c.address.in_([row["email"] for row in rows])
             )

@@ -120,13 +120,15 @@ def stage_events(parts: Parts, campaigns: tuple[int, ...]) -> None:
     """Events of two months in two objects, one event in both of them; and a body that cannot be read."""
     lead_ids = [1, 2, 3]
     told = [
-        event("bounced", "hard", key=f"b-{campaign_id}-{lead}", at=NOON, details='{"reason": "é 😀"}')
-        | about(campaign_id, lead)
+        {
+            **event("bounced", "hard", key=f"b-{campaign_id}-{lead}", at=NOON, details='{"reason": "é 😀"}'),
+            **about(campaign_id, lead),
+        }
         for campaign_id in campaigns
         for lead in lead_ids
     ]
     later = [
-        event("opened", key=f"o-{campaign_id}", at=NOON + timedelta(days=40)) | about(campaign_id, 1)
+        {**event("opened", key=f"o-{campaign_id}", at=NOON + timedelta(days=40)), **about(campaign_id, 1)}
         for campaign_id in campaigns
     ]
     for index, rows in enumerate((told, [*later, told[0]])):
@@ -356,8 +358,8 @@ def test_the_job_tells_what_the_tables_held_and_hold_and_refuses_another_databas
         for empty_database in ("", rebuilt.database):
             result = run(empty_database)
             assert result.success
-            (said,) = [event.event_specific_data for event in result.all_events if event.is_successful_output]
-            metadata = {name: value.value for name, value in said.metadata.items()}
+            (output,) = [event.event_specific_data for event in result.all_events if event.is_successful_output]
+            metadata: dict[str, Any] = {name: value.value for name, value in output.metadata.items()}
             assert metadata["rows loaded now"] > 3_000
             assert metadata["rows per second"] > 0
             assert str(world.warehouse.fingerprints()["delivery"]) in metadata["tables"]

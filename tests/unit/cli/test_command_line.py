@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from email_platform.cli import campaign, parts
 from email_platform.cli.app import app
 from email_platform.cli.failures import EXIT_CODES_HELP
 from email_platform.errors import CampaignNotFoundError, ConfigurationError, PartUnavailableError
 from email_platform.local.stack.stack import ALL_PART_NAMES
+from email_platform.settings import Settings
+from tests.without_the_extra import PROJECT_FOLDER
 
 AWAY = {
     "EMAIL_PLATFORM_POSTGRES_URL": "postgresql://u:sekret@127.0.0.1:9/x",
@@ -99,7 +101,7 @@ def test_an_expected_failure_is_one_sentence_on_standard_error(
     def fail() -> None:
         raise failure
 
-    monkeypatch.setattr(parts.Settings, "load", fail)
+    monkeypatch.setattr(Settings, "load", fail)
     result = CliRunner().invoke(app, ["migrate"])
     assert result.exit_code == exit_code
     assert result.stdout == ""
@@ -114,7 +116,7 @@ def test_a_fault_of_ours_is_not_passed_off_as_the_operator_s(
     def fail() -> None:
         raise failure
 
-    monkeypatch.setattr(parts.Settings, "load", fail)
+    monkeypatch.setattr(Settings, "load", fail)
     assert CliRunner().invoke(app, ["migrate"]).exception is failure
 
 
@@ -130,24 +132,76 @@ def test_missing_settings_end_with_exit_code_2_and_every_variable(tmp_path: Path
         assert "EMAIL_PLATFORM_POSTGRES_URL is not set" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "words",
-    [("campaign", "list"), ("campaign", "queue", "99"), ("suppression", "list"), ("suppression", "export", "x.csv"),
-     ("warehouse", "find", "--lead", "1"), ("migrate",), ("doctor",)],
-    ids=" ".join,
+ASK_THE_PARTS: tuple[tuple[str, ...], ...] = (
+    ("campaign", "list"), ("campaign", "queue", "99"), ("suppression", "list"), ("suppression", "export", "x.csv"),
+    ("warehouse", "find", "--lead", "1"), ("migrate",), ("doctor",),
 )  # fmt: skip
-def test_parts_that_are_away_are_an_answer_and_no_traceback(words: tuple[str, ...], tmp_path: Path) -> None:
+HEAVY = ("boto3", "botocore", "clickhouse_connect", "dagster", "numpy", "pandas", "psycopg", "pyarrow", "sqlalchemy")
+
+
+@pytest.fixture(scope="module")
+def answers_without_parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Every command of `ASK_THE_PARTS` in one fresh interpreter, where no log handler of the tests is installed.
+
+    A driver's own line on standard error would be seen here, in the command's or in the interpreter's.
+    """
+    program = (
+        "import json\n"
+        "from typer.testing import CliRunner\n"
+        "from email_platform.cli.app import app\n"
+        "answers = {}\n"
+        f"for words in {ASK_THE_PARTS!r}:\n"
+        "    result = CliRunner().invoke(app, words)\n"
+        "    fault = None if isinstance(result.exception, SystemExit | None) else repr(result.exception)\n"
+        "    answers[' '.join(words)] = {\n"
+        "        'code': result.exit_code, 'out': result.stdout, 'err': result.stderr, 'fault': fault}\n"
+        "print(json.dumps(answers))\n"
+    )
     ended = subprocess.run(
-        [sys.executable, "-m", "email_platform.cli.app", *words],
-        env={**AWAY, "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(campaign.__file__).parents[2])},
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-c", program],
+        env={**AWAY, "PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_FOLDER), "COLUMNS": "80"},
+        cwd=tmp_path_factory.mktemp("away"), capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
-    assert ended.returncode == 1
-    assert "127.0.0.1:9" in ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert "sekret" not in ended.stdout + ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "")
+    answers: dict[str, dict[str, Any]] = json.loads(ended.stdout)
+    return answers
+
+
+@pytest.mark.parametrize("words", ASK_THE_PARTS, ids=" ".join)
+def test_parts_that_are_away_are_an_answer_and_no_traceback(
+    words: tuple[str, ...], answers_without_parts: dict[str, dict[str, Any]]
+) -> None:
+    answer = answers_without_parts[" ".join(words)]
+    assert answer["code"] == 1
+    assert answer["fault"] is None
+    assert "127.0.0.1:9" in answer["out"] + answer["err"]
+    assert "Traceback" not in answer["err"]
+    assert "sekret" not in answer["out"] + answer["err"]
     if words != ("doctor",):
-        assert len(ended.stderr.splitlines()) == 1
+        assert len(answer["err"].splitlines()) == 1
+
+
+def test_help_and_completion_do_not_wait_for_drivers(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from email_platform.cli.app import app\n"
+        "def run(*words):\n"
+        "    sys.argv = ['email-platform', *words]\n"
+        "    try: app()\n"
+        "    except SystemExit as end: assert not end.code, (words, end.code)\n"
+        f"for words in {[words for words in COMMANDS if words != ('dbt',)]!r}: run(*words, '--help')\n"
+        "os.environ |= {'_EMAIL_PLATFORM_COMPLETE': 'complete_bash', 'COMP_CWORD': '2',"
+        " 'COMP_WORDS': 'email-platform campaign pre'}\n"
+        "run()\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_FOLDER)},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "preview" in ended.stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +219,6 @@ def test_the_shell_completes_nouns_commands_options_and_choices(typed: str, expe
     program = "import sys; sys.argv[0] = 'email-platform'; from email_platform.cli.app import app; app()"
     completed = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False,
-        cwd=Path(campaign.__file__).parents[2],
+        cwd=PROJECT_FOLDER,
     )  # fmt: skip
     assert expected in completed.stdout.split()

@@ -131,7 +131,7 @@ def test_an_ordinary_long_newsletter_is_far_below_the_budget() -> None:
 
 
 def test_a_value_counts_whatever_is_inside_however_often_it_is_named() -> None:
-    inner = ["ab"]
+    inner: list[Any] = ["ab"]
     assert size_of([inner, inner]) == (5, 4 + 4 * 2 + 4 * 2)
     for _ in range(12):
         inner = [inner, inner]

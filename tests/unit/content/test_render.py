@@ -272,6 +272,7 @@ def test_header_text_is_clean_bounded_and_stable(value: str, maximum_characters:
     ),
     st.data(),
 )
+@settings(deadline=None)
 def test_rendering_is_deterministic_and_does_not_depend_on_how_the_rows_are_sliced(rows: Any, data: Any) -> None:
     of = content("{{ first_name | default('you') }}", "{{ attributes.x | default('-') }} {{ unsubscribe_url }}", "t")
     table = leads(*rows)
@@ -485,7 +486,9 @@ def test_a_lead_whose_attribute_has_another_type_is_counted_and_everybody_else_r
 
 
 def test_an_audience_that_is_too_large_is_sampled_and_that_is_what_the_check_says() -> None:
-    rows = [{"attributes": {"score": "x" if index % 30 == 0 else 1}, "city": "A"} for index in range(1_000)]
+    rows: list[dict[str, Any]] = [
+        {"attributes": {"score": "x" if index % 30 == 0 else 1}, "city": "A"} for index in range(1_000)
+    ]
     rows[5]["city"] = None
     found = check(content("{{ attributes.score | round }}{{ city }}"), *rows, sample_rows=100, rendered_rows=999)
     assert found.rows == 1_000

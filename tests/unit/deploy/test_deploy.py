@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_the_example_s_provider_account_is_one_that_sends_and_receives() -> None
     assert account_from_variables("ses", "default", variables).region == "eu-central-1"
     assert account_rate("ses", "default", variables).recipients_per_second == 500
 
-    def no_fetch(url: str) -> bytes:
+    async def no_fetch(url: str) -> bytes:
         raise AssertionError(url)
 
     assert WebhookAccounts(variables, no_fetch, utc_now).find("ses", "default") is not None
@@ -128,7 +129,8 @@ def test_the_image_s_entrypoint_brings_the_number_of_runs_into_dagster_s_file(
         ["sh", DEPLOY / "entrypoint.sh", "dagster", "--version"],
         env=environment, cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
-    written = InstanceRef.from_dir(str(tmp_path)).settings["concurrency"]["runs"]
+    settings: Mapping[str, Any] = InstanceRef.from_dir(str(tmp_path)).settings
+    written = settings["concurrency"]["runs"]
     assert written["max_concurrent_runs"] == int(runs)
     assert [limit["limit"] for limit in written["tag_concurrency_limits"]] == [1, of_large_campaigns, 1]
 

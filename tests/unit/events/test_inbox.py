@@ -33,6 +33,7 @@ from email_platform.events.suppression import (
     SuppressionRequest,
     suppressions_from,
 )
+from tests.fakes.stores import InMemoryObjectStore
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 
@@ -45,14 +46,17 @@ class DiedError(Exception):
     """The process dies here."""
 
 
-@dataclass
-class Bucket:
+class Bucket(InMemoryObjectStore):
     """Objects in memory; dies before the n-th change where that is set."""
 
-    objects: dict[str, bytes] = field(default_factory=dict)
-    changes_until_death: int | None = None
+    def __init__(self, objects: dict[str, bytes] | None = None, changes_until_death: int | None = None) -> None:
+        super().__init__("memory")
+        self._objects.update(objects or {})
+        self.changes_until_death = changes_until_death
 
-    bucket = "memory"
+    @property
+    def objects(self) -> dict[str, bytes]:
+        return self._objects
 
     def _change(self) -> None:
         if self.changes_until_death is not None:
@@ -62,23 +66,11 @@ class Bucket:
 
     def put(self, key: str, body: bytes) -> ObjectInfo:
         self._change()
-        self.objects[key] = body
-        return ObjectInfo(key, len(body), "")
-
-    def get(self, key: str) -> bytes:
-        try:
-            return self.objects[key]
-        except KeyError:
-            raise FileNotFoundError(key) from None
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        for key in sorted(self.objects):
-            if key.startswith(prefix):
-                yield ObjectInfo(key, len(self.objects[key]), "")
+        return super().put(key, body)
 
     def delete(self, key: str) -> None:
         self._change()
-        self.objects.pop(key, None)
+        super().delete(key)
 
     def inbox(self) -> list[str]:
         return [key for key in self.objects if key.startswith(EVENT_INBOX_PREFIX)]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from email_platform.domain.addresses import normalised_address
-from email_platform.events.suppression import SUPPRESSION_REASONS, Suppression, SuppressionRequest
+from email_platform.domain.suppression_reasons import SUPPRESSION_REASONS
+from email_platform.events.suppression import Suppression, SuppressionRequest
 from email_platform.events.suppression_csv import CsvProblem, export_csv, parse_csv
 
 SENDERS = frozenset({3, 4})

@@ -13,7 +13,7 @@ from email_platform.settings.provider_accounts import AccountVariables, account_
 SECRET = "very-secret-value"
 
 
-def no_fetch(url: str) -> bytes:
+async def no_fetch(url: str) -> bytes:
     raise AssertionError(url)
 
 

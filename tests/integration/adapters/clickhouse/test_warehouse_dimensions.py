@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any
@@ -21,6 +21,7 @@ from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.tables import app_user, campaign, sender, suppression
 from email_platform.domain.campaigns import CampaignContent, Sender
 from email_platform.domain.manifest import Manifest
+from email_platform.domain.odd_rows import OddRow
 from email_platform.domain.storage_layout import dimension_key, manifest_prefix
 from email_platform.settings import Settings
 from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
@@ -89,7 +90,8 @@ def freeze(engine: Engine, campaign_id: int, owner_id: int, sender_id: int) -> N
 
 
 def refresh(engine: Engine, store: S3ObjectStore, warehouse: ClickHouseWarehouse, at: datetime) -> dict[str, int]:
-    return dict(refresh_dimensions(PostgresDimensionSource(engine), store, warehouse, lambda: at))
+    refreshed = refresh_dimensions(PostgresDimensionSource(engine), store, warehouse, lambda: at)
+    return {str(name): rows for name, rows in refreshed.items()}
 
 
 def row_of(warehouse: ClickHouseWarehouse, table: str, row_id: int) -> dict[str, Any]:
@@ -184,6 +186,9 @@ def test_an_older_snapshot_that_comes_late_changes_nothing(
         def snapshot(self, name: DimensionName, snapshot_at: datetime) -> Any:
             return old if name == "app_user" else DIMENSION_SCHEMAS[name].empty_table()
 
+        def odd_rows(self) -> Sequence[OddRow]:
+            return ()
+
     refresh_dimensions(Late(), store, warehouse, lambda: start)
     seen = row_of(warehouse, "app_user", owner_id)
     assert (seen["name"], seen["is_deleted"]) == ("new name", 0)
@@ -197,8 +202,11 @@ def test_a_snapshot_of_an_empty_table_marks_every_row_as_deleted(
     refresh(oltp_engine, store, warehouse, start)
 
     class Empty:
-        def snapshot(self, name: Any, snapshot_at: datetime) -> Any:
+        def snapshot(self, name: DimensionName, snapshot_at: datetime) -> Any:
             return DIMENSION_SCHEMAS[name].empty_table()
+
+        def odd_rows(self) -> Sequence[OddRow]:
+            return ()
 
     assert refresh_dimensions(Empty(), store, warehouse, lambda: start + timedelta(seconds=1)) == {
         "campaign": 0, "app_user": 0, "suppression": 0,
@@ -212,7 +220,7 @@ def test_suppressions_come_as_counts_without_any_address(
     _, sender_id = add_campaign(oltp_engine, add_user(oltp_engine, "n"))
     marker = uuid4().hex
     last_moment = datetime(2026, 3, 28, 23, 59, 59, 999999, tzinfo=UTC)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"reason": "hard_bounce", "source": HOSTILE + marker, "sender_id": None, "created_at": last_moment},
         {
             "reason": "hard_bounce",

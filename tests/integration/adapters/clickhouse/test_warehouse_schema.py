@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
 import pytest
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
@@ -60,7 +61,8 @@ def test_an_edited_file_is_refused_and_a_half_applied_one_is_finished(client: An
 
 
 def test_the_tables_have_the_columns_of_the_objects_that_fill_them(client: Any) -> None:
-    schemas = {"delivery": DELIVERY_SCHEMA, "exclusion": EXCLUDED_SCHEMA, **DIMENSION_SCHEMAS}
+    schemas: dict[str, pa.Schema] = {"delivery": DELIVERY_SCHEMA, "exclusion": EXCLUDED_SCHEMA}
+    schemas.update({str(name): schema for name, schema in DIMENSION_SCHEMAS.items()})
     for table, schema in schemas.items():
         rows = client.query(
             "select name, type from system.columns where database = currentDatabase() and table = {table:String}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -56,14 +56,12 @@ attribute_values = (
     | st.sampled_from(NUMBERS)
     | st.sampled_from(TIMES)
 )
+LEAD_VALUES: dict[ValueType, list[Any]] = {"string": TEXTS, "integer": INTEGERS, "timestamp": INSTANTS}
 leads = st.lists(
     st.fixed_dictionaries(
         {
             **{
-                name: st.none()
-                | st.sampled_from(
-                    {"string": TEXTS, "integer": INTEGERS, "timestamp": INSTANTS}[field.value_type]  # type: ignore[index]
-                )
+                name: st.none() | st.sampled_from(LEAD_VALUES[field.value_type])
                 for name, field in LEAD_FIELDS.items()
                 if name not in ("id", "created_at")
             },
@@ -103,8 +101,7 @@ def comparisons(draw: st.DrawFn) -> dict[str, Any]:
         return {**raw, "value": draw(st.lists(one, min_size=1, max_size=4))}
     if raw["op"] == "between":
         ends = [draw(one), draw(one)]
-        order = instant_of if value_type == "timestamp" else lambda value: value
-        return {**raw, "value": sorted(ends, key=order)}
+        return {**raw, "value": sorted(ends, key=instant_of if value_type == "timestamp" else None)}
     if raw["op"] in ("contains", "starts_with"):
         return {**raw, "value": draw(one.filter(bool))}
     return {**raw, "value": draw(one)}
@@ -139,7 +136,8 @@ def meets(condition: Condition, lead: dict[str, Any]) -> bool:
 
 
 def compares(comparison: Comparison, lead: dict[str, Any]) -> bool:
-    found, value = stored(comparison, lead), comparison.value
+    found = stored(comparison, lead)
+    value: Any = comparison.value
     negative = {"ne": "eq", "not_in": "in"}.get(comparison.op)
     if negative:
         return not compares(
@@ -262,7 +260,7 @@ def test_no_stored_attribute_makes_a_typed_comparison_raise(connection: Connecti
 def test_a_missing_value_meets_only_the_negative_comparisons(
     connection: Connection, raw: dict[str, Any], ids: list[int]
 ) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": 1, "country": "DE", "age": 20, "city": "Berlin", "attributes": {"risk": 0.5}},
         {"id": 2, "country": "FR", "age": 40, "city": "Paris", "attributes": {"risk": "high"}},
         {"id": 3, "country": None, "age": None, "city": None, "attributes": {"risk": None}},
@@ -330,7 +328,7 @@ def test_postgres_and_python_tell_timestamps_alike_and_both_can_read_them(
     connection: Connection, texts: list[str]
 ) -> None:
     statement = text("select value, value ~ :pattern from unnest(cast(:texts as text[])) as value")
-    answers = connection.execute(statement, {"pattern": TIMESTAMP_PATTERN, "texts": texts}).all()
+    answers: Sequence[Any] = connection.execute(statement, {"pattern": TIMESTAMP_PATTERN, "texts": texts}).all()
     for value, is_timestamp in answers:
         assert is_timestamp is bool(TIMESTAMP_TEXT.search(value)), value
         if is_timestamp:

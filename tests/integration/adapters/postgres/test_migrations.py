@@ -101,7 +101,7 @@ def definitions(engine: Engine) -> set[tuple[str, str]]:
             (str(name), str(definition))
             for statement in (constraints, indexes, columns)
             for name, definition in connection.execute(statement)
-            if VERSION_TABLE not in name
+            if VERSION_TABLE not in str(name)
         }
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -222,7 +223,7 @@ def readers(parts: Parts, engine: Engine) -> dict[str, Callable[[], Any]]:
         "watched": guard.watched,
         "unsent_alerts": guard.unsent_alerts,
         "odd_rows": source.odd_rows,
-        **{f"snapshot of {name}": lambda name=name: source.snapshot(name, now) for name in DIMENSION_SCHEMAS},
+        **{f"snapshot of {name}": partial(source.snapshot, name, now) for name in DIMENSION_SCHEMAS},
     }
 
 

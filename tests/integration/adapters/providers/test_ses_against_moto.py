@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
 from moto.ses.exceptions import InvalidParameterValue
 from moto.ses.models import Message, ses_backends

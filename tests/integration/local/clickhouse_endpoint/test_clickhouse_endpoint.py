@@ -147,7 +147,8 @@ def test_unknown_settings_and_databases_are_refused(client: Client, endpoint: En
 def test_settings_belong_to_one_request(client: Client) -> None:
     query = "select getSetting('max_block_size'), getSetting('async_insert')"
     assert client.query(query, settings={"max_block_size": 77}).result_rows == [(77, False)]
-    assert client.query(query).first_row[0] != 77
+    [[block_size, _]] = client.query(query).result_rows
+    assert block_size != 77
 
 
 def test_get_requests_change_nothing(endpoint: Endpoint) -> None:
@@ -438,7 +439,7 @@ def test_a_client_that_leaves_ends_its_query(endpoint: Endpoint, client: Client)
     stream.close()
     deadline = time.monotonic() + 60
     with endpoint.client() as watcher:
-        while watcher.query("select count() from system.processes").first_item["count()"] > 1:
+        while watcher.query("select count() from system.processes").result_rows[0][0] > 1:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -449,7 +450,7 @@ def test_a_client_that_leaves_a_silent_query_ends_it(endpoint: Endpoint, client:
 
     def running_queries() -> int:
         asked = "select count() from system.processes where query like '%1000000000000%' and query not like '%like%'"
-        return int(client.command(asked))
+        return int(str(client.command(asked)))
 
     deadline = time.monotonic() + 60
     with socket.create_connection(("127.0.0.1", endpoint.port), timeout=60) as connection:
@@ -496,7 +497,7 @@ def test_two_queries_run_at_once(endpoint: Endpoint) -> None:
                 count = other.command("select count() from system.processes where query like '%100000000000%'")
             seen.wait()
             stream.close()
-            return int(count)
+            return int(str(count))
 
     with ThreadPoolExecutor(2) as pool:
         assert all(count >= 2 for count in pool.map(work, ["one", "two"]))

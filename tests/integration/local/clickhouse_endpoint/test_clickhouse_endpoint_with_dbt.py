@@ -133,7 +133,8 @@ def test_dbt_builds_seeds_views_tables_increments_and_tests_twice(tmp_path: Path
     ) as client:
 
         def built(table: str) -> dict[int, str]:
-            return dict(client.query(f"select id, toString(built) from {table} order by id").result_rows)
+            rows = client.query(f"select id, toString(built) from {table} order by id").result_rows
+            return {identity: at for identity, at in rows}  # noqa: C416 - rows are sequences, which dict() does not take
 
         before = {table: built(table) for table in ("people_replaced", "people_overwritten")}
         second = build(project, port)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -458,9 +459,14 @@ def test_the_wait_before_a_new_start_doubles(tmp_path: Path) -> None:
     supervisor = Supervisor(LIMIT_SECONDS, said.append, clock=lambda: now[0])
     supervisor.start([python_part(tmp_path, "raise SystemExit(1)", is_ready=lambda: ready[0])])
     ready[0] = False
+
+    def noticed(known: int) -> bool:
+        supervisor.check_once()
+        return len(said) > known
+
     for _ in range(3):
         before = len(said)
-        until(lambda known=before: supervisor.check_once() or len(said) > known, "the end was noticed")
+        until(partial(noticed, before), "the end was noticed")
         now[0] += 40.0
         supervisor.check_once()
     supervisor.stop()
