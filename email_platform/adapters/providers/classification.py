@@ -175,11 +175,10 @@ def _of_everybody(
     provider: str, outcome: Outcome, results: Sequence[RecipientResult], outcomes: Sequence[Outcome | None]
 ) -> ProviderError:
     first = results[outcomes.index(outcome)] if outcome in outcomes else results[0]
-    return provider_error(
-        outcome,
-        f"{provider}: nobody of the call was accepted; {first.error_code}: {first.error_message}",
-        code=first.error_code,
-    )
+    words = f"{provider}: nobody of the call was accepted; {first.error_code}: {first.error_message}"
+    if outcome is Outcome.UNLISTED and len(results) == 1:
+        words = first.error_message  # may be booked on this recipient: the provider's own words and nothing else
+    return provider_error(outcome, words, code=first.error_code)
 
 
 def _judged(result: RecipientResult, outcome: Outcome, *, others_accepted: bool) -> RecipientResult:
