@@ -115,7 +115,7 @@ def _progress_metadata(progress: ChunkProgress) -> dict[str, int]:
         "calls made now": progress.sent_calls,
         "calls found done": progress.skipped_calls,
         "calls retried": progress.retried_calls,
-        "recipients put off": progress.deferred_recipients,
+        "recipients deferred": progress.deferred_recipients,
     }
 
 

@@ -132,14 +132,14 @@ class GuardReport:
     """What one look found.
 
     Attributes:
-        alerts: told now.
-        untold: alerts that could not be told; the next look tries again.
+        alerts: sent now.
+        unsent_alerts: alerts that nobody took; the next look tries again.
         standing: campaigns that were paused by an earlier look and that nobody has resumed, in words.
     """
 
     watched: int
     alerts: tuple[GuardAlert, ...] = ()
-    untold: int = 0
+    unsent_alerts: int = 0
     standing: tuple[str, ...] = ()
 
 
@@ -188,7 +188,7 @@ def guard_campaigns(
         reason = breach(limits, feedback.since(campaign.seen))
         if reason is not None:
             register.stop(campaign.campaign_id, feedback, reason)
-    told: list[GuardAlert] = []
+    sent: list[GuardAlert] = []
     unsent = register.unsent_alerts()
     for one in unsent:
         try:
@@ -196,10 +196,10 @@ def guard_campaigns(
         except PartUnavailableError:
             continue
         register.mark_alerted(one.campaign_id)
-        told.append(one)
+        sent.append(one)
     standing = [
         f"campaign {campaign.campaign_id} {campaign.name!r} stands paused"
         for campaign in watched
         if campaign.stands_stopped
     ]
-    return GuardReport(len(watched), tuple(told), len(unsent) - len(told), tuple(standing))
+    return GuardReport(len(watched), tuple(sent), len(unsent) - len(sent), tuple(standing))

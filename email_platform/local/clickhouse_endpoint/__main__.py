@@ -44,7 +44,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data-folder", type=Path, required=True, help="where the data is kept; created if missing")
     add("--host", default="127.0.0.1", help="a loopback address")
-    add("--port", type=int, required=True, help="0: any free port, told in the log")
+    add("--port", type=int, required=True, help="0: any free port, which the log names")
     add("--user", required=True, help="the only account")
     add("--database", required=True, help="created if missing; the default of every request")
     add(

@@ -33,7 +33,7 @@ class EndpointSettings:
     Attributes:
         data_folder: holds the engine's data, the spool of results and the lock; one process per folder.
         host: a loopback address.
-        port: 0 takes any free port, told in the log.
+        port: 0 takes any free port, which the log names.
         user: the only account.
         password: that account's password.
         database: created if absent; what a request without a database uses.

@@ -226,7 +226,7 @@ def resolve_range(first: str, last: str, size_bytes: int) -> tuple[int, int] | N
 
 
 def mend_after_kill(data_folder: Path) -> int:
-    """Remove what a killed server left half done and describe objects anew whose description is older.
+    """Remove what a killed server left half done and write the description of objects again where it is older.
 
     Returns:
         How many objects were described anew.
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data_folder.mkdir(parents=True, exist_ok=True)
     mended = mend_after_kill(data_folder)
     if mended:
-        _logger.warning("described %d objects anew after an unclean end", mended)
+        _logger.warning("wrote the description of %d objects again after an unclean end", mended)
     _logger.info("S3 on http://%s:%d", options.host, options.port)
     uvicorn.run(
         create_app(data_folder, *keys),

@@ -256,7 +256,7 @@ def test_a_campaign_that_bounces_too_much_is_paused_told_and_resumed_only_by_its
             "paused",
             "30 of 300 messages bounced hard (10.00%; the limit is 5.00%)",
         )
-        assert report.guarded.untold == 1  # the alert's webhook answered 503
+        assert report.guarded.unsent_alerts == 1  # the alert's webhook answered 503
         assert take_in(alerted, parts, warehouse).guarded.standing
         assert [alert["text"] for alert in told] == [
             f"campaign {campaign_id} {row.name!r} is paused: {row.status_reason}"

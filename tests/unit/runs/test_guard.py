@@ -115,7 +115,7 @@ def test_a_campaign_that_stands_stopped_is_told_until_somebody_resumes_it(memory
 
 def test_an_alert_that_nobody_took_is_told_again_and_once(memory: Memory) -> None:
     first = look(memory, 1000, 60, taken=False)
-    assert (first.alerts, first.untold) == ((), 1)
+    assert (first.alerts, first.unsent_alerts) == ((), 1)
     assert [len(look(memory, 1000, 60).alerts) for _ in range(2)] == [1, 0]
 
 
