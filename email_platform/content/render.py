@@ -19,7 +19,7 @@ docs/templates.md.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,15 +228,23 @@ class _Rows:
     def _check_sizes(self) -> None:
         for part, pieces in (("html", self._layout.skeleton.html), ("text", self._layout.skeleton.text)):
             maximum_bytes = self._compiled.maximum_bytes(part)
-            static_bytes = sum(len(piece.encode()) for piece in pieces if isinstance(piece, str))
-            times = Counter(piece for piece in pieces if isinstance(piece, int))
-            longest = sum(count * max(map(len, self._columns[index]), default=0) for index, count in times.items())
-            if static_bytes + _LONGEST_CHARACTER_BYTES * longest <= maximum_bytes:
-                continue
-            for row in range(self._count):
-                size = sum(count * len(self._columns[index][row].encode()) for index, count in times.items())
-                if row not in self._problems and static_bytes + size > maximum_bytes:
-                    self._problems[row] = f"{part} template: the output is longer than {maximum_bytes:,} bytes"
+            for row in _rows_above(maximum_bytes, pieces, self._columns, self._count):
+                self._problems.setdefault(row, f"{part} template: the output is longer than {maximum_bytes:,} bytes")
+
+
+def _rows_above(
+    maximum_bytes: int, pieces: Sequence[str | int], columns: Sequence[Sequence[str]], count: int
+) -> Iterator[int]:
+    """The rows whose part is longer than allowed; none is measured where the longest values together would fit."""
+    static_bytes = sum(len(piece.encode()) for piece in pieces if isinstance(piece, str))
+    times = Counter(piece for piece in pieces if isinstance(piece, int))
+    longest = sum(uses * max(map(len, columns[index]), default=0) for index, uses in times.items())
+    if static_bytes + _LONGEST_CHARACTER_BYTES * longest <= maximum_bytes:
+        return
+    for row in range(count):
+        size_bytes = sum(uses * len(columns[index][row].encode()) for index, uses in times.items())
+        if static_bytes + size_bytes > maximum_bytes:
+            yield row
 
 
 class _PartError(Exception):

@@ -34,6 +34,8 @@ _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
 class ClickHouseWarehouse:
     """`email_platform.domain.ports.Warehouse` over clickhouse-connect; may be used by several threads at once.
 
+    Length: one Protocol, each of its methods one short query or one call of the loader; a part of it serves nobody.
+
     Attributes:
         client: the clickhouse-connect client, for reading reports.
     """

@@ -95,7 +95,10 @@ def _require_finished_chunks(connection: Connection, campaign_id: int) -> None:
 
 
 class PostgresCampaignStore:
-    """`email_platform.domain.campaigns.CampaignStore` over the tables ``campaign`` and ``sender``."""
+    """`email_platform.domain.campaigns.CampaignStore` over the tables ``campaign`` and ``sender``.
+
+    Length: one Protocol, each of its methods one short statement on the same two tables.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

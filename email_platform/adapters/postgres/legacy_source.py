@@ -77,7 +77,10 @@ _CHECKSUM = f"sum(('x' || left(md5(convert_to({canonical_sql()}, 'UTF8')), 15)):
 
 
 class PostgresLegacySource:
-    """`email_platform.runs.legacy_import.LegacySource`; one connection, opened on first use."""
+    """`email_platform.runs.legacy_import.LegacySource`; one connection, opened on first use.
+
+    Length: one Protocol over one connection, whose limits, repair and errors every method shares.
+    """
 
     def __init__(
         self,

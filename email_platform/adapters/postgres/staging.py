@@ -27,7 +27,10 @@ def _staged_before(waiting_seconds: float) -> ColumnElement[bool]:
 
 
 class PostgresStagingRegister:
-    """`email_platform.staging.delivery_objects.StagingRegister` over the table ``staged_object``."""
+    """`email_platform.staging.delivery_objects.StagingRegister` over the table ``staged_object``.
+
+    Length: one Protocol, each of its methods one short statement on the same table.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

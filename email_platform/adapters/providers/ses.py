@@ -88,6 +88,55 @@ _THROTTLING_CODES = (
 _NOT_VERIFIED = (("not verified", Outcome.ACCOUNT_REFUSED),)
 _DAILY_QUOTA = (("daily", Outcome.ACCOUNT_REFUSED),)
 _NEVER_REACHED = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
+_TABLE = ClassificationTable(
+    by_words={
+        # An identity is the sender's, or in the sandbox also a recipient's: either way the account's to mend.
+        **dict.fromkeys(("MessageRejected", "MESSAGE_REJECTED"), _NOT_VERIFIED),
+        # The daily quota comes under the throttling codes too, but waiting a second does not help.
+        **dict.fromkeys(_THROTTLING_CODES, _DAILY_QUOTA),
+    },
+    by_code={
+        **dict.fromkeys(_THROTTLING_CODES, Outcome.THROTTLED),
+        **dict.fromkeys(
+            (
+                "LimitExceededException",
+                "AccountSuspendedException",
+                "SendingPausedException",
+                "MailFromDomainNotVerifiedException",
+                "NotFoundException",
+                "AccessDeniedException",
+                "UnrecognizedClientException",
+                "InvalidClientTokenId",
+                "InvalidSignatureException",
+                "SignatureDoesNotMatch",
+                "ExpiredToken",
+                "ExpiredTokenException",
+                "RequestExpired",
+                "IncompleteSignature",
+                "OptInRequired",
+            ),
+            Outcome.ACCOUNT_REFUSED,
+        ),
+    },
+    by_recipient_code={
+        "ACCOUNT_THROTTLED": Outcome.THROTTLED,
+        "TRANSIENT_FAILURE": Outcome.NOT_ACCEPTED,
+        **dict.fromkeys(("MESSAGE_REJECTED", "INVALID_PARAMETER"), Outcome.UNCLEAR),
+        **dict.fromkeys(
+            (
+                "MAIL_FROM_DOMAIN_NOT_VERIFIED",
+                "CONFIGURATION_SET_NOT_FOUND",
+                "TEMPLATE_NOT_FOUND",
+                "ACCOUNT_SUSPENDED",
+                "ACCOUNT_DAILY_QUOTA_EXCEEDED",
+                "INVALID_SENDING_POOL_NAME",
+                "ACCOUNT_SENDING_PAUSED",
+                "CONFIGURATION_SET_SENDING_PAUSED",
+            ),
+            Outcome.ACCOUNT_REFUSED,
+        ),
+    },
+)
 
 
 def open_ses_client(
@@ -135,55 +184,7 @@ class SesProvider:
     """
 
     name = "ses"
-    table = ClassificationTable(
-        by_words={
-            # An identity is the sender's, or in the sandbox also a recipient's: either way the account's to mend.
-            **dict.fromkeys(("MessageRejected", "MESSAGE_REJECTED"), _NOT_VERIFIED),
-            # The daily quota comes under the throttling codes too, but waiting a second does not help.
-            **dict.fromkeys(_THROTTLING_CODES, _DAILY_QUOTA),
-        },
-        by_code={
-            **dict.fromkeys(_THROTTLING_CODES, Outcome.THROTTLED),
-            **dict.fromkeys(
-                (
-                    "LimitExceededException",
-                    "AccountSuspendedException",
-                    "SendingPausedException",
-                    "MailFromDomainNotVerifiedException",
-                    "NotFoundException",
-                    "AccessDeniedException",
-                    "UnrecognizedClientException",
-                    "InvalidClientTokenId",
-                    "InvalidSignatureException",
-                    "SignatureDoesNotMatch",
-                    "ExpiredToken",
-                    "ExpiredTokenException",
-                    "RequestExpired",
-                    "IncompleteSignature",
-                    "OptInRequired",
-                ),
-                Outcome.ACCOUNT_REFUSED,
-            ),
-        },
-        by_recipient_code={
-            "ACCOUNT_THROTTLED": Outcome.THROTTLED,
-            "TRANSIENT_FAILURE": Outcome.NOT_ACCEPTED,
-            **dict.fromkeys(("MESSAGE_REJECTED", "INVALID_PARAMETER"), Outcome.UNCLEAR),
-            **dict.fromkeys(
-                (
-                    "MAIL_FROM_DOMAIN_NOT_VERIFIED",
-                    "CONFIGURATION_SET_NOT_FOUND",
-                    "TEMPLATE_NOT_FOUND",
-                    "ACCOUNT_SUSPENDED",
-                    "ACCOUNT_DAILY_QUOTA_EXCEEDED",
-                    "INVALID_SENDING_POOL_NAME",
-                    "ACCOUNT_SENDING_PAUSED",
-                    "CONFIGURATION_SET_SENDING_PAUSED",
-                ),
-                Outcome.ACCOUNT_REFUSED,
-            ),
-        },
-    )
+    table = _TABLE
 
     def __init__(
         self,

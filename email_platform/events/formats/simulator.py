@@ -33,7 +33,7 @@ def split(notification: Notification) -> Iterator[Any]:
 
 
 def normalise(notification: Notification, item: Any) -> Iterator[Event]:
-    """One event of the simulator; see `email_platform.local.provider_simulator.webhooks.events_body`."""
+    """One event of the simulator; see `email_platform.local.provider_simulator.webhook_outbox.events_body`."""
     document = as_object(item, "events[]")
     kind = text(document, "type")
     known: EventType = next((known for known in EVENT_TYPES if known == kind), "other")

@@ -21,11 +21,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from email_platform.errors import ConfigurationError, PortTakenError
-from email_platform.local.provider_simulator.app import (
-    TRANSPORT_EXTENSION,
-    SimulatorHolder,
-    create_app,
-)
+from email_platform.local.provider_simulator.app import SimulatorHolder, create_app
+from email_platform.local.provider_simulator.connections import TRANSPORT_EXTENSION
 from email_platform.local.provider_simulator.faults import Fault, FaultPlan
 from email_platform.local.provider_simulator.idempotency import DEFAULT_LIFETIME_SECONDS
 from email_platform.local.provider_simulator.outcomes import OutcomeRates
@@ -37,8 +34,8 @@ from email_platform.local.provider_simulator.settings import (
     read_secret,
     require_loopback,
 )
+from email_platform.local.provider_simulator.webhook_plan import WebhookPlan
 from email_platform.local.provider_simulator.webhook_signature import signing_key
-from email_platform.local.provider_simulator.webhooks import WebhookPlan
 from email_platform.sending.orphan_watch import exit_with_parent
 
 _logger = logging.getLogger("email_platform.provider_simulator")

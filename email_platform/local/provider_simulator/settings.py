@@ -16,7 +16,7 @@ from email_platform.local.provider_simulator.faults import FaultPlan
 from email_platform.local.provider_simulator.idempotency import DEFAULT_LIFETIME_SECONDS
 from email_platform.local.provider_simulator.outcomes import OutcomeRates
 from email_platform.local.provider_simulator.rate_limit import RateLimit
-from email_platform.local.provider_simulator.webhooks import WebhookPlan
+from email_platform.local.provider_simulator.webhook_plan import WebhookPlan
 
 API_KEY_VARIABLE = "EMAIL_PLATFORM_PROVIDER_API_KEY"
 WEBHOOK_SECRET_VARIABLE = "EMAIL_PLATFORM_PROVIDER_WEBHOOK_SECRET"  # noqa: S105  (a name, not a secret)

@@ -485,7 +485,7 @@ def test_errors_of_clickhouse_never_show_the_secret_key(
     """A statement that does not parse is quoted back by ClickHouse as it came."""
     staged = stage(store, deliveries_key(campaign_id, 0), parquet(delivery_rows(campaign_id, 1)), 1)
     with pytest.raises(EmailPlatformError) as failure:
-        warehouse._loader._read(
+        warehouse._loader._queries.read(
             staged.key, f"selec t from {StagingLocation.from_settings(stack).table_function('k', 'x', 'y')}"
         )
     assert_no_secret(failure.value, stack)

@@ -12,13 +12,12 @@ import pytest
 from email_platform.errors import PartUnavailableError
 from email_platform.local.provider_simulator.accepted_log import (
     AcceptedLog,
-    AcceptedLogWriter,
     AcceptedSummary,
-    AnsweredCall,
     database_path,
     open_for_reading,
     read_stored_answer,
 )
+from email_platform.local.provider_simulator.accepted_log_writer import AcceptedLogWriter, AnsweredCall
 from email_platform.local.provider_simulator.idempotency import StoredAnswer
 
 

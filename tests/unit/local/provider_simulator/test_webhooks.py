@@ -12,13 +12,9 @@ import pytest
 
 from email_platform.errors import ConfigurationError
 from email_platform.local.provider_simulator.settings import SimulatorSettings
+from email_platform.local.provider_simulator.webhook_outbox import events_body, expand_events
+from email_platform.local.provider_simulator.webhook_plan import WebhookPlan, retry_pause_seconds
 from email_platform.local.provider_simulator.webhook_signature import signed_headers, signing_key
-from email_platform.local.provider_simulator.webhooks import (
-    WebhookPlan,
-    events_body,
-    expand_events,
-    retry_pause_seconds,
-)
 
 
 def test_the_signature_covers_id_timestamp_and_body() -> None:
