@@ -14,6 +14,8 @@ then the intents of the calls about to start. No intent, no call.
 `call_writing` what it contains, `breaker` whose fault refusals are. Here is the order of asking them.
 
 A call in flight runs in a task of its own, which nothing here cancels; whatever ends the loop waits for it.
+
+Length: one class (its docstring says why), and the picture above.
 """
 
 from __future__ import annotations

@@ -63,7 +63,10 @@ class PostgresCallLedger:
         self._lease_interval = func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
 
     def take_lease(self, campaign_id: int, chunk_index: int, holder: str) -> Lease | None:
-        """Take the next epoch, unless another holder's lease is still valid; see the Protocol."""
+        """Take the next epoch, unless another holder's lease is still valid; see the Protocol.
+
+        Length: one method for each of the protocol's, and each of them is one transaction.
+        """
         now = func.clock_timestamp()
         statement = (
             update(chunk)
