@@ -54,6 +54,8 @@ from email_platform.sending.second_chance import put_back
 class PostgresCallLedger:
     """`email_platform.sending.ledger.CallLedger` over the tables ``chunk`` and ``send_call``.
 
+    Length: one method for each of the protocol's, and each of them is one transaction.
+
     Args:
         lease_seconds: how long a lease lives without a turn, on PostgreSQL's clock.
     """
@@ -63,10 +65,7 @@ class PostgresCallLedger:
         self._lease_interval = func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
 
     def take_lease(self, campaign_id: int, chunk_index: int, holder: str) -> Lease | None:
-        """Take the next epoch, unless another holder's lease is still valid; see the Protocol.
-
-        Length: one method for each of the protocol's, and each of them is one transaction.
-        """
+        """Take the next epoch, unless another holder's lease is still valid; see the Protocol."""
         now = func.clock_timestamp()
         statement = (
             update(chunk)
