@@ -258,7 +258,7 @@ def test_header_text_is_clean_bounded_and_stable(value: str, maximum_characters:
     assert header_text(cleaned, maximum_characters).strip() == cleaned.strip()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -272,7 +272,6 @@ def test_header_text_is_clean_bounded_and_stable(value: str, maximum_characters:
     ),
     st.data(),
 )
-@settings(deadline=None)
 def test_rendering_is_deterministic_and_does_not_depend_on_how_the_rows_are_sliced(rows: Any, data: Any) -> None:
     of = content("{{ first_name | default('you') }}", "{{ attributes.x | default('-') }} {{ unsubscribe_url }}", "t")
     table = leads(*rows)

@@ -423,7 +423,7 @@ def test_exclusions_are_counted_by_reason_and_may_lack_an_address(
     staged = stage(store, key, parquet(table), 3, "exclusion")
     assert [warehouse.load(staged) for _ in range(3)] == [3, 3, 3]
     assert warehouse.exclusion_counts(campaign_id) == {
-        "suppressed": 2, "unsubscribed": 0, "invalid_address": 1, "duplicate_address": 0,
+        "suppressed": 2, "unsubscribed": 0, "invalid_address": 1, "duplicate_address": 0, "unreadable": 0,
     }  # fmt: skip
 
 
