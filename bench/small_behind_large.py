@@ -1,6 +1,6 @@
 """How long does a small campaign wait behind large ones on one provider account? On a whole stack with Dagster.
 
-python bench/small_behind_large.py [--rate 100] [--small 1000] [--large 25000] [--larges 4]
+python -m bench.small_behind_large [--rate 100] [--small 1000] [--large 25000] [--larges 4]
 
 Measured is the time from queueing until every recipient is accepted: of the small campaign alone, then of another one
 that is queued while large ones are sending and more of them wait in the run queue. All use one account with one rate,
@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, text
 
+from bench.send.campaigns import queue, seed_leads
 from email_platform.adapters.assembly import open_oltp, open_parts
-from email_platform.adapters.postgres.tables import app_user, campaign, sender
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import IllegalTransitionError
 from email_platform.local.stack.stack import ALL_PART_NAMES, clean_environment, running_stack
@@ -72,45 +72,6 @@ def main() -> None:
         print(
             f"  {ended} of the large ones ended before that: the small one did not share the rate with them throughout"
         )
-
-
-def seed_leads(engine: Engine, city: str, how_many: int) -> None:
-    """Leads of this city, and statistics of them for the planner."""
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                "insert into lead (email, first_name, city)"
-                " select :city || n || '@example.com', 'Ada', :city from generate_series(1, :how_many) n"
-            ),
-            {"city": city, "how_many": how_many},
-        )
-        connection.execute(text("analyze lead"))
-
-
-def queue(engine: Engine, city: str) -> int:
-    """A campaign to this city, queued now, of a user and sender of its own."""
-    name = f"{city} {time.monotonic_ns()}"
-    with engine.begin() as connection:
-        owner = connection.execute(
-            insert(app_user).values(email=f"{time.monotonic_ns()}@example.com", name=name).returning(app_user.c.id)
-        ).scalar_one()
-        sender_id = connection.execute(
-            insert(sender).values(owner_id=owner, from_address="a@example.com", from_name="A").returning(sender.c.id)
-        ).scalar_one()
-        return connection.execute(
-            insert(campaign)
-            .values(
-                owner_id=owner,
-                sender_id=sender_id,
-                name=name,
-                subject_template="Hello {{ first_name }}",
-                html_template="<p>{{ first_name }} {{ unsubscribe_url }}</p>",
-                condition={"field": "city", "op": "eq", "value": city},
-                status=CampaignStatus.QUEUED,
-                queued_at=text("clock_timestamp()"),
-            )
-            .returning(campaign.c.id)
-        ).scalar_one()
 
 
 def measure(engine: Engine, parts: Parts, city: str) -> tuple[float, float]:

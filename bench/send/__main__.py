@@ -24,10 +24,11 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from bench.send.answering_server import answering_server
+from bench.send.campaigns import queue, seed_leads
 from bench.send.findings import Findings, SmallCampaign
 from bench.send.peer_run import run_peer
 from bench.send.report import print_findings, write_page
-from bench.send.sender_alone import in_a_process, queue, seed_leads
+from bench.send.sender_alone import in_a_process
 from bench.send.whole_path import Path as WholePath
 from bench.send.whole_path import follow, import_size_mb, memory_watched, until_accepted
 from email_platform.adapters.assembly import open_oltp

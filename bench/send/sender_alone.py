@@ -18,25 +18,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine
 
-from bench.send.newsletters import newsletter
+from bench.send.campaigns import queue
 from email_platform.adapters.assembly import open_oltp, open_parts
-from email_platform.adapters.postgres.tables import app_user, campaign, sender
-from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.campaigns import Sender as CampaignSender
 from email_platform.domain.ports import BulkCall, EmailProvider, EncodedCall
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.parts import Parts
 from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
-
-_numbers = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,47 +58,6 @@ class Turn:
     def processor_microseconds(self) -> float:
         """Processor time a recipient."""
         return self.processor_seconds / self.recipients * 1e6
-
-
-def seed_leads(engine: Engine, city: str, how_many: int) -> None:
-    """Leads of this city with the values that the newsletters name, and statistics of them for the planner."""
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                "insert into lead (email, first_name, last_name, city, plan, attributes) "
-                "select :city || n || '@example.com', 'Ada ' || n, 'Lovelace', :city, 'pro',"
-                " jsonb_build_object('points', n, 'score', n % 100) from generate_series(1, :how_many) n"
-            ),
-            {"city": city, "how_many": how_many},
-        )
-        connection.execute(text("analyze lead"))
-
-
-def queue(engine: Engine, city: str, html_bytes: int) -> int:
-    """A campaign with a newsletter of this size to this city, queued now, of a user and sender of its own."""
-    name = f"{city} {next(_numbers)} {time.monotonic_ns()}"
-    with engine.begin() as connection:
-        owner = connection.execute(
-            insert(app_user).values(email=f"{time.monotonic_ns()}@example.com", name=name).returning(app_user.c.id)
-        ).scalar_one()
-        sender_id = connection.execute(
-            insert(sender).values(owner_id=owner, from_address="a@example.com", from_name="A").returning(sender.c.id)
-        ).scalar_one()
-        return int(
-            connection.execute(
-                insert(campaign)
-                .values(
-                    owner_id=owner,
-                    sender_id=sender_id,
-                    name=name,
-                    condition={"field": "city", "op": "eq", "value": city},
-                    status=CampaignStatus.QUEUED,
-                    queued_at=text("clock_timestamp()"),
-                    **newsletter(html_bytes),
-                )
-                .returning(campaign.c.id)
-            ).scalar_one()
-        )
 
 
 def processor_seconds() -> float:

@@ -1,0 +1,55 @@
+"""Leads and campaigns that the benchmarks of sending queue."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+
+from sqlalchemy import Engine, insert, text
+
+from bench.send.newsletters import newsletter
+from email_platform.adapters.postgres.tables import app_user, campaign, sender
+from email_platform.domain.campaigns import CampaignStatus
+
+_numbers = count(1)
+
+
+def seed_leads(engine: Engine, city: str, how_many: int) -> None:
+    """Leads of this city with the values that the newsletters name, and statistics of them for the planner."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into lead (email, first_name, last_name, city, plan, attributes) "
+                "select :city || n || '@example.com', 'Ada ' || n, 'Lovelace', :city, 'pro',"
+                " jsonb_build_object('points', n, 'score', n % 100) from generate_series(1, :how_many) n"
+            ),
+            {"city": city, "how_many": how_many},
+        )
+        connection.execute(text("analyze lead"))
+
+
+def queue(engine: Engine, city: str, html_bytes: int = 2_000) -> int:
+    """A campaign with a newsletter of this size to this city, queued now, of a user and sender of its own."""
+    name = f"{city} {next(_numbers)} {time.monotonic_ns()}"
+    with engine.begin() as connection:
+        owner = connection.execute(
+            insert(app_user).values(email=f"{time.monotonic_ns()}@example.com", name=name).returning(app_user.c.id)
+        ).scalar_one()
+        sender_id = connection.execute(
+            insert(sender).values(owner_id=owner, from_address="a@example.com", from_name="A").returning(sender.c.id)
+        ).scalar_one()
+        return int(
+            connection.execute(
+                insert(campaign)
+                .values(
+                    owner_id=owner,
+                    sender_id=sender_id,
+                    name=name,
+                    condition={"field": "city", "op": "eq", "value": city},
+                    status=CampaignStatus.QUEUED,
+                    queued_at=text("clock_timestamp()"),
+                    **newsletter(html_bytes),
+                )
+                .returning(campaign.c.id)
+            ).scalar_one()
+        )
