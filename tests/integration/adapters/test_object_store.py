@@ -247,7 +247,7 @@ def test_a_bucket_that_does_not_exist_names_its_variable(settings: Settings) -> 
     store.close()
 
 
-def test_a_store_that_does_not_answer_is_said_with_its_address() -> None:
+def test_a_store_that_does_not_answer_is_named_with_its_address() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"

@@ -40,7 +40,7 @@ def test_every_part_of_a_running_stack_fits_and_nothing_of_the_check_is_left(set
     assert list(open_store(settings).list("part-checks/")) == []
 
 
-def test_a_wrong_password_is_said_without_showing_it_and_hides_no_other_part(settings: Settings) -> None:
+def test_a_wrong_password_is_reported_without_showing_it_and_hides_no_other_part(settings: Settings) -> None:
     parts = urlsplit(settings.postgres_url.get_secret_value())
     wrong = urlunsplit(parts._replace(netloc=f"{parts.username}:not-the-password@{parts.hostname}:{parts.port}"))
     found = checks(settings, postgres_url=SecretStr(wrong))
@@ -57,16 +57,14 @@ def test_a_missing_bucket_is_named(settings: Settings) -> None:
     assert "EMAIL_PLATFORM_S3_BUCKET" in found["S3"].says
 
 
-def test_a_bucket_that_only_clickhouse_cannot_reach_is_said_as_that(settings: Settings) -> None:
+def test_a_bucket_that_only_clickhouse_cannot_reach_is_reported_as_that(settings: Settings) -> None:
     found = checks(settings, s3_endpoint_url_for_clickhouse="http://127.0.0.1:9")
     assert found["S3"].fits
     assert not found["ClickHouse reads S3"].fits
     assert "127.0.0.1:9" in found["ClickHouse reads S3"].says
 
 
-def test_databases_without_schemas_are_told_to_migrate_and_fit_afterwards(
-    settings: Settings, empty_database: str
-) -> None:
+def test_databases_without_schemas_need_a_migration_and_fit_afterwards(settings: Settings, empty_database: str) -> None:
     changes = {
         "postgres_url": with_database(settings.postgres_url, empty_database),
         "clickhouse_url": with_database(settings.clickhouse_url, "default"),

@@ -251,7 +251,7 @@ def test_a_stream_that_is_left_half_way_lets_its_connection_go(engine: Engine, s
         assert connection.execute(text("show transaction isolation level")).scalar() == "read committed"
 
 
-def test_a_database_that_goes_away_is_said_as_a_part_that_is_unavailable(
+def test_a_database_that_goes_away_is_reported_as_an_unavailable_part(
     engine: Engine, source: PostgresAudienceSource
 ) -> None:
     add(engine, *({"email": f"l{number}@example.com"} for number in range(10)))
@@ -388,7 +388,7 @@ def test_an_audience_without_a_lead_has_a_manifest_without_chunks(
     assert chunk_indexes(engine, campaign.campaign_id) == []
 
 
-def test_of_many_writers_one_manifest_counts_and_all_are_told_which(
+def test_of_many_writers_one_manifest_counts_and_all_learn_which(
     engine: Engine, source: PostgresAudienceSource
 ) -> None:
     add(engine, *({"email": f"l{number}@example.com"} for number in range(9)))

@@ -209,7 +209,7 @@ def test_an_empty_warehouse_has_empty_reports_and_a_second_build_is_the_same(rep
     assert reports.rows("hourly_throughput", "1") == []
 
 
-def test_the_docs_know_every_mart_and_the_freshness_of_every_source_is_told(reports: Reports) -> None:
+def test_the_docs_know_every_mart_and_the_freshness_of_every_source_is_reported(reports: Reports) -> None:
     reports.load_dimensions({}, datetime.now(UTC))
     told = reports.dbt("source", "freshness", results="sources.json")
     fresh = {name.split(".")[-1]: status for name, status in told.items()}
@@ -332,7 +332,7 @@ def test_a_late_change_corrects_the_past_and_a_deleted_campaign_stays(reports: R
     assert [row["status"] for row in reports.rows("email", "campaign_id, lead_id")] == ["sent"] * 3
 
 
-def test_campaigns_can_be_computed_anew_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
+def test_campaigns_can_be_computed_again_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
     for one in (1, 2):
         reports.load_deliveries(one, [delivery(one, 1, "accepted", NOON), delivery(one, 2, "accepted", NOON)])
     both = [campaign(one, eligible=2) for one in (1, 2)]
@@ -421,7 +421,7 @@ def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_deliver
     assert present() == with_increments
 
 
-def test_an_event_that_was_read_again_takes_back_what_the_old_reading_said(reports: Reports) -> None:
+def test_an_event_that_was_read_again_takes_back_what_the_old_reading_gave(reports: Reports) -> None:
     reports.load_deliveries(1, [delivery(1, lead_id, "accepted", NOON) for lead_id in range(1, 4)])
     reports.load_dimensions({"app_user": [user(1)], "campaign": [campaign(1, eligible=3)]}, NOON)
     reports.load_events(

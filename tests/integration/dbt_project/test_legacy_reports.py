@@ -49,7 +49,7 @@ def counted(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in names if name in row}
 
 
-def test_old_and_new_emails_are_in_the_same_reports_and_double_sends_are_told(reports: Reports) -> None:
+def test_old_and_new_emails_are_in_the_same_reports_and_double_sends_are_reported(reports: Reports) -> None:
     reports.load_deliveries(1, [delivery(1, 1, "accepted", NOON), delivery(1, 2, "rejected", NOON)])
     reports.load_dimensions({"campaign": [campaign(1, eligible=2)], "app_user": [user(1)]}, NOON + timedelta(hours=3))
     load_old(reports, "january", [
@@ -128,7 +128,7 @@ def test_what_an_import_corrects_later_is_corrected_in_the_reports(reports: Repo
     assert (reason["provider"], reason["reason_code"], reason["recipients"]) == ("old_system", "550", 1)
 
 
-def test_old_campaigns_can_be_computed_anew_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
+def test_old_campaigns_can_be_computed_again_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
     load_old(reports, "january", [old_row(one, 900_000 + one, 1, "sent") for one in (1, 2)])
     reports.build()
     reports.warehouse.client.command(

@@ -160,7 +160,7 @@ def test_a_refused_recipient_is_recorded_with_the_provider_s_code(
     require_all(account(parts, warehouse, campaign_id))
 
 
-def test_recipients_suppressed_after_the_freeze_get_nothing_and_are_told_with_the_reason(
+def test_recipients_suppressed_after_the_freeze_get_nothing_and_are_reported_with_the_reason(
     parts: Parts, engine: Engine, warehouse: ClickHouseWarehouse, accepted: AcceptedLog
 ) -> None:
     rows = numbered(120)

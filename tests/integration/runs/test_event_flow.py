@@ -240,7 +240,7 @@ def test_what_the_simulator_tells_is_loaded_once_suppresses_and_keeps_the_next_c
     assert freeze_audience(parts, other).manifest.excluded_by_reason["suppressed"] == 5
 
 
-def test_a_campaign_that_bounces_too_much_is_paused_told_and_resumed_only_by_its_operator(
+def test_a_campaign_that_bounces_too_much_is_paused_with_an_alert_and_resumed_only_by_its_operator(
     flow: Settings, parts: Parts, warehouse: ClickHouseWarehouse, engine: Engine, log: AcceptedLog
 ) -> None:
     rows = leads(bounce=30, success=270) + leads(success=300) + leads(bounce=40, success=260) + leads(success=10)
@@ -283,7 +283,7 @@ def test_a_campaign_that_bounces_too_much_is_paused_told_and_resumed_only_by_its
     assert all(line.holds for line in account(parts, warehouse, campaign_id))
 
 
-def test_complaints_about_a_campaign_that_is_sent_are_told_once_and_nothing_of_it_is_lost(
+def test_complaints_about_a_campaign_that_is_sent_are_reported_once_and_nothing_of_it_is_lost(
     flow: Settings, parts: Parts, warehouse: ClickHouseWarehouse, engine: Engine, log: AcceptedLog
 ) -> None:
     city = seed_leads(engine, leads(success=297, complaint=3))

@@ -292,7 +292,7 @@ def test_an_unknown_account_is_refused_before_its_body_is_read() -> None:
     run(scenario)
 
 
-def test_too_many_bodies_at_once_are_put_off() -> None:
+def test_too_many_bodies_at_once_are_refused_for_now() -> None:
     async def scenario(bench: Bench) -> None:
         answer = await bench.post()
         assert (answer.status_code, answer.json()["reason"]) == (503, "too many bodies are being read")

@@ -106,14 +106,14 @@ def test_a_resumed_campaign_is_not_stopped_by_the_numbers_that_its_operator_saw(
     assert memory.stops[1] == "17 of 300 messages bounced hard (5.67%; the limit is 5.00%)"
 
 
-def test_a_campaign_that_stands_stopped_is_told_until_somebody_resumes_it(memory: Memory) -> None:
+def test_a_campaign_that_stands_stopped_is_reported_until_somebody_resumes_it(memory: Memory) -> None:
     assert [len(look(memory, 1000, 60).alerts), len(look(memory, 1000, 60).alerts)] == [1, 0]
     assert look(memory, 1000, 60).standing == ("campaign 7 'Seven' stands paused",)
     memory.resume()
     assert look(memory, 1000, 60).standing == ()
 
 
-def test_an_alert_that_nobody_took_is_told_again_and_once(memory: Memory) -> None:
+def test_an_alert_that_nobody_took_is_sent_again_and_once(memory: Memory) -> None:
     first = look(memory, 1000, 60, taken=False)
     assert (first.alerts, first.unsent_alerts) == ((), 1)
     assert [len(look(memory, 1000, 60).alerts) for _ in range(2)] == [1, 0]

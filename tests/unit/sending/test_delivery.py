@@ -132,7 +132,7 @@ def test_a_ledger_that_is_away_for_a_while_costs_no_knowledge() -> None:
     assert (totals.accepted, totals.rejected, totals.unknown) == (CHUNK_ROWS - 2, 2, 0)
 
 
-def test_recipients_who_are_put_off_one_by_one_go_out_in_full_follow_up_calls() -> None:
+def test_recipients_who_are_deferred_one_by_one_go_out_in_full_follow_up_calls() -> None:
     world = World(False, "hold")
     # Calls of 3: {0,1,2} {3,4,5} {6,7,8} {9,10,11}; the odd ones of the first three are put off: 1, 3, 5, 7.
     progress = asyncio.run(world.delivery(0, Process(), ["deferred"] * 3).run())
@@ -148,7 +148,7 @@ def test_recipients_who_are_put_off_one_by_one_go_out_in_full_follow_up_calls() 
     world.check()
 
 
-def test_a_recipient_who_is_put_off_at_every_try_is_refused_in_the_end_with_the_provider_s_code() -> None:
+def test_a_recipient_who_is_deferred_at_every_try_is_refused_in_the_end_with_the_provider_s_code() -> None:
     world = World(True, "hold", stubborn=True)
     progress = asyncio.run(world.delivery(0, Process(), []).run())
     assert (progress.accepted, progress.rejected) == (CHUNK_ROWS - 3, 3)
@@ -159,7 +159,7 @@ def test_a_recipient_who_is_put_off_at_every_try_is_refused_in_the_end_with_the_
     assert (row["status"], row["error_code"]) == ("rejected", "deferred:TRANSIENT_FAILURE")
 
 
-def test_recipients_put_off_before_a_death_are_taken_on_by_the_successor() -> None:
+def test_recipients_deferred_before_a_death_are_taken_on_by_the_successor() -> None:
     world = World(False, "hold")
     process = Process()
 

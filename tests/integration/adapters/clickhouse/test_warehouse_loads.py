@@ -442,7 +442,7 @@ def test_wrong_s3_credentials_are_a_setting_to_mend_and_are_not_shown(
     assert "wrong-but-secret" not in repr(location)
 
 
-def test_an_s3_that_does_not_answer_is_told_in_bounded_time(tmp_path: Path, campaign_id: int) -> None:
+def test_an_s3_that_does_not_answer_is_reported_in_bounded_time(tmp_path: Path, campaign_id: int) -> None:
     location = StagingLocation("http://127.0.0.1:9/bucket", "id", "hidden-secret")
     # The stack's ClickHouse reaches the stack's S3 alone.
     with running(tmp_path / "data", "--s3-endpoint", "http://127.0.0.1:9") as endpoint:

@@ -176,7 +176,7 @@ def test_a_wrong_password_names_the_variable_and_not_the_password(settings: Sett
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_database_that_does_not_answer_is_said_with_its_address(silent_port: int) -> None:
+def test_a_database_that_does_not_answer_is_named_with_its_address(silent_port: int) -> None:
     with connected(f"postgresql+psycopg://u:s3cret@127.0.0.1:{silent_port}/d") as engine:
         with pytest.raises(PartUnavailableError, match=f"127.0.0.1:{silent_port}") as caught:
             check_connection(engine)

@@ -216,7 +216,7 @@ def test_another_payload_under_a_used_key_is_unknown(simulator: _Simulator) -> N
         ("refuse_account", AccountRefusedError),
     ],
 )
-def test_a_fault_that_leaves_nothing_accepted_is_said_so(
+def test_a_fault_that_leaves_nothing_accepted_is_reported_as_such(
     simulator: _Simulator, fault: str, error: type[Exception]
 ) -> None:
     simulator.next_faults(fault, throttle_retry_after_seconds=2.5)

@@ -599,7 +599,7 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: int) -> None:
 # --- the receiver of events ---------------------------------------------------------------------------------------
 
 
-def test_receivers_share_a_port_come_back_one_by_one_and_are_told_to_the_simulator(tmp_path: Path) -> None:
+def test_receivers_share_a_port_come_back_one_by_one_and_are_known_to_the_simulator(tmp_path: Path) -> None:
     said: list[str] = []
     environ = {**clean_environment(), "EMAIL_PLATFORM_RECEIVER_PROCESSES": "2"}
     parts = ("postgres", "s3", "provider", "receiver")

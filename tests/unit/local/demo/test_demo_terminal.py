@@ -199,6 +199,6 @@ def test_the_reconciliation_says_ok_or_not_equal_for_every_line_and_all_in_all()
     assert rows[-1] == "1 of 2 lines are NOT EQUAL"
 
 
-def test_nothing_to_reconcile_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_reconcile_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_reconciliation([], console=demo_console())
     assert capsys.readouterr().out == "nothing to reconcile\n"

@@ -102,6 +102,6 @@ def test_sequences_go_on_after_a_restart(tmp_path: Path) -> None:
     assert [row.sequence for row in log.page(after_sequence=1)] == [2, 3]
 
 
-def test_a_folder_without_a_log_is_said_so(tmp_path: Path) -> None:
+def test_a_folder_without_a_log_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(PartUnavailableError, match="no provider simulator has run"):
         AcceptedLog(tmp_path).summary()

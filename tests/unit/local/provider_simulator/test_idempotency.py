@@ -35,7 +35,7 @@ def test_a_key_accepts_one_payload_once_within_its_lifetime(
     assert decided is decision
 
 
-def test_a_key_lives_24_hours_unless_told_otherwise() -> None:
+def test_a_key_lives_24_hours_unless_set_otherwise() -> None:
     day_ms = 24 * 3600 * 1000
     decisions = [
         decide_key(in_flight=False, stored=_STORED, fingerprint="same", now_ms=_STORED.stored_at_ms + day_ms + late_ms)

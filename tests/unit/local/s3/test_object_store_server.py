@@ -82,7 +82,7 @@ def test_what_a_killed_put_left_is_removed(bucket: Path) -> None:
     assert not any(path.exists() for path in left_overs)
 
 
-def test_an_object_whose_description_is_older_is_described_anew(bucket: Path) -> None:
+def test_an_object_whose_description_is_older_is_described_again(bucket: Path) -> None:
     (bucket / "a" / "x").write_bytes(b"old!")
     assert mend_after_kill(bucket.parent) == 1  # it had no description at all
     assert mend_after_kill(bucket.parent) == 0
