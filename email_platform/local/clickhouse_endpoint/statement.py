@@ -211,7 +211,7 @@ def _data_start(text: bytes, position: int) -> int:
 
 
 def output_clause(text: bytes) -> OutputClause:
-    """Return what a reading statement says about its output."""
+    """Return where and how a reading statement describes its output."""
     level = [token for token in tokens(text) if token.depth == 0]
     while level and level[-1].text == b";":
         level.pop()
