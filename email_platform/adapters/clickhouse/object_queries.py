@@ -183,7 +183,7 @@ class ObjectQueries:
 
 
 def _s3_problem(subject: str, message: str, bucket_url: str) -> EmailPlatformError:
-    """Whose fault it is that ClickHouse could not read from S3: the object's, the settings' or the store's."""
+    """The error for a failed read from S3 by ClickHouse, by its cause: the object, the settings or the store."""
     if "NoSuchBucket" in message or "bucket does not exist" in message:
         return ConfigurationError(f"ClickHouse finds no bucket at {bucket_url}: {message}")
     if "code: 404" in message or "NoSuchKey" in message:

@@ -38,7 +38,7 @@ def _is_odd(column: str) -> str:
 
 
 def _time(column: str) -> str:
-    """SQL for a timestamp as text in UTC, whatever the session's zone and date style are; null for an odd one."""
+    """SQL for a time as UTC text, whatever the session's zone and date style; null if the warehouse cannot hold it."""
     written = f"""to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
     return f"case when not {_is_odd(column)} then {written} end"
 

@@ -93,7 +93,7 @@ class PostgresCallLedger:
         return [record for _, record in self._records(statement)]
 
     def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
-        """Chunk index and record of every call without an answer that nobody is making now."""
+        """Chunk index and record of every call without an answer that no process is making now."""
         statement = select(*RECORD_COLUMNS).where(send_call.c.campaign_id == campaign_id, is_unknown())
         return self._records(statement)
 

@@ -1,4 +1,4 @@
-"""What an HTTP request asks of ClickHouse.
+"""Reads an HTTP request to ClickHouse: parameters, credentials and body.
 
 The invariant: credentials are taken out of the parameters here, so that nothing further on can log or forward them.
 """

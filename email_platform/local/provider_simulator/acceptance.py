@@ -110,5 +110,5 @@ def _remember(simulator: Simulator, call: BulkCall, answered: AnsweredCall) -> N
     accepted = {message_id for _, message_id, _, _ in answered.accepted}
     for recipient in call.document["recipients"][-simulator.settings.recent_messages :]:
         if recipient["message_id"] in accepted:
-            # Put together when somebody asks: 50 newsletters of 100 kB would cost a call 10 ms.
+            # Put together only on request: 50 newsletters of 100 kB would cost a call 10 ms.
             simulator.recent.append((call.document, recipient))

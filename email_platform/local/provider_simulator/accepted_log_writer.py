@@ -150,7 +150,7 @@ class _Write:
 
 
 class AcceptedLogWriter:
-    """The only writer: a thread that commits whatever calls have gathered as one group.
+    """The only writer: a thread that commits all waiting calls as one group.
 
     Group commit is what makes durability affordable: one fsync serves all calls that arrived during the
     previous one.

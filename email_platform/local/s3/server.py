@@ -1,4 +1,4 @@
-"""The embedded S3: the package nanio behind the few things that our clients need and it lacks.
+"""The embedded S3: the package nanio, with a layer that adds the few things it lacks and our clients need.
 
 Invariant: an acknowledged PUT is whole and survives kill -9 of this process, and an object that was not
 acknowledged is never seen half.

@@ -59,7 +59,7 @@ class Part:
 
 
 def require_free_port(part: Part) -> None:
-    """Refuse to start a part on a port where somebody else listens.
+    """Refuse to start a part on a port where another process listens.
 
     Raises:
         PortTakenError: names the port, the part and the variable to change.

@@ -77,7 +77,7 @@ class Account:
 
     @property
     def extra_groups(self) -> list[str | int] | None:
-        """None of root's other groups for another account."""
+        """No extra groups when the server runs as another account, so that it has none of root's."""
         return None if self.user_id is None else []
 
 
@@ -105,7 +105,7 @@ class Server:
 
 
 def environment() -> dict[str, str]:
-    """The little that PostgreSQL needs; nothing of the caller's PG* variables."""
+    """The few variables that PostgreSQL needs; none of the caller's PG* variables."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
