@@ -1,6 +1,6 @@
 """Where ClickHouse is, read from one URL.
 
-Invariant: the password is in no repr; whoever needs it asks for it by name.
+Invariant: no repr shows the password; code that needs it reads the attribute by name.
 """
 
 from __future__ import annotations
@@ -73,5 +73,5 @@ def reports_database(clickhouse_url: str) -> str:
 
 
 def reports_database_beside(raw_database: str) -> str:
-    """As `reports_database`, for whoever has the raw tables' database and not its URL."""
+    """As `reports_database`, for callers that have the raw tables' database and not its URL."""
     return f"{raw_database}_reports"

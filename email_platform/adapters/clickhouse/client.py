@@ -2,7 +2,7 @@
 
 Invariant: a caller sees PartUnavailableError exactly where trying again may help, ConfigurationError where an
 operator must act, and no message or chained exception holds a password or a secret key. The driver's own
-exception is not chained: for a statement that does not parse, ClickHouse quotes it back as it came.
+exception is not chained: for a statement that does not parse, ClickHouse quotes the statement back unchanged.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from email_platform.adapters.clickhouse.address import URL_VARIABLE, ClickHouseA
 from email_platform.errors import ConfigurationError, EmailPlatformError, PartUnavailableError
 
 CONNECT_TIMEOUT_SECONDS = 5
-# How long one statement may stay without an answer, by who waits for it. A server that is stopped or overloaded takes
-# connections and says nothing.
+# How long one statement may stay without an answer, by what is waiting for it. A server that is stopped or overloaded
+# accepts connections and never answers.
 LOAD_TIMEOUT_SECONDS = 600.0
 READER_TIMEOUT_SECONDS = 8.0
 
@@ -51,20 +51,20 @@ def scrubbed(text: str, secrets: Collection[str]) -> str:
 def translated(error: ClickHouseError, address: str, secrets: Collection[str]) -> EmailPlatformError:
     """The platform's error for a driver's error; raise it ``from None``."""
     code = error_code(error)
-    said = scrubbed(str(error), secrets)
+    message = scrubbed(str(error), secrets)
     if code in _WRONG_CREDENTIALS:
         return ConfigurationError(
             f"ClickHouse at {address} refuses the user or password of {URL_VARIABLE}: correct the variable"
         )
     if code in _NOT_GRANTED:
-        return ConfigurationError(f"ClickHouse at {address}: the user of {URL_VARIABLE} lacks a right: {said}")
+        return ConfigurationError(f"ClickHouse at {address}: the user of {URL_VARIABLE} lacks a right: {message}")
     if code in _SCHEMA_BEHIND:
-        return ConfigurationError(f"ClickHouse at {address} lacks a database or table; apply the migrations: {said}")
+        return ConfigurationError(f"ClickHouse at {address} lacks a database or table; apply the migrations: {message}")
     if code is None and isinstance(error, OperationalError):
         return PartUnavailableError(f"ClickHouse at {address} does not answer ({URL_VARIABLE})")
     if isinstance(error, DatabaseError):
-        return PartUnavailableError(f"ClickHouse at {address} could not do it: {said}")
-    return ConfigurationError(f"ClickHouse at {address}: the driver refuses the request: {said}")
+        return PartUnavailableError(f"ClickHouse at {address} could not do it: {message}")
+    return ConfigurationError(f"ClickHouse at {address}: the driver refuses the request: {message}")
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def connect(
     """A clickhouse-connect client that may be used by several threads at once.
 
     Args:
-        address: where, as whom.
+        address: the server, and the user to connect as.
         database: instead of the address's database; "" for the server's default.
         timeout_seconds: how long a statement may stay without an answer.
 

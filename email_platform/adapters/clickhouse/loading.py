@@ -1,4 +1,4 @@
-"""Bulk loads of staged objects: in groups where nothing is odd, one by one where something is.
+"""Bulk loads of staged objects: in groups normally, one by one where something looks wrong.
 
 Invariant: however often, in whatever order, in whatever groups and by however many processes objects are loaded,
 an object counts as loaded only after its rows were found in the table, and a bad object neither leaves rows there
@@ -59,7 +59,7 @@ class ObjectLoader:
             client: of clickhouse-connect, without a session.
             location: where ClickHouse reads the objects.
             address: names the server in errors.
-            secrets: removed from whatever ClickHouse says.
+            secrets: removed from ClickHouse's messages.
         """
         self._location = location
         self._queries = ObjectQueries(client, location, address=address, secrets=secrets)
@@ -108,7 +108,7 @@ class ObjectLoader:
         for group in (keys[first : first + GROUP_OBJECTS] for first in range(0, len(keys), GROUP_OBJECTS)):
             try:
                 contents = self._queries.contents(group)
-            except ObjectQuarantinedError:  # one of them was removed after it was listed
+            except ObjectQuarantinedError:  # an object was removed after it was listed
                 if len(group) > 1:
                     for key in group:
                         found |= self.content_hashes([key])
@@ -117,7 +117,7 @@ class ObjectLoader:
         return found
 
     def _load_group(self, objects: Sequence[StagedObject]) -> list[LoadOutcome]:
-        """Load objects of one kind together; those of which anything is odd, one by one."""
+        """Load objects of one kind together; any that look wrong go one by one."""
         loaded: set[str] = set()
         held_before: set[str] = set()
         try:
@@ -131,7 +131,7 @@ class ObjectLoader:
                 held = self._queries.held(group)
             loaded = {staged.key for staged in objects if held.get(staged.key) == staged.rows}
         except ObjectQuarantinedError:
-            pass  # which of them it was is found below
+            pass  # the code below finds out which one
         return [
             LoadOutcome(staged, staged.rows, was_held=staged.key in held_before)
             if staged.key in loaded

@@ -1,7 +1,7 @@
 """Single emails in the raw tables: by lead, by address, by the provider's message id.
 
-Invariant: what is found is the current state, however often and in whatever order it was loaded, with every event that
-carries its message id; reports show the same after their next refresh, and the few events that must be matched by
+Invariant: a lookup returns the current state, however often and in whatever order it was loaded, with every event that
+carries its message id. Reports show the same after their next refresh, plus the few events that must be matched by
 something else. Filters on the columns keep the reads to a few granules (migration 0027).
 """
 
@@ -17,7 +17,7 @@ from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 
 LookupBy = Literal["lead", "address", "provider_message_id"]
 
-# Written as the filters are: any other form of a condition reads every row.
+# Written in the same form as the filters: any other form of a condition reads every row.
 CONDITIONS: dict[LookupBy, str] = {
     "lead": "lead_id = {wanted:Int64}",
     "address": "lower(email) = lower({wanted:String})",
@@ -27,7 +27,7 @@ CONDITIONS: dict[LookupBy, str] = {
 
 @dataclass(frozen=True, slots=True)
 class EmailEvent:
-    """What a provider told about an email."""
+    """One event that a provider reported about an email."""
 
     type: str
     subtype: str
@@ -88,10 +88,10 @@ def find_emails(warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str,
         """,  # noqa: S608 - conditions are constants
         {"wanted": wanted, "rows": limit},
     )
-    told = _events(warehouse, [(row[0], row[9]) for row in rows if not row[8]])
+    events = _events(warehouse, [(row[0], row[9]) for row in rows if not row[8]])
     return [
         FoundEmail(
-            campaign_id, lead_id, email, status, error, provider, its_id, at, bool(is_old), tuple(told[message_id])
+            campaign_id, lead_id, email, status, error, provider, its_id, at, bool(is_old), tuple(events[message_id])
         )
         for campaign_id, lead_id, email, status, error, provider, its_id, at, is_old, message_id in rows
     ]
@@ -101,12 +101,12 @@ def _events(warehouse: ClickHouseWarehouse, messages: Sequence[tuple[int, str]])
     """By message id, the newest reading of each event that carries it: ranges of the table's key.
 
     Args:
-        warehouse: what is asked.
+        warehouse: to query.
         messages: campaign and message id; a provider's event may lack the campaign, which is then 0.
     """
-    told: dict[str, list[EmailEvent]] = defaultdict(list)
+    events: dict[str, list[EmailEvent]] = defaultdict(list)
     if not messages:
-        return told
+        return events
     rows = warehouse.query(
         """
         select message_id, toString(type), toString(subtype), occurred_at
@@ -121,5 +121,5 @@ def _events(warehouse: ClickHouseWarehouse, messages: Sequence[tuple[int, str]])
         },
     )
     for message_id, kind, subtype, occurred_at in sorted(rows, key=lambda row: row[3]):
-        told[message_id].append(EmailEvent(kind, subtype, occurred_at))
-    return told
+        events[message_id].append(EmailEvent(kind, subtype, occurred_at))
+    return events

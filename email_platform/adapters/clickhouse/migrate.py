@@ -105,7 +105,7 @@ def pending(migrations: Iterable[Migration], applied_checksums: dict[int, str]) 
 
 
 def upgrade_to_head(url: str, form: ProductionForm | None = None) -> list[str]:
-    """Create the database where it is missing and apply what it lacks; returns the applied names.
+    """Create the database where it is missing and apply the missing migrations; returns the applied names.
 
     Args:
         url: ``http(s)://user:password@host:port/database``.
@@ -147,7 +147,7 @@ def ddl(migrations: Iterable[Migration], form: ProductionForm | None = None) -> 
 
 
 def apply_migrations(client: Any, migrations: Iterable[Migration], form: ProductionForm | None = None) -> list[str]:
-    """Apply what the client's database lacks; returns the applied names, in order."""
+    """Apply the migrations that the client's database lacks; returns the applied names, in order."""
     for statement in ddl([], form):
         client.command(statement)
     applied = []

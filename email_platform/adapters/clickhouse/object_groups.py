@@ -1,6 +1,6 @@
 """Which table a staged object goes to, and which objects go there together.
 
-Invariant: an object that belongs nowhere is refused before anything is read of it, and no group holds objects of two
+Invariant: an object that has no table is refused before any of it is read, and no group holds objects of two
 kinds.
 """
 
@@ -31,7 +31,7 @@ class CheckedObject:
     """An object that may go to its table.
 
     Attributes:
-        campaign_id: of all its rows, as its key says; None where the kind belongs to no campaign.
+        campaign_id: of all its rows, taken from its key; None where the kind belongs to no campaign.
     """
 
     staged: StagedObject
@@ -54,7 +54,7 @@ def checked_object(staged: StagedObject) -> CheckedObject:
     """The object with its table.
 
     Raises:
-        ObjectQuarantinedError: it belongs nowhere.
+        ObjectQuarantinedError: no table takes it.
     """
     target = TARGETS.get(staged.kind)
     if target is None:
@@ -70,7 +70,7 @@ def checked_object(staged: StagedObject) -> CheckedObject:
 
 
 def groups_of(objects: Sequence[StagedObject]) -> Iterator[list[StagedObject]]:
-    """Objects of one kind together, in order; what one group could take is split where that pays."""
+    """Objects of one kind together, in order; objects that would fit one group are split where that pays."""
     for _, of_kind in groupby(sorted(objects, key=lambda staged: staged.kind), key=lambda staged: staged.kind):
         waiting = list(of_kind)
         fair_share = sum(staged.rows for staged in waiting) // GROUPS_AT_ONCE + 1

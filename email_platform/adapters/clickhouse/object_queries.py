@@ -1,7 +1,7 @@
-"""What the loader asks ClickHouse: about objects of the bucket, and about the rows of theirs in the tables.
+"""The loader's queries to ClickHouse: about objects in the bucket, and about their rows in the tables.
 
-Invariant: an answer of ClickHouse's that is an object's fault becomes `ObjectQuarantinedError`, and never one that is
-the fault of the bucket, the credentials or the server; no error quotes a statement, which may hold credentials.
+Invariant: an error of ClickHouse's that is an object's fault becomes `ObjectQuarantinedError`, and never an error that
+is the fault of the bucket, the credentials or the server; no error quotes a statement, which may hold credentials.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _BAD_CONTENT = {
     *(6, 8, 10, 23, 25, 27, 32, 33, 36, 38, 40, 41, 43, 44, 48, 50, 53, 69, 70, 72, 117, 130, 131),
     *(246, 271, 321, 349, 354, 376, 395, 407, 636),
 }
-# _path is bucket/key. With one argument beside constants it is computed once per object, not once per row, and so is
-# what is looked up by it: 8 % of a load's CPU.
+# _path is bucket/key. With one argument beside constants it is computed once per object, not once per row, and so is a
+# lookup by it: that is 8 % of a load's CPU.
 KEY_OF_PATH = "replaceRegexpOne(_path, '^[^/]*/', '')"
 
 
@@ -48,7 +48,7 @@ class ObjectQueries:
             client: of clickhouse-connect, without a session.
             location: where ClickHouse reads the objects.
             address: names the server in errors.
-            secrets: removed from whatever ClickHouse says.
+            secrets: removed from ClickHouse's messages.
         """
         self._client = client
         self._location = location
@@ -88,7 +88,7 @@ class ObjectQueries:
         return {str(key): (str(digest), int(size_bytes)) for key, digest, size_bytes in rows}
 
     def footer_rows(self, one: CheckedObject) -> int:
-        """How many rows the object itself says that it holds."""
+        """How many rows the object claims to hold."""
         source = self._location.table_function(one.staged.key, "Parquet", one.target.structure())
         return int(self.read(one.staged.key, f"select count() from {source}")[0][0])  # noqa: S608 - literals escaped
 
@@ -174,23 +174,23 @@ class ObjectQueries:
     def _problem(self, subject: str, error: ClickHouseError) -> EmailPlatformError:
         """The platform's error for a statement that reads objects."""
         code = error_code(error)
-        said = scrubbed(str(error), self._secrets)
+        message = scrubbed(str(error), self._secrets)
         if code == _S3_ERROR:
-            return _s3_problem(subject, said, self._location.bucket_url)
+            return _s3_problem(subject, message, self._location.bucket_url)
         if code in _BAD_CONTENT:
-            return ObjectQuarantinedError(f"{subject}: {said}")
+            return ObjectQuarantinedError(f"{subject}: {message}")
         return translated(error, self._address, self._secrets)
 
 
-def _s3_problem(subject: str, said: str, bucket_url: str) -> EmailPlatformError:
-    """Whose fault it is that ClickHouse could not read from S3: the object's, the settings' or the store's."""
-    if "NoSuchBucket" in said or "bucket does not exist" in said:
-        return ConfigurationError(f"ClickHouse finds no bucket at {bucket_url}: {said}")
-    if "code: 404" in said or "NoSuchKey" in said:
+def _s3_problem(subject: str, message: str, bucket_url: str) -> EmailPlatformError:
+    """The error for a failed read from S3 by ClickHouse, by its cause: the object, the settings or the store."""
+    if "NoSuchBucket" in message or "bucket does not exist" in message:
+        return ConfigurationError(f"ClickHouse finds no bucket at {bucket_url}: {message}")
+    if "code: 404" in message or "NoSuchKey" in message:
         return ObjectQuarantinedError(f"{subject}: the registered object is not in the bucket")
-    if "code: 403" in said or "AccessDenied" in said or "InvalidAccessKeyId" in said or "Signature" in said:
+    if "code: 403" in message or "AccessDenied" in message or "InvalidAccessKeyId" in message or "Signature" in message:
         return ConfigurationError(
             "S3 refuses ClickHouse with EMAIL_PLATFORM_S3_ACCESS_KEY_ID and "
-            f"EMAIL_PLATFORM_S3_SECRET_ACCESS_KEY (or its named collection): {said}"
+            f"EMAIL_PLATFORM_S3_SECRET_ACCESS_KEY (or its named collection): {message}"
         )
-    return PartUnavailableError(f"ClickHouse cannot read {bucket_url}: {said}")
+    return PartUnavailableError(f"ClickHouse cannot read {bucket_url}: {message}")

@@ -1,7 +1,8 @@
 """The warehouse's tables as a ClickHouse cluster wants them, made from the same migrations as on one server.
 
-Invariant: there is one source of the schema, the migrations' files; a form adds where the tables are and for how long,
-never what is in them. A statement that this module does not understand is refused, not passed on half-changed.
+Invariant: there is one source of the schema, the migrations' files; a form adds where the tables are and how long rows
+are kept, never what the tables contain. A statement that this module does not understand is refused, not passed on
+half-changed.
 
     one server          a cluster of replicas                several shards as well
     engine = MergeTree  Replicated…MergeTree(path, replica)  <table>_local, and <table> as Distributed over it

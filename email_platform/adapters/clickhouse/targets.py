@@ -1,7 +1,7 @@
 """Which table takes objects of which kind, and what must be true of them.
 
-Invariant: an object's columns are those of its table, beside source_object, source_sha256 and loaded_at, which
-say what was loaded when.
+Invariant: an object's columns are those of its table, beside source_object, source_sha256 and loaded_at, which record
+what was loaded and when.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Target:
     """How objects of one kind become rows of one table.
 
     Attributes:
-        schema: of the object; its columns are those of the table, beside those that say where a row comes from.
+        schema: of the object; its columns are those of the table, beside the ones that record where a row comes from.
         key: the column that is unique within one object.
         version: the column that decides between two rows, or None where rows never change.
         of_campaign: the object's key names the campaign of all its rows.
         allowed_words: a column and the only values that it may have.
         append_only: the table keeps every row of every object, so an object's rows are found by its name.
-        time: of an append-only table partitioned by time, the column that is.
+        time: the column by which an append-only table is partitioned, if it is partitioned by time.
         live_rows: the condition of rows that are not only the mark of a removed one.
     """
 

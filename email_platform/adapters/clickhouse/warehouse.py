@@ -34,7 +34,8 @@ _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
 class ClickHouseWarehouse:
     """`email_platform.domain.ports.Warehouse` over clickhouse-connect; may be used by several threads at once.
 
-    Length: one Protocol, each of its methods one short query or one call of the loader; a part of it serves nobody.
+    Length: one Protocol, each of its methods one short query or one call of the loader; no caller needs only a part of
+    it.
 
     Attributes:
         client: the clickhouse-connect client, for reading reports.
@@ -55,7 +56,7 @@ class ClickHouseWarehouse:
             client: of clickhouse-connect, without a session; `close` closes it.
             location: where ClickHouse reads the staged objects.
             address: names the server in errors; holds no password.
-            password: of ClickHouse, to be removed from whatever it says.
+            password: of ClickHouse, to be removed from its messages.
             form: of the tables on a cluster; None for one server.
         """
         self._form = form
@@ -155,7 +156,7 @@ class ClickHouseWarehouse:
         return {int(campaign_id): tuple(int(count) for count in counts) for campaign_id, *counts in rows}
 
     def reported_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
-        """What the report `campaign_summary` says of these campaigns; those that it does not have are left out."""
+        """These campaigns' rows in the report `campaign_summary`; campaigns that it lacks are left out."""
         names = ("eligible", "accepted", "rejected", "unknown", "abandoned", "bounced_hard", "complained", "not_loaded")
         summary = f"{reports_database_beside(self.database)}.campaign_summary"
         rows = self.query(
@@ -168,8 +169,8 @@ class ClickHouseWarehouse:
     def acceptance_proofs(self, campaign_id: int, message_ids: Collection[UUID]) -> Mapping[UUID, str]:
         """Which of these messages have an event, with the provider's message id where an event gives it, else "".
 
-        Any event will do: who bounces, opens or unsubscribes was accepted before. Not every provider carries our
-        campaign id back, so events without one are looked through too.
+        Any event will do: an email that bounced, was opened or led to an unsubscribe was accepted before. Not every
+        provider carries our campaign id back, so events without one are searched too.
         """
         found: dict[UUID, str] = {}
         waiting = iter(sorted(str(message_id) for message_id in message_ids))
@@ -199,7 +200,7 @@ class ClickHouseWarehouse:
         return int(rows[0][0])
 
     def complete_snapshot(self, name: DimensionName, snapshot_at: datetime, rows: int) -> None:
-        """Say that this snapshot of a dimension is loaded whole; saying it again changes nothing."""
+        """Record that this snapshot of a dimension is loaded completely; recording it again changes nothing."""
         with clickhouse_errors(self._address, self._secrets):
             self.client.command(
                 """
@@ -213,7 +214,7 @@ class ClickHouseWarehouse:
             )
 
     def completed_snapshots(self, name: DimensionName) -> frozenset[datetime]:
-        """When the snapshots of a dimension were taken that are loaded whole."""
+        """When the completely loaded snapshots of a dimension were taken."""
         rows = self.query(
             "select distinct snapshot_at from dimension_snapshot where name = {name:String}", {"name": name}
         )
@@ -232,7 +233,7 @@ class ClickHouseWarehouse:
         return self._loader.content_hashes(keys)
 
     def fingerprints(self) -> Mapping[str, Fingerprint]:
-        """Count and checksum of what each raw table says, by table: of the newest row of each key.
+        """Count and checksum of each raw table, by table: over the newest row of each key.
 
         Equal whatever was loaded in which order, how often, when and from which object. Reads everything once.
         """

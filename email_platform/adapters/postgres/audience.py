@@ -1,9 +1,9 @@
 """Candidates of a campaign, read from PostgreSQL in one statement and one snapshot.
 
 Invariant: every lead that meets the condition comes exactly once, in lead_id order, with the reason that
-excludes it or null; one of several leads with the same address stays eligible, so that somebody is mailed. A lead
-whose attributes nobody can read is excluded for that, and the others go on.
-Python holds one batch at a time, whatever the audience's size.
+excludes it or null; one of several leads with the same address stays eligible, so that somebody is mailed. A lead whose
+attributes cannot be read is excluded for that reason, and the others go on. Python holds one batch at a time, whatever
+the audience's size.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class PostgresAudienceSource:
 
 
 def _respelled(condition: Condition) -> Subquery:
-    """Leads whose address is not written as it is mailed."""
+    """Leads whose stored address differs from the form that is mailed."""
     return (
         select(lead.c.id)
         .where(where_clause(condition, lead.c), lead.c.email != mailable_address_sql(lead.c.email))
@@ -188,7 +188,8 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
     return (
         select(
             lead.c.id.label("lead_id"),
-            # As it is mailed; of a lead that is left out, as it is written, so that somebody can find and mend it.
+            # The address as it is mailed. For a lead that is left out, as it is stored, so that somebody can find and
+            # fix it.
             case(
                 (judged.c.reason.is_(None), mailable_address_sql(lead.c.email)),
                 else_=func.btrim(lead.c.email, " "),
@@ -200,7 +201,7 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
             lead.c.plan,
             lead.c.language,
             lead.c.age,
-            # The attributes of who is excluded are not written anywhere, and may be as large as PostgreSQL allows.
+            # Attributes of excluded leads are not written anywhere, and may be as large as PostgreSQL allows.
             case((judged.c.reason.is_(None), cast(lead.c.attributes, Text)), else_="{}").label("attributes"),
             judged.c.reason,
         )

@@ -2,7 +2,7 @@
 
 Invariant: a status changes under the row's lock, after `check_transition` on the status read under it; a campaign
 becomes sent only where, under that lock, every chunk of it is finished. No row can make a statement that reads many
-campaigns raise: what cannot be read is that campaign's `problem`.
+campaigns raise: a value that cannot be read becomes that campaign's `problem`.
 """
 
 from __future__ import annotations
@@ -135,17 +135,17 @@ class PostgresCampaignStore:
             return [self._campaign(row) for row in (*small, *waiting)]
 
     def unsized(self, limit: int) -> Sequence[Campaign]:
-        """Those of them whose recipients nobody has counted; see the Protocol."""
+        """Those of these campaigns whose recipients have not been counted yet; see the Protocol."""
         statement = self._due().where(campaign.c.estimated_rows.is_(None)).order_by(campaign.c.id.desc()).limit(limit)
         with oltp_transaction(self._engine) as connection:
             return [self._campaign(row) for row in connection.execute(statement)]
 
     def note_sizes(self, rows: Mapping[int, int]) -> None:
-        """Keep how many recipients campaigns have still to reach."""
+        """Store how many recipients campaigns still have to reach."""
         self._note(rows, update(campaign).values(estimated_rows=bindparam("noted")))
 
     def note_launched(self, attempts: Mapping[int, int]) -> None:
-        """Keep that a run of these attempts is on record."""
+        """Record that Dagster has a run of these attempts."""
         is_news = campaign.c.launched_attempt < bindparam("noted", type_=Integer)
         self._note(attempts, update(campaign).where(is_news).values(launched_attempt=bindparam("noted")))
 
@@ -166,7 +166,7 @@ class PostgresCampaignStore:
             return self._read(connection, campaign_id)
 
     def note_progress(self, campaign_id: int) -> None:
-        """Say that a run is working on the campaign; nothing happens where the row is gone."""
+        """Record that a run is working on the campaign; does nothing where the row is gone."""
         with oltp_transaction(self._engine) as connection:
             connection.execute(
                 update(campaign).where(campaign.c.id == campaign_id).values(progress_at=func.clock_timestamp())
@@ -175,7 +175,8 @@ class PostgresCampaignStore:
     def silent(self, silent_seconds: float, after_id: int, limit: int) -> Sequence[Campaign]:
         """Campaigns that should be worked on, without a sign of life from any run; see the Protocol.
 
-        A chunk's lease is such a sign: it is renewed while its calls are made. A time that cannot be read is none.
+        A chunk's lease is such a sign: it is renewed while its calls are made. A time that cannot be read does not
+        count as one.
         """
         # Bounded before it is a power, which overflows from about 1,000 on and would fail the statement for everybody.
         pauses = func.least(func.power(2, func.least(campaign.c.fruitless_attempts, 30)), LONGEST_PAUSE)
@@ -238,7 +239,7 @@ class PostgresCampaignStore:
             )
 
     def _due(self) -> Select[Any]:
-        """Queued campaigns whose time has come, or cannot be read, and of which no run is on record."""
+        """Queued campaigns whose time has come, or cannot be read, and that have no recorded run."""
         return self._campaigns().where(
             _UNLAUNCHED,
             or_(
@@ -300,12 +301,12 @@ class PostgresCampaignStore:
 
 
 def _ordinary(moment: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The time, or null where it is one that nobody can have meant; `greatest` ignores null."""
+    """The time, or null where it cannot have been meant (such as infinity); `greatest` ignores null."""
     return case((~func.is_odd_time(moment), moment))
 
 
 def _problem(row: Row[Any]) -> str | None:
-    """What of the row cannot be read and bears on whom the campaign mails when; None where all of it can."""
+    """The unreadable values that decide whom the campaign mails and when; None where all can be read."""
     problems = []
     if isinstance(row.condition, Unreadable):
         problems.append(f"its condition {row.condition.reason}: write one that docs/conditions.md allows")

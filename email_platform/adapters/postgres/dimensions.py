@@ -1,9 +1,9 @@
 """Whole snapshots of `campaign` and `app_user`, and of how many suppressions there are, in bulk.
 
 Invariant: one statement makes one snapshot, so it is consistent; rows travel as PostgreSQL's own CSV copy and
-become Arrow columns without a Python object per row. No stored value can stop a snapshot, and with it all reports: what
-the warehouse cannot hold is mapped (a time to null, or to 1970 where there must be one; a text to its beginning), and
-`odd_rows` names the rows.
+become Arrow columns without a Python object per row. No stored value can stop a snapshot, and with it all reports: a
+value that the warehouse cannot hold is mapped (a time to null, or to 1970 where there must be one; a text to its
+beginning), and `odd_rows` names the rows.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def _is_odd(column: str) -> str:
 
 
 def _time(column: str) -> str:
-    """SQL for a timestamp as text in UTC, whatever the session's zone and date style are; null for an odd one."""
+    """SQL for a time as UTC text, whatever the session's zone and date style; null if the warehouse cannot hold it."""
     written = f"""to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
     return f"case when not {_is_odd(column)} then {written} end"
 
 
 def _some_time(column: str) -> str:
-    """The same where there must be a time."""
+    """The same for a column that must hold a time."""
     return _time(f"(case when {_is_odd(column)} then timestamptz '{_NO_TIME}' else {column} end)")
 
 
@@ -54,15 +54,15 @@ def _text(sql: str) -> str:
 
 
 def _count(document: str, key: str) -> str:
-    """SQL for a whole number in a JSON object; null where it is none that fits."""
+    """SQL for a whole number in a JSON object; null where it is no whole number or does not fit."""
     value = f"{document} ->> '{key}'"
     return f"case when ({value}) ~ '^[0-9]{{1,18}}$' then ({value})::bigint end"
 
 
 _EXCLUDED = {reason: f"coalesce({_count('manifest.excluded_by_reason', reason)}, 0)" for reason in EXCLUSION_REASONS}
 
-# What the manifest froze comes first: an edit of the campaign or sender did not change what was sent. A manifest
-# without its campaign (no foreign key) still gives a row, as old as its freezing, so any snapshot with the
+# The values frozen in the manifest come first: an edit of the campaign or sender did not change what was sent. A
+# manifest without its campaign (no foreign key) still gives a row, as old as its freezing, so any snapshot with the
 # campaign's own row that was taken after it wins.
 _CAMPAIGNS = f"""
 select

@@ -1,8 +1,8 @@
 """The connection pool to the OLTP database.
 
-Invariant: an error says which address or variable is wrong and never shows the URL's password; and a process
+Invariant: an error names the address or variable that is wrong and never shows the URL's password; and a process
 that stops in the middle of a transaction (SIGSTOP, a frozen machine, a lost network) keeps no row locked for
-longer than `idle_in_transaction_seconds`, so that whoever takes its work over is not stopped with it.
+longer than `idle_in_transaction_seconds`, so that the process that takes over its work is not blocked too.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def check_connection(engine: Engine) -> None:
         with engine.connect():
             return
     except OperationalError as error:
-        said = str(error.orig)
-        if any(word in said for word in ("authentication failed", "does not exist", "no pg_hba.conf entry")):
+        message = str(error.orig)
+        if any(word in message for word in ("authentication failed", "does not exist", "no pg_hba.conf entry")):
             raise ConfigurationError(
                 f"PostgreSQL at {address} refuses EMAIL_PLATFORM_POSTGRES_URL's user {engine.url.username!r}, its "
                 f"password or its database {engine.url.database!r}: correct the variable"

@@ -32,8 +32,8 @@ _COLUMNS = (
 )
 _SUPPRESSIONS = select(*_COLUMNS)
 
-# Each request asks for the address that was mailed and, where it names a lead, for the lead's of today. The sender is
-# said by the page's token, else that of the campaign, also of a deleted one; none known means every sender.
+# Each request asks for the address that was mailed and, where it names a lead, for the lead's of today. The sender
+# comes from the page's token, else from the campaign, also a deleted one; if none is known, every sender is meant.
 _RESOLVED = """
     select address.one as address, request.*
     from (
@@ -101,8 +101,8 @@ def _suppression(row: Row[Any]) -> Suppression:
 
 def _suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
     added = 0
-    # One order for every writer, or two batches with the same addresses could wait for each other. What lifts comes
-    # last: a complaint and its withdrawal may lie in one batch.
+    # One order for every writer, or two batches with the same addresses could wait for each other. Requests that lift a
+    # suppression come last: a complaint and its withdrawal may be in one batch.
     ordered = sorted(requests, key=lambda one: (one.lifts, one.address, one.lead_id))
     for statement, is_lift in ((_SUPPRESS, False), (_LIFT, True)):
         waiting = (one for one in ordered if one.lifts == is_lift)
@@ -130,7 +130,7 @@ class PostgresSuppressions:
             return _suppress(connection, requests)
 
     def suppressed(self, sender_id: int, lead_ids: Sequence[int], addresses: Sequence[str]) -> Mapping[int, str]:
-        """Whom of these leads nobody, or not this sender, may mail now; see `SuppressionLookup`."""
+        """Which of these leads may not be mailed now, by anybody or by this sender; see `SuppressionLookup`."""
         leads_of: dict[str, list[int]] = {}
         for lead_id, address in zip(lead_ids, addresses, strict=True):
             leads_of.setdefault(normalised_address(address), []).append(lead_id)
@@ -215,7 +215,7 @@ class PostgresEventIntake:
             ]
 
     def mark_replayed(self, staged: StagedObject) -> None:
-        """Remember that the object's bodies are in the inbox again; its reason stays."""
+        """Record that the object's bodies are in the inbox again; its reason stays."""
         with oltp_transaction(self._engine) as connection:
             connection.execute(
                 update(staged_object)

@@ -96,7 +96,7 @@ class PostgresGuardRegister:
             )
 
     def move_zero_point(self, campaign_id: int, feedback: Feedback) -> None:
-        """What came while the campaign stood still is seen too; nothing happens where it was resumed meanwhile."""
+        """Feedback that came while the campaign was stopped counts too; does nothing where it was resumed meanwhile."""
         guard = campaign_guard.c
         still = select(campaign.c.id).where(
             campaign.c.id == campaign_id,
@@ -144,7 +144,7 @@ class PostgresGuardRegister:
             ]
 
     def mark_alerted(self, campaign_id: int) -> None:
-        """The campaign's last alert was taken."""
+        """Record that the campaign's last alert was taken."""
         with oltp_transaction(self._engine) as connection:
             connection.execute(
                 update(campaign_guard)

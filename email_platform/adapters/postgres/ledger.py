@@ -93,7 +93,7 @@ class PostgresCallLedger:
         return [record for _, record in self._records(statement)]
 
     def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:
-        """Chunk index and record of every call without an answer that nobody is making now."""
+        """Chunk index and record of every call without an answer that no process is making now."""
         statement = select(*RECORD_COLUMNS).where(send_call.c.campaign_id == campaign_id, is_unknown())
         return self._records(statement)
 
@@ -135,7 +135,7 @@ class PostgresCallLedger:
         )
         recipients = 0
         with oltp_transaction(self._engine) as connection:
-            # The lock keeps everybody from taking the lease meanwhile.
+            # The lock keeps every process from taking the lease meanwhile.
             chosen = (
                 select(chunk.c.chunk_index, chunk.c.finished_at)
                 .where(own, free, with_refusals)
@@ -184,7 +184,7 @@ class PostgresCallLedger:
             return list(connection.execute(statement).scalars())
 
     def prove(self, campaign_id: int, proofs: Iterable[Proof]) -> int:
-        """Record what events have proved of calls without an answer; see the Protocol."""
+        """Record what events have proved about calls without an answer; see the Protocol."""
         changed = 0
         with oltp_transaction(self._engine) as connection:
             now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
@@ -223,13 +223,13 @@ class PostgresCallLedger:
         return standing
 
     def _is_open(self, connection: Connection, lease: Lease) -> bool:
-        """Lock the chunk's row and see to it that somebody will do what is left of the chunk, where that can be."""
+        """Lock the chunk's row and make sure that the rest of the chunk will be worked on, where that is possible."""
         own = (chunk.c.campaign_id == lease.campaign_id) & (chunk.c.chunk_index == lease.chunk_index)
         found = connection.execute(select(chunk.c.finished_at).where(own).with_for_update(key_share=True)).one_or_none()
         if found is None or found.finished_at is None:
             return found is not None
-        # Whoever sets the campaign to sent locks its row and then looks for unfinished chunks: before this
-        # transaction, whose look at the status waits for the other's end, or after it.
+        # A transaction that sets the campaign to sent locks its row and then looks for unfinished chunks. It runs
+        # either before this one, whose read of the status then waits for its end, or after it.
         status = connection.execute(
             select(campaign.c.status).where(campaign.c.id == lease.campaign_id).with_for_update(read=True)
         ).scalar_one_or_none()
@@ -238,7 +238,7 @@ class PostgresCallLedger:
         return status == "sending"
 
     def _why_not(self, connection: Connection, lease: Lease) -> Exception | None:
-        """Lock the chunk's row and say why the caller may not start a call now, or renew its lease."""
+        """Lock the chunk's row and return why the caller may not start a call now, or renew its lease."""
         now = func.clock_timestamp()
         state = connection.execute(
             select(
@@ -281,7 +281,7 @@ class PostgresCallLedger:
                         "follows",
                     )
                 },
-                # What events have proved of an earlier attempt stays.
+                # Proof from events about an earlier attempt stays.
                 "after_unknown": send_call.c.after_unknown | statement.excluded.after_unknown,
                 "receipt": func.coalesce(statement.excluded.receipt, send_call.c.receipt),
                 "receipt_at": func.coalesce(statement.excluded.receipt_at, send_call.c.receipt_at),
@@ -345,8 +345,8 @@ class PostgresCallLedger:
             send_call.c.state == "planned",
         )
         with oltp_transaction(self._engine) as connection:
-            # Locks the row, on which a fenced process waits that brings its last outcomes; what it brought is read
-            # by the next statement.
+            # Locks the row. A fenced process may hold that lock while it records its last outcomes; the next statement
+            # reads them.
             if not connection.execute(self._own(lease).values(lease_holder=chunk.c.lease_holder)).rowcount:
                 raise LeaseLostError(f"chunk {lease.chunk_index} of campaign {lease.campaign_id} was taken over")
             if connection.execute(planned.limit(1)).first() is not None:

@@ -26,7 +26,7 @@ RECORD_OUTCOME = (
     )
     .values(
         state=bindparam("b_state"),
-        # Without an answer, what events have proved stays.
+        # Where the call has no answer, the proof from events stays.
         receipt=func.coalesce(bindparam("b_receipt", type_=send_call.c.receipt.type), send_call.c.receipt),
         receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=send_call.c.receipt_at),
         error=bindparam("b_error"),
@@ -97,7 +97,7 @@ def read_records(connection: Connection, statement: Select[Any]) -> list[tuple[i
 
 
 def write_record(connection: Connection, campaign_id: int, chunk_index: int, record: CallRecord) -> None:
-    """Write what became of a call without an answer, whose row is locked."""
+    """Write the outcome of a call without an answer; its row is locked."""
     connection.execute(
         update(send_call)
         .where(
@@ -142,7 +142,7 @@ def campaign_totals(connection: Connection, campaign_id: int) -> CampaignTotals:
     chunks, chunks_finished = connection.execute(of_chunks).one()
 
     def open_in(state: str) -> int:
-        """Recipients of calls in this state of whom nothing is known."""
+        """Recipients of calls in this state whose outcome is not known."""
         return sum(int(row.untold + row.unproved) for row in rows if row.state == state)
 
     put_off: Counter[tuple[bool, bool]] = Counter()  # by (chunk finished, in doubt): without a follow-up call

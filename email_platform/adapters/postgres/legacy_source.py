@@ -5,12 +5,12 @@ ids is read in one transaction, and a statement that takes too long, or would ha
 
 Why ADBC: measured side by side for 1 M rows in ranges of 100,000 to Parquet, on 2 busy cores: ADBC 314,000 rows a
 second, psycopg's COPY as CSV through pyarrow's reader 165,000, ClickHouse's own ``insert into function s3() select
-from postgresql()`` 127,000. The last one also lets nobody set a snapshot, a timeout or a pause, and gives the
+from postgresql()`` 127,000. The last one also has no way to set a snapshot, a timeout or a pause, and gives the
 ClickHouse server the network access and the password of the old database.
 
 The row's canonical text, of which both sides take the MD5: the columns in the table's order, joined by commas;
-numbers in decimal; text as its length in characters, a colon and itself, so that no separator within can deceive;
-times in microseconds since 1970; null is N.
+numbers in decimal; text as its length in characters, a colon and itself, so that a separator inside the text cannot be
+mistaken for one between columns; times in microseconds since 1970; null is N.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ IDLE_TIMEOUT_SECONDS = 60.0  # an importer that hangs while a snapshot is open l
 _BATCH_BYTES = 8 << 20
 _TABLE_NAME = re.compile(r"(?:[A-Za-z_]\w*\.)?[A-Za-z_]\w*", re.ASCII)
 _COLUMNS = ", ".join(SOURCE_SCHEMA.names)
-# By Arrow type: what the old table may have, and what is copied as is.
+# By Arrow type: the types that the old table may have, and those that are copied as they are.
 _ACCEPTED_TYPES = {
     pa.int64(): {"bigint", "integer", "smallint"},
     pa.string(): {"text", "character varying"},
@@ -275,13 +275,13 @@ class PostgresLegacySource:
 
     def _translated(self, error: adbc_driver_manager.Error) -> Exception:
         state = getattr(error, "sqlstate", None)
-        said = str(error).partition("Query was:")[0].strip()
-        if state in _REFUSED or any(word in said for word in ("authentication failed", "does not exist")):
+        message = str(error).partition("Query was:")[0].strip()
+        if state in _REFUSED or any(word in message for word in ("authentication failed", "does not exist")):
             return ConfigurationError(
                 f"the old database at {self._address} refuses the user, password, database or right of "
-                f"{URL_VARIABLE}: {said[:300]}"
+                f"{URL_VARIABLE}: {message[:300]}"
             )
-        return PartUnavailableError(f"the old database at {self._address} did not do it: {said[:300]}")
+        return PartUnavailableError(f"the old database at {self._address} did not do it: {message[:300]}")
 
 
 class _Snapshot:

@@ -23,7 +23,7 @@ from email_platform.domain.odd_rows import EARLIEST, LATEST, Unreadable
 
 
 class BoundedTimestamptzLoader(TimestamptzLoader):
-    """As psycopg's, with every time that it refuses moved to the nearer end of what is ordinary."""
+    """Like psycopg's loader, but a time that it refuses becomes `EARLIEST` or `LATEST`, whichever is nearer."""
 
     def load(self, data: Buffer) -> datetime:
         """The time; never raises for a value that PostgreSQL can store."""
@@ -35,12 +35,12 @@ class BoundedTimestamptzLoader(TimestamptzLoader):
 
 
 def read_leniently(connection: Connection[Any]) -> None:
-    """Have this connection read times so."""
+    """Make this connection read times this way."""
     connection.adapters.register_loader("timestamptz", BoundedTimestamptzLoader)
 
 
 def read_json(document: str | bytes) -> Any:
-    """The document, or what stands for it where Python cannot read it."""
+    """The document, or `Unreadable` where Python cannot read it."""
     try:
         return json.loads(document)
     except RecursionError:

@@ -1,7 +1,7 @@
 """Which manifest of a campaign counts, in PostgreSQL: the first one inserted, for ever.
 
-Invariant: a campaign's manifest and its chunks' rows appear in one transaction and are never replaced, whoever
-else resolves the same campaign at the same time.
+Invariant: a campaign's manifest and its chunks' rows appear in one transaction and are never replaced, whichever other
+process resolves the same campaign at the same time.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _manifest(row: Row[Any]) -> Manifest:
         manifest_id=row.manifest_id,
         prefix=row.prefix,
         eligible_rows=row.eligible_rows,
-        # A manifest that is older than a reason excluded nobody for it.
+        # A manifest older than a reason for exclusion excluded nobody for that reason.
         excluded_by_reason={reason: row.excluded_by_reason.get(reason, 0) for reason in EXCLUSION_REASONS},
         chunk_rows=row.chunk_rows,
         call_rows=row.call_rows,

@@ -4,12 +4,13 @@ The generic cell rate algorithm (GCRA): `due_at` is when the account will have c
 a call may start up to `burst_seconds` before its own due time. Throttling multiplies the account's share of its
 rate (at most once a second, however many calls are refused), which then recovers linearly.
 
-Fair shares: a campaign has a due time of its own, which its calls push on as many times as far as there are
-campaigns at work on the account. It holds a campaign back only while the account is booked ahead, so a share
-that its owner does not use goes to the others.
+Fair shares: a campaign has a due time of its own, which its calls push forward; each push is multiplied by the number
+of campaigns at work on the account. It holds a campaign back only while the account is booked ahead, so a share that
+its owner does not use goes to the others.
 
 Invariant: between any two moments no more was booked than rate x (time + burst), over all processes; and nothing
-is booked further ahead than `HORIZON_SECONDS`, so that who comes late finds the account's next second free to share.
+is booked further ahead than `HORIZON_SECONDS`, so that a campaign that starts late finds the account's next second free
+to share.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _FORGET = text(
 
 _LOCK = text("select 1 from provider_rate where account = :account for update")
 
-# A statement of its own: what it reads, `now` above all, is as of after the lock, or two processes could book the
-# same moment.
+# A statement of its own, so that it reads everything, above all `now`, after the lock is taken. Otherwise two processes
+# could book the same moment.
 _STATE = text(
     """
     with flow as (
@@ -109,7 +110,7 @@ class PostgresRateLimiter:
     Args:
         account: names the account, as provider/account.
         rate: what it allows.
-        campaign_id: whose share the calls are booked on.
+        campaign_id: the campaign whose share the calls are booked on.
     """
 
     def __init__(self, engine: Engine, account: str, rate: AccountRate, campaign_id: int) -> None:
@@ -173,7 +174,7 @@ class PostgresRateLimiter:
         return Reservation(tuple(waits), ask_again_seconds)
 
     def throttled(self, retry_after_seconds: float | None) -> None:
-        """Take a share off the account's rate, for everybody, and let nothing start before Retry-After."""
+        """Lower the account's rate by a share, for every campaign, and let no call start before Retry-After."""
         with oltp_transaction(self._engine) as connection:
             connection.execute(
                 _SLOW_DOWN,

@@ -36,7 +36,7 @@ class PostgresStagingRegister:
         self._engine = engine
 
     def record(self, staged: StagedObject, campaign_id: int | None) -> None:
-        """Remember the object; a new content lifts a quarantine, since it may have been mended."""
+        """Register the object; a new content lifts a quarantine, since it may have been repaired."""
         statement = insert(staged_object).values(
             key=staged.key,
             kind=staged.kind,
@@ -61,7 +61,7 @@ class PostgresStagingRegister:
             )
 
     def registered(self, keys: Collection[str]) -> Mapping[str, StagedObject]:
-        """What is known under these keys."""
+        """The register's entries for these keys."""
         columns = staged_object.c
         statement = select(columns.key, columns.kind, columns.rows, columns.content_sha256).where(
             columns.key == any_(bindparam("keys", list(keys), ARRAY(Text)))
@@ -71,7 +71,7 @@ class PostgresStagingRegister:
         return {row.key: StagedObject(row.key, row.kind, row.rows, row.content_sha256) for row in rows}
 
     def adopt(self, found: Sequence[tuple[StagedObject, int | None]], seen: Mapping[str, StagedObject]) -> None:
-        """Remember objects that were found in the bucket; sorted by key, as `mark_all_loaded`."""
+        """Register objects that were found in the bucket; sorted by key, as `mark_all_loaded`."""
         if not found:
             return
         statement = insert(staged_object).values(
@@ -137,11 +137,11 @@ class PostgresStagingRegister:
             ]
 
     def mark_loaded(self, staged: StagedObject, loaded_rows: int) -> None:
-        """Remember that the warehouse holds this content."""
+        """Record that the warehouse holds this content."""
         self.mark_all_loaded([(staged, loaded_rows)])
 
     def mark_all_loaded(self, loaded: Sequence[tuple[StagedObject, int]]) -> None:
-        """Remember the same of many objects; sorted by key, so that two loaders never wait for each other."""
+        """Record the same for many objects; sorted by key, so that two loaders never wait for each other."""
         if not loaded:
             return
         columns = staged_object.c
@@ -205,13 +205,13 @@ class PostgresStagingRegister:
             }
 
     def waiting_objects(self, waiting_seconds: float) -> int:
-        """How many objects have waited for so long to be loaded."""
+        """How many objects have waited at least this long to be loaded."""
         statement = select(func.count()).where(_IS_WAITING, _staged_before(waiting_seconds))
         with oltp_transaction(self._engine) as connection:
             return connection.execute(statement).scalar_one()
 
     def objects_due(self, waiting_seconds: float) -> int:
-        """How many objects have waited for so long, or are of a campaign whose sending is over."""
+        """How many objects have waited at least this long, or belong to a campaign whose sending is over."""
         is_over = (
             select(campaign.c.id)
             .where(campaign.c.id == staged_object.c.campaign_id, campaign.c.status.not_in(["queued", "sending"]))
@@ -224,7 +224,7 @@ class PostgresStagingRegister:
     def last_change_at(self) -> datetime | None:
         """When the warehouse was last loaded or a campaign last started or ended; reads the end of three indexes.
 
-        A time that nobody can have meant (infinity) is passed over, or it would stay the newest for ever.
+        A time that cannot have been meant (infinity) is ignored, or it would stay the newest for ever.
         """
         newest = [
             select(func.max(column)).where(column < LATEST).scalar_subquery()

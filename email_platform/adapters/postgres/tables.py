@@ -85,7 +85,7 @@ lead = Table(
     Column("attributes", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("unsubscribed_at", DateTime(timezone=True)),
     _created_at(),
-    # Who opted out, by address: an opt-out belongs to the address, whichever lead it is.
+    # Opted-out leads by address: an opt-out belongs to the address, whichever lead has it.
     Index(
         "ix_lead_unsubscribed_address",
         text("email_address_key(email)"),
@@ -132,7 +132,7 @@ campaign = Table(
     Column("attempt_mark", BigInteger, nullable=False, server_default="0"),  # how far it was when the attempt began
     _created_at(),
     Column("launched_attempt", Integer, nullable=False, server_default="0"),  # Dagster is known to have its run
-    Column("estimated_rows", BigInteger),  # recipients still to be reached; null: nobody has looked yet
+    Column("estimated_rows", BigInteger),  # recipients still to be reached; null: not counted yet
     CheckConstraint(
         "status in ('draft', 'queued', 'sending', 'paused', 'sent', 'cancelled', 'failed')",
         name="status_known",
@@ -154,7 +154,7 @@ campaign = Table(
     Index("ix_campaign_finished_at", "finished_at"),
 )
 
-# No foreign key to campaign: what was sent must stay known when somebody deletes the campaign's row.
+# No foreign key to campaign: the record of what was sent must survive when somebody deletes the campaign's row.
 campaign_manifest = Table(
     "campaign_manifest",
     metadata,
@@ -271,7 +271,7 @@ provider_rate_flow = Table(
 
 @event.listens_for(metadata, "before_create")
 def _make_functions(target: MetaData, connection: Connection, **_: object) -> None:
-    """An index uses a function: whoever creates the tables without a migration needs it too."""
+    """An index uses a function, so code that creates the tables without a migration needs it too."""
     schema: str = connection.exec_driver_sql("select quote_ident(current_schema())").scalar_one()
     for statement in address_functions(schema):
         connection.execute(text(statement))

@@ -1,4 +1,4 @@
-"""Texts of others as PostgreSQL can store them."""
+"""Texts from outside, in a form that PostgreSQL can store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def storable(text: None) -> None: ...
 def storable(text: str | None) -> str | None:
     """The text without NUL characters, which PostgreSQL's text and jsonb refuse.
 
-    For words that are kept to be read (a provider's error, a reason). Never for what is compared, such as an address:
-    two different ones would become the same.
+    For texts that are kept for people to read (a provider's error, a reason). Never for values that are compared, such
+    as an address: two different ones would become the same.
     """
     return None if text is None else text.replace("\0", "")

@@ -1,8 +1,7 @@
 """Runs the endpoint as a process: ``python -m email_platform.local.clickhouse_endpoint``.
 
-The invariant: one process per data folder; SIGTERM and SIGINT let the requests in flight end, cancel
-those that take too long, and exit with 0; what was
-acknowledged is found again after any other end too.
+The invariant: one process per data folder; SIGTERM and SIGINT let the requests in flight end, cancel those that take
+too long, and exit with 0; acknowledged data survives any other end too.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
+    """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
     original_parent = os.getppid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = parse_arguments(arguments)

@@ -6,10 +6,10 @@ templates of formats), every address that it can reach (``url()``, ``remote()``,
 (``executable``) and, by ``SYSTEM SHUTDOWN``, the supervisor, whose process group the engine signals.
 
 Most of it is held by ClickHouse's own grants: SOURCES are not granted but for ``READ, WRITE ON S3('<pattern>')``, which
-is matched against the address that s3() resolves to, by whatever function or named collection it came; table and
+is matched against the address that s3() resolves to, whichever function or named collection it came from; table and
 database engines are granted one by one. (docs/en/sql-reference/statements/grant: Source grants, TABLE ENGINE, NAMED
-COLLECTION; docs/en/operations/settings/settings-users: grants; settings-constraints: const.) What chDB 26.9 runs
-without asking for a grant is refused by its name in the statement; each name was tried.
+COLLECTION; docs/en/operations/settings/settings-users: grants; settings-constraints: const.) Functions that chDB 26.9
+runs without asking for a grant are refused by their name in the statement; each name was tried.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Notices clients that leave while their query runs.
 
-The invariant: a query that nobody waits for ends. A query that is sending rows ends with its connection; one that
+The invariant: a query whose client has gone is ended. A query that is sending rows ends with its connection; one that
 computes in silence would go on for as long as it takes, holding cores and memory, and would hold up a clean stop.
 """
 

@@ -20,7 +20,7 @@ _GZIP_WINDOW_BITS = 31
 
 
 class BrokenEncodingError(Exception):
-    """The body is not what its Content-Encoding says, or it ends too early."""
+    """The body does not match its Content-Encoding, or it ends too early."""
 
 
 class UnknownEncodingError(Exception):

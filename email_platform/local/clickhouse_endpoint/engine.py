@@ -86,10 +86,10 @@ class Engine:
                 f"--data-folder {data_folder}: another ClickHouse endpoint runs on this folder"
             ) from taken
         self._spool = data_folder / "spool"
-        # What a killed process left there belongs to no request any more.
+        # Files that a killed process left there belong to no request any more.
         shutil.rmtree(self._spool, ignore_errors=True)
         self._spool.mkdir()
-        # The cache of marks may take 5 GB unless told otherwise.
+        # The cache of marks may take 5 GB unless this setting limits it.
         limits: dict[str, int | str] = {
             "max_server_memory_usage": maximum_memory_bytes,
             "mark_cache_size": maximum_memory_bytes // 8,
@@ -127,7 +127,7 @@ class Engine:
         return f"{_TAG_PREFIX}{uuid4()}"
 
     def cancel(self, tag: str) -> None:
-        """Cancel what still runs of one request."""
+        """Cancel the statements of one request that still run."""
         with contextlib.closing(self._connect()) as handle:
             handle.query(f"kill query where Settings['{TAG_SETTING}'] = {quote(tag)} async")
 
@@ -183,7 +183,7 @@ class Engine:
             yield handle
         finally:
             for text in before:
-                with contextlib.suppress(Exception):  # the session was told of the first failure
+                with contextlib.suppress(Exception):  # the session already got the first failure
                     handle.query(text)
 
     def _present_state(self, handle: Any, statement: Statement) -> list[str]:

@@ -48,7 +48,7 @@ class ClickHouseError(EmailPlatformError):
 
     Attributes:
         code: ClickHouse's numeric code.
-        body: the text that a server would answer with.
+        body: the text of a server's answer.
     """
 
     def __init__(self, code: int, message: str) -> None:

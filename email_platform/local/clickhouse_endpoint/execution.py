@@ -52,7 +52,7 @@ _READ_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement with all that a request says about how to run it.
+    """One statement with everything in the request about how to run it.
 
     Attributes:
         text: the SQL; without FORMAT and data where `insert` is given.
@@ -60,7 +60,7 @@ class Statement:
         parameters: values of `{name:Type}` in the protocol's escaped form.
         database: the current database.
         default_format: for results of a statement without a FORMAT clause.
-        read_only: refuse whatever changes data or settings' `readonly`.
+        read_only: refuse every statement that changes data or the setting `readonly`.
     """
 
     text: bytes
@@ -97,7 +97,7 @@ class Result:
 
 
 def check(text: bytes, version: str) -> None:
-    """Refuse what is no statement and what is closed to clients.
+    """Refuse text that is no statement, and statements that are closed to clients.
 
     Raises:
         ClickHouseError: with the code that a server would answer.
@@ -199,11 +199,11 @@ class Execution:
 
         return Result(name, chunks(), summary)
 
-    def _run_through_file(self, handle: Any, statement: Statement, name: str, insert_at: int, says: bool) -> Result:
+    def _run_through_file(self, handle: Any, statement: Statement, name: str, insert_at: int, named: bool) -> Result:
         """Let the engine write the whole output to a file, which costs disk instead of memory."""
         file = tempfile.NamedTemporaryFile(dir=self._spool)  # noqa: SIM115  (closed by the chunks' end)
         clause = f"\ninto outfile {quote(file.name)} truncate compression 'none'\n" + (
-            "" if says else f"format {name}\n"
+            "" if named else f"format {name}\n"
         )
         text = statement.text[:insert_at] + clause.encode() + statement.text[insert_at:]
         try:
@@ -230,7 +230,8 @@ class Execution:
     def insert(self, handle: Any, head: InsertHead, data: Iterable[bytes]) -> Summary:
         """Insert the data that follows an INSERT statement, in the engine's own constant memory.
 
-        What ends early is cancelled: like a server's, an insert of several blocks may then be in the table in part.
+        An insert that ends early is cancelled. As on a server, an insert of several blocks may then be in the table in
+        part.
         """
         inserter = calling_the_engine(
             self._version, lambda: handle.send_insert(head.statement.decode("utf-8", "surrogateescape"), head.format)

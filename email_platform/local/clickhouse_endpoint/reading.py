@@ -56,7 +56,7 @@ def read_statement(query: str, body: Iterator[bytes], headers: Message, version:
     Raises:
         ClickHouseError: the statement is too long, or comes in a form that is not supported.
         BrokenBodyError: the body ends before its end.
-        BrokenEncodingError: the body is not what its Content-Encoding says.
+        BrokenEncodingError: the body does not match its Content-Encoding.
     """
     pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=10_000)
     content_type = headers.get("Content-Type", "")

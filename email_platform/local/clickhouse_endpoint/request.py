@@ -1,4 +1,4 @@
-"""What an HTTP request asks of ClickHouse.
+"""Reads an HTTP request to ClickHouse: parameters, credentials and body.
 
 The invariant: credentials are taken out of the parameters here, so that nothing further on can log or forward them.
 """
@@ -65,13 +65,13 @@ class FormWithFilesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who a request says that it comes from."""
+    """The user and password that a request gives."""
 
     user: str
     password: str = field(repr=False)
 
     def match(self, user: str, password: str) -> bool:
-        """Whether they are the account's, in a time that tells nothing about how close they came."""
+        """Whether they are the account's; the time taken does not show how close they came."""
         same_user = hmac.compare_digest(self.user.encode(), user.encode())
         same_password = hmac.compare_digest(self.password.encode(), password.encode())
         return same_user and same_password

@@ -1,8 +1,8 @@
 """ClickHouse's HTTP protocol, one thread per connection.
 
 The invariant: a request is answered with its whole result or with an exception that a client cannot mistake for one.
-A result that fails after its first byte has left ends with ClickHouse's exception marker and a broken body. Nothing
-that is logged holds a statement, a parameter, a header or an exception's text: all of them may hold credentials.
+A result that fails after its first byte has left ends with ClickHouse's exception marker and a broken body. No log line
+holds a statement, a parameter, a header or an exception's text: all of them may hold credentials.
 
 Threads, since the engine's calls block and let other threads run meanwhile; a blocked write to a slow client is
 what keeps a large result from piling up in memory.
@@ -55,7 +55,7 @@ _logger = logging.getLogger("email_platform.clickhouse_endpoint")
 _URL_BYTES = 1024 * 1024
 _BUFFERED_BYTES = 8 * 1024 * 1024
 _SESSION_SECONDS = 60.0
-# A peer that says nothing for so long is gone; its connection must not keep a thread.
+# A peer that sends nothing for this long is gone; its connection must not keep a thread.
 _SILENCE_SECONDS = 900.0
 # How much of a refused request's body is read and thrown away, so that the client comes to read the refusal.
 _DRAINED_BYTES = 256 * 1024 * 1024
@@ -111,7 +111,7 @@ class EndpointServer(ThreadingHTTPServer):
             return self._changed.wait_for(lambda: self._in_flight == 0, timeout_seconds)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log that a connection failed, without what it carried."""
+        """Log that a connection failed, without its content."""
         failure = sys.exc_info()[0]
         _logger.info("a connection ended: %s", failure.__name__ if failure else "unknown")
 
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def version_string(self) -> str:
-        """Return the Server header, which tells no version of Python."""
+        """Return the Server header, without the version of Python."""
         return "embedded ClickHouse"
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
                 summary = engine.execution.insert(handle, work.insert, work.data)
                 self._send_whole(HTTPStatus.OK, b"", self._summary_header(summary))
             else:
-                # As on a server, what changes data runs to its end though nobody waits for the answer.
+                # As on a server, a statement that changes data runs to its end even if its client has gone.
                 watched = (
                     self.server.departures.watching(self.connection, partial(engine.cancel, tag))
                     if kind_of(statement.text) is Kind.READ

@@ -1,6 +1,7 @@
 """Engine handles for requests: a fresh one each, or the lasting one of a session.
 
-The invariant: a handle is never in two requests at once, and what one client SETs or USEs is never another's.
+The invariant: a handle is never in two requests at once, and the effect of one client's SET or USE never reaches
+another client.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything an endpoint process is told at its start.
+"""Every setting that an endpoint process gets at its start.
 
 The invariant: the password comes from the environment alone and never appears in a repr, and nothing but the
 loopback interface is ever listened on.

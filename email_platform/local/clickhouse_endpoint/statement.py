@@ -1,7 +1,7 @@
 """Reads as much of a statement as the HTTP protocol needs: its kind, its FORMAT clause, where an INSERT's data begins.
 
 The invariant: quotes, comments and brackets are never mistaken for clauses, so text inside a string cannot change
-how a statement is run. Whatever is not recognised goes to the engine as it is, and the engine judges it.
+how a statement is run. Text that is not recognised goes to the engine unchanged, and the engine judges it.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _data_start(text: bytes, position: int) -> int:
 
 
 def output_clause(text: bytes) -> OutputClause:
-    """Return what a reading statement says about its output."""
+    """Return where and how a reading statement describes its output."""
     level = [token for token in tokens(text) if token.depth == 0]
     while level and level[-1].text == b";":
         level.pop()

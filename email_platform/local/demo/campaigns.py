@@ -173,4 +173,4 @@ FOLLOW_UP_PLAN = CampaignPlan(
     condition={"all": [_LOYALTY.condition, {"field": "plan", "op": "in", "value": ["pro", "enterprise"]}]},
     content=_LOYALTY.content,
 )
-"""To leads of whom most have had the second campaign: whoever bounced, complained or unsubscribed is left out."""
+"""For leads most of whom got the second campaign: those that bounced, complained or unsubscribed are left out."""

@@ -1,7 +1,7 @@
-"""What the provider told about the demo's messages, counted wherever it left a trace, and who is left out for it.
+"""The provider's events about the demo's messages, counted wherever they left a trace, and the leads left out for them.
 
-Invariant: each line compares the simulator's own log with what came out at the other end; nothing is counted from
-what is compared with it.
+Invariant: each line compares the simulator's own log with the result at the other end; the two sides are counted
+independently.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def event_lines(watch: DemoWatch) -> list[AccountingLine]:
     stored, reported, old_table = stored_events(watch), _reported(watch), _bounced_in_old_table(watch)
     lines = []
     for campaign_id in watch.ids:
-        told = watch.log.events_by_type(str(campaign_id))
-        bounced, complained = told.get("bounced", 0), told.get("complained", 0)
+        counts = watch.log.events_by_type(str(campaign_id))
+        bounced, complained = counts.get("bounced", 0), counts.get("complained", 0)
         acknowledged = watch.log.acknowledged_events(str(campaign_id))
         reported_bounced, reported_complained = reported.get(campaign_id, (0, 0))
         provider = "provider's log"
         for name, left, right in (
-            ("events acknowledged", (provider, sum(told.values())), ("receivers' 2xx", acknowledged)),
+            ("events acknowledged", (provider, sum(counts.values())), ("receivers' 2xx", acknowledged)),
             ("events stored once", ("receivers' 2xx", acknowledged), ("warehouse", stored.get(campaign_id, 0))),
             ("bounced", (provider, bounced), ("campaign_summary", reported_bounced)),
             ("bounced in the old table's view", (provider, bounced), ("email", old_table.get(campaign_id, 0))),
@@ -67,12 +67,12 @@ def _reported(watch: DemoWatch) -> dict[int, tuple[int, int]]:
 
 
 def feedback_is_reported(watch: DemoWatch) -> bool:
-    """Whether the reports show what the simulator told; always with a real provider."""
+    """Whether the reports show every event of the simulator's log; always true with a real provider."""
     if watch.log is None:
         return True
-    told = {one: watch.log.events_by_type(str(one)) for one in watch.ids}
+    by_campaign = {one: watch.log.events_by_type(str(one)) for one in watch.ids}
     return _reported(watch) == {
-        one: (counts.get("bounced", 0), counts.get("complained", 0)) for one, counts in told.items()
+        one: (counts.get("bounced", 0), counts.get("complained", 0)) for one, counts in by_campaign.items()
     }
 
 
@@ -88,10 +88,10 @@ def _bounced_in_old_table(watch: DemoWatch) -> dict[int, int]:
 
 
 def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLine]:
-    """Nobody whose mail bounced hard, or who complained about this sender, is in the audience of the next campaign.
+    """No lead whose mail bounced hard, or who complained about this sender, is in the audience of the next campaign.
 
-    Such a lead may be excluded for another reason that comes first: whoever complained and unsubscribed as well
-    stands in the manifest as unsubscribed. So what counts is that the lead is not eligible.
+    Such a lead may be excluded for another reason that comes first: a lead that complained and also unsubscribed is
+    listed in the manifest as unsubscribed. So what counts is that the lead is not eligible.
 
     Args:
         before: the campaigns that were sent first.

@@ -39,7 +39,7 @@ DEMO_NOW = datetime(2026, 6, 1, tzinfo=UTC)
 _NULL = r"\N"
 _HISTORY_DAYS = 900
 
-# Shares of the addresses that are not somebody's ordinary one.
+# Shares of the addresses that are not ordinary ones.
 _INVALID_BELOW = 0.010
 _DUPLICATE_BELOW = 0.020
 _SIMULATOR_BELOW = 0.027

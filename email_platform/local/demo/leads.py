@@ -1,7 +1,7 @@
 """Fills the OLTP database with the demo's leads, users, senders and queued campaigns.
 
-Invariant: the leads of one seed are always a whole number of them from the first on, whoever seeds and however
-often; a second call adds only what is missing. All of it happens in one transaction, under a lock.
+Invariant: the leads of one seed are numbered from the first on without a gap, however often and by whichever process
+they are seeded; a second call adds only what is missing. All of it happens in one transaction, under a lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INSERT_ROWS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class DemoCampaign:
-    """One queued campaign of the demo and whose it is."""
+    """One queued campaign of the demo and its owner."""
 
     campaign_id: int
     owner_id: int
@@ -135,7 +135,7 @@ def _copy_leads(
     entries = [
         {
             "address": address,
-            # One in four has only left one sender's list; the others get no mail from anybody.
+            # One in four has only left one sender's list; the others get no mail from any sender.
             "sender_id": sender_ids[index // 4 % len(sender_ids)] if index % 4 == 0 else None,
             "reason": _SUPPRESSION_REASONS[index % len(_SUPPRESSION_REASONS)],
             "source": f"demo-{seed}",

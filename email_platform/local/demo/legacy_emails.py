@@ -3,7 +3,7 @@
 Invariant: row n depends on (seed, n) alone, and every row is made inside PostgreSQL by set-based statements: no row
 passes through Python. The table is the one of docs/old_email_table.md with all of its indexes.
 
-What is in it, because a real table has it: double sends of the same campaign and lead, rows that were queued and
+The table contains what a real one has: double sends of the same campaign and lead, rows that were queued and
 never sent, bounces that came days later, ids that are not quite in the order of created_at, microseconds, empty
 strings beside nulls, quotes, tabs, line ends, backslashes, emoji, right-to-left text, addresses of 320 characters.
 """
@@ -130,7 +130,7 @@ from placed
 
 @dataclass(frozen=True, slots=True)
 class LegacyTable:
-    """What the old table is to hold.
+    """What to put into the old table.
 
     Attributes:
         rows: how many; a table that has more keeps them.
@@ -153,7 +153,7 @@ def practice_database(settings: Settings, variables: Mapping[str, str]) -> Itera
     """The database `LEGACY_DATABASE` on the embedded server, made where it is missing.
 
     Raises:
-        ConfigurationError: the environment names a database of somebody's own: nothing is ever generated there.
+        ConfigurationError: the environment names an external database: nothing is ever generated there.
     """
     if "postgres" in external_parts(variables) or variables.get(variable_of("legacy_postgres_url"), "").strip():
         raise ConfigurationError(

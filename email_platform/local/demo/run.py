@@ -1,7 +1,7 @@
 """The demo: campaigns from the queue to the report tables, on the real parts, with the accounting at the end.
 
-Three campaigns are sent; what the provider tells about their messages comes back signed, is loaded and reported; a
-fourth one to some of the same leads leaves out whoever bounced or complained.
+Three campaigns are sent; the provider's events about their messages come back signed, are loaded and reported; a fourth
+one to some of the same leads leaves out those that bounced or complained.
 
 Invariant: nothing is called directly that an operator's system would not call; the sensors launch, the runs send,
 the reports refresh by themselves. The demo seeds, watches, prints, and fails if any two counts differ.
@@ -96,7 +96,7 @@ def run_demo(settings: Settings, leads: int, seed: int, console: Console) -> Non
 
 
 def _wait(look: Callable[[], tuple[bool, object]], what: str) -> None:
-    """Look until it is there; `look` returns whether it is, and what would change while there is progress."""
+    """Call `look` until it succeeds; it returns whether it did, and a value that changes while there is progress."""
     seen: object = None
     changed_seconds = time.monotonic()
     while True:
@@ -160,12 +160,12 @@ def _loaded(watch: DemoWatch) -> tuple[bool, object]:
 
 
 def _events_taken_in(watch: DemoWatch) -> tuple[bool, object]:
-    """Whether everything that the simulator has to tell is acknowledged and in the warehouse; by campaign."""
+    """Whether every event of the simulator is acknowledged and in the warehouse; by campaign."""
     if watch.log is None:
         return True, "a real provider tells when it likes"
-    told = {campaign_id: sum(watch.log.events_by_type(str(campaign_id)).values()) for campaign_id in watch.ids}
+    reported = {campaign_id: sum(watch.log.events_by_type(str(campaign_id)).values()) for campaign_id in watch.ids}
     stored = stored_events(watch)
-    done = stored == told and all(watch.log.acknowledged_events(str(one)) == told[one] for one in told)
+    done = stored == reported and all(watch.log.acknowledged_events(str(one)) == reported[one] for one in reported)
     return done, stored
 
 
@@ -273,7 +273,7 @@ def _is_simulated(settings: Settings) -> bool:
 
 
 def _accepted_in_objects(parts: Parts, campaign_id: int) -> int:
-    """Counted from the objects themselves, not from what the register says of them."""
+    """Counted from the objects themselves, not from the register."""
     accepted = 0
     for found in parts.store.list(deliveries_prefix(campaign_id)):
         with parts.store.reader(found.key) as reader:

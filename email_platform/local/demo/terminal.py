@@ -46,7 +46,7 @@ class CampaignProgress:
         accepted, rejected, unknown: recipients so far.
         calls: provider calls that reached an end so far.
         recipients_per_second: over the last moments.
-        eta_seconds: until the last recipient, or None where nobody can tell.
+        eta_seconds: until the last recipient, or None where it cannot be estimated.
     """
 
     campaign_id: int
@@ -193,8 +193,8 @@ def progress_line(campaign: CampaignProgress) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """``1:02:03`` or ``2:03``; ``-`` where nobody can tell."""
-    if seconds is None or not 0 <= seconds < 360_000:  # over 100 hours, infinite or NaN: nobody can tell
+    """``1:02:03`` or ``2:03``; ``-`` where it is unknown."""
+    if seconds is None or not 0 <= seconds < 360_000:  # over 100 hours, infinite or NaN: unknown
         return "-"
     minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -246,10 +246,10 @@ def print_reconciliation(lines: Sequence[AccountingLine], *, console: Console | 
     broken = sum(not line.holds for line in lines)
     if lines:
         console.print(table)
-        said = f"{broken} of {len(lines)} lines are NOT EQUAL" if broken else f"all {len(lines)} lines are OK"
+        summary = f"{broken} of {len(lines)} lines are NOT EQUAL" if broken else f"all {len(lines)} lines are OK"
     else:
-        said = "nothing to reconcile"
-    console.print(Text(said, style="bold red" if broken else "green"))
+        summary = "nothing to reconcile"
+    console.print(Text(summary, style="bold red" if broken else "green"))
     return broken == 0
 
 

@@ -1,4 +1,4 @@
-"""What the demo looks at while it waits, and what it counts at the end."""
+"""The parts that the demo watches while it waits, and counts from at the end."""
 
 from __future__ import annotations
 

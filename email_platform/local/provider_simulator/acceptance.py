@@ -1,7 +1,7 @@
 """The acceptance of a call: its key, the account's rate, the outcome of each recipient, the log.
 
-The invariant: "accepted" is answered only behind `AcceptedLogWriter.append`, and a key that was used answers what it
-answered before, or not at all.
+The invariant: "accepted" is answered only behind `AcceptedLogWriter.append`, and a key that was used gets the same
+answer as before, or none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from email_platform.local.provider_simulator.simulator import Simulator
 async def accept_under_key(
     simulator: Simulator, call: BulkCall, key: str, fingerprint: str, fault: Fault | None
 ) -> Response:
-    """Accept a call, or answer again what its key was answered before."""
+    """Accept a call, or repeat the answer that its key got before."""
     stored = read_stored_answer(simulator.reader, simulator.settings.account, key)
     decision = decide_key(
         in_flight=key in simulator.in_flight,
@@ -110,5 +110,5 @@ def _remember(simulator: Simulator, call: BulkCall, answered: AnsweredCall) -> N
     accepted = {message_id for _, message_id, _, _ in answered.accepted}
     for recipient in call.document["recipients"][-simulator.settings.recent_messages :]:
         if recipient["message_id"] in accepted:
-            # Put together when somebody asks: 50 newsletters of 100 kB would cost a call 10 ms.
+            # Put together only on request: 50 newsletters of 100 kB would cost a call 10 ms.
             simulator.recent.append((call.document, recipient))

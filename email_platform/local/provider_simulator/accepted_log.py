@@ -1,6 +1,6 @@
 """The durable record of everything the simulator accepted: the ground truth for tests and reconciliation.
 
-The invariant: nothing here can write; what is read was committed, and so was on disk before it was answered
+The invariant: nothing here can write; only committed rows are read, so they were on disk before the call was answered
 (`accepted_log_writer`).
 
 One SQLite database in the data folder; any process may query it while the simulator runs:

@@ -150,7 +150,7 @@ class _Write:
 
 
 class AcceptedLogWriter:
-    """The only writer: a thread that commits whatever calls have gathered as one group.
+    """The only writer: a thread that commits all waiting calls as one group.
 
     Group commit is what makes durability affordable: one fsync serves all calls that arrived during the
     previous one.
@@ -217,7 +217,7 @@ class AcceptedLogWriter:
             self._connection.execute("begin immediate")
             result = work()
             self._connection.execute("commit")
-        # Whatever went wrong belongs to the callers; the thread must live on to serve the next group.
+        # Any error is passed to the callers; the thread must live on to serve the next group.
         except Exception as failure:
             if self._connection.in_transaction:
                 self._connection.execute("rollback")

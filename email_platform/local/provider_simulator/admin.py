@@ -208,4 +208,4 @@ ADMIN_ROUTES: tuple[tuple[str, str, AdminAnswer], ...] = (
     ("GET", "/admin/accepted", accepted_page),
     ("GET", "/admin/recent_messages", recent_messages),
 )
-"""Method, path and what answers it."""
+"""Method, path and the function that answers."""

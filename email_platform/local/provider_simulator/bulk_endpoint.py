@@ -101,7 +101,7 @@ async def _spoil(simulator: Simulator, outcome: Response, fault: Fault, receive:
     if fault is Fault.DUPLICATE_RESPONSE:
         return AnsweredTwice(outcome)
     if fault is Fault.ERROR_5XX_AFTER:
-        # The same words as before the acceptance: a client cannot tell, as with a real provider.
+        # The same words as before the acceptance: as with a real provider, a client cannot see the difference.
         return error_answer(500, "InternalFailure", "the call failed (injected)")
     if fault is Fault.SLOW_RESPONSE:
         await simulator.wait(plan.slow_response_seconds)

@@ -30,7 +30,7 @@ class InvalidBulkRequestError(Exception):
     Not part of the platform's error tree: it never leaves the simulator's process.
 
     Attributes:
-        code: what a client switches on.
+        code: the value by which a client distinguishes errors.
         path: the field, as ``recipients[3].to``; empty for the body itself.
     """
 

@@ -1,4 +1,4 @@
-"""What is done with a connection below the level of requests and answers.
+"""Operations on a connection below the level of requests and answers.
 
 The invariant: a connection that is reset carries no answer, and no body is kept beyond its limit.
 """

@@ -15,7 +15,7 @@ DEFAULT_LIFETIME_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """The answer that a key got, and the payload it got it for.
+    """The answer that a key got, and the payload that it answered.
 
     Attributes:
         fingerprint: SHA-256 of the request body's bytes, hexadecimal.

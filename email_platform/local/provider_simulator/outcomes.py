@@ -4,7 +4,7 @@ The invariant: the outcome depends on (seed, rates, address, campaign) alone, so
 bounces for the same people, and a test can predict it.
 
 Special addresses, as in the SES mailbox simulator (``+labels`` allowed, at simulator.amazonses.com):
-``success``, ``ooto`` (delivered; the automatic reply goes to the sender's mailbox, no event tells),
+``success``, ``ooto`` (delivered; the automatic reply goes to the sender's mailbox, without an event),
 ``bounce`` (hard), ``complaint`` (delivered, then complained) and ``suppressionlist`` (SES accepts the call
 and reports a hard bounce: the address is on its global suppression list). The same words as a label of any
 other address (``ann+bounce@example.com``) do the same; also ``softbounce``, ``open``, ``click``,

@@ -34,7 +34,7 @@ class RateLimit:
 
 
 class TokenBucket:
-    """A bucket that fills at a rate; the caller says what time it is, in seconds of any monotonic clock."""
+    """A bucket that fills at a rate; the caller passes the time, in seconds of any monotonic clock."""
 
     def __init__(self, rate_per_second: float, burst: float, now_seconds: float) -> None:
         self._rate_per_second = rate_per_second

@@ -1,7 +1,7 @@
 """Refusals on purpose: of a whole call for its size, sender or one address, and of entries for the account's sake.
 
-The invariant: a refused call leaves nothing accepted, and says no more than real providers say: which address is at
-fault is never named.
+The invariant: a refused call leaves nothing accepted, and its answer has no more detail than a real provider's: it
+never names the address at fault.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def expand_events(rows: list[tuple[int, str, int]], *, seed: int, delay_seconds:
 
 @dataclass(frozen=True, slots=True)
 class PostAttempt:
-    """What one post came to in a round."""
+    """The outcome of one post in a round."""
 
     post_sequence: int
     attempts: int
@@ -150,7 +150,7 @@ class WebhookOutbox:
         return webhook_id, events_body(self._reader.execute(_SELECT_EVENTS, (post,)).fetchall())
 
     async def report(self, attempts: list[PostAttempt], now_ms: int) -> None:
-        """Return when what a round came to is on disk."""
+        """Return when the outcomes of a round are on disk."""
         report = [
             (attempt.post_sequence, attempt.attempts, now_ms if attempt.delivered else None) for attempt in attempts
         ]

@@ -16,7 +16,7 @@ _PREFIX = "whsec_"
 
 
 def signing_key(secret: str) -> bytes:
-    """Return the key of a secret: ``whsec_`` and base64 as the standard says, or any other text as its UTF-8.
+    """Return the key of a secret: ``whsec_`` and base64 as in the standard, or any other text as its UTF-8.
 
     Raises:
         ConfigurationError: the secret is empty or not base64 behind its prefix; it is not repeated.

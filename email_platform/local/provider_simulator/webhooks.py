@@ -64,7 +64,7 @@ class WebhookDispatcher:
         return self._plan
 
     def steer(self, plan: WebhookPlan) -> None:
-        """Put another plan in force; whatever waits for a retry is tried at once."""
+        """Put another plan in force; posts that wait for a retry are tried at once."""
         self._plan = plan
         self._refusals.clear()
         now_ms = self._now_ms()

@@ -44,7 +44,7 @@ class AlteredBodyError(Exception):
 
 
 def refusal_of(scope: Scope, headers: Mapping[str, str], data_folder: Path) -> Response | None:
-    """The error for a request that names what cannot be; None for any other.
+    """The error for a request with an impossible name or id; None for any other.
 
     Args:
         data_folder: where the uploads under way are described.
@@ -100,7 +100,7 @@ def with_signed_hash(receive: Receive, signed: str) -> Receive:
     """The body as it comes, refused at its end where its SHA-256 is not the signed one.
 
     Raises:
-        AlteredBodyError: while receiving the last piece, so that whoever writes it never comes to its end.
+        AlteredBodyError: while receiving the last piece, so that the code that writes it never reaches its end.
     """
     if not _SHA256.fullmatch(signed):
         return receive

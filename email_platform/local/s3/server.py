@@ -1,4 +1,4 @@
-"""The embedded S3: the package nanio behind the few things that our clients need and it lacks.
+"""The embedded S3: the package nanio, with a layer that adds the few things it lacks and our clients need.
 
 Invariant: an acknowledged PUT is whole and survives kill -9 of this process, and an object that was not
 acknowledged is never seen half.
@@ -81,7 +81,7 @@ class FrameDecoder:
         """The payload in this piece of the body.
 
         Raises:
-            BrokenFramesError: what stands where a frame's header should be is none.
+            BrokenFramesError: the text in the place of a frame's header is not one.
         """
         if self.complete:  # trailers: checksums, which the file system's own guard against
             return b""
@@ -226,10 +226,10 @@ def resolve_range(first: str, last: str, size_bytes: int) -> tuple[int, int] | N
 
 
 def mend_after_kill(data_folder: Path) -> int:
-    """Remove what a killed server left half done and write the description of objects again where it is older.
+    """Remove a killed server's unfinished files and rewrite object descriptions that are older than their object.
 
     Returns:
-        How many objects were described anew.
+        How many objects got a new description.
     """
     mended = 0
     if not data_folder.is_dir():
@@ -285,7 +285,7 @@ def create_app(data_folder: Path, access_key: str, secret_key: str) -> ASGIApp:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop."""
+    """Serve until asked to stop."""
     parser = argparse.ArgumentParser(
         prog="python -m email_platform.local.s3.server",
         epilog=f"The keys come from {ACCESS_KEY_VARIABLE} and {SECRET_KEY_VARIABLE}.",

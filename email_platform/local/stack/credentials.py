@@ -64,7 +64,7 @@ def complete_values(known: Mapping[str, str], ports: Mapping[str, int]) -> dict[
 
 
 def read_embedded_file(state_folder: Path) -> dict[str, str]:
-    """What an earlier start wrote, by field name; empty without the file."""
+    """The values that an earlier start wrote, by field name; empty without the file."""
     return embedded_values(state_folder, {})
 
 

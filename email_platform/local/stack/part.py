@@ -29,9 +29,9 @@ class Part:
         command: program and arguments; never a secret, since every user of the machine can read them.
         environment: the whole environment of the process; holds the part's secrets, so it is not in the repr.
         working_folder: where the process runs.
-        data_folder: what must survive; None for a part without data of its own.
+        data_folder: data that must survive; None for a part without data of its own.
         log_file: standard output and error, appended.
-        address: what a user would open or connect to; without credentials.
+        address: the address that a user would open or connect to; without credentials.
         is_ready: answers whether the part serves; must not raise for a part that is not up yet.
         port: None for a part that listens nowhere.
         port_variable: the setting that changes the port.
@@ -59,7 +59,7 @@ class Part:
 
 
 def require_free_port(part: Part) -> None:
-    """Refuse to start a part on a port where somebody else listens.
+    """Refuse to start a part on a port where another process listens.
 
     Raises:
         PortTakenError: names the port, the part and the variable to change.

@@ -39,7 +39,7 @@ class GuardOrder:
     Attributes:
         command: the part's program and arguments; never a secret.
         stop_signal: asks the part to end cleanly.
-        grace_seconds: how long it may take until it is killed, and then whatever it left behind.
+        grace_seconds: how long it may take before it is killed; then the same time for the processes it left behind.
         user_id, group_id: run the part as these; None for the guard's own.
     """
 
@@ -107,7 +107,7 @@ def main(order: GuardOrder) -> int:
 
 
 def _end_with_guard(libc: ctypes.CDLL | None, stop_signal: int, guard_id: int) -> Callable[[], None]:
-    """What the part's process does before it becomes the part's program."""
+    """Runs in the part's process before it becomes the part's program."""
 
     def before_exec() -> None:
         signal.set_wakeup_fd(-1)
@@ -134,7 +134,7 @@ def _reap(part_id: int) -> int | None:
 
 
 def _end_leftovers(grace_seconds: float) -> None:
-    """End what the part started and did not end itself: ask first, kill later.
+    """End the processes that the part started and did not end itself: ask first, kill later.
 
     They get as long as the part: a run worker of Dagster first sees its provider calls in flight to their end.
     """

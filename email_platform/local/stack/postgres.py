@@ -70,14 +70,14 @@ _ACCESS_RULES = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who runs the server; both None: whoever runs the supervisor."""
+    """The account that runs the server; both None: the supervisor's own."""
 
     user_id: int | None = None
     group_id: int | None = None
 
     @property
     def extra_groups(self) -> list[str | int] | None:
-        """None of root's other groups for another account."""
+        """No extra groups when the server runs as another account, so that it has none of root's."""
         return None if self.user_id is None else []
 
 
@@ -105,7 +105,7 @@ class Server:
 
 
 def environment() -> dict[str, str]:
-    """The little that PostgreSQL needs; nothing of the caller's PG* variables."""
+    """The few variables that PostgreSQL needs; none of the caller's PG* variables."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -185,12 +185,12 @@ def _run_statements(server: Server, data_folder: Path, statements: str) -> None:
     )
     if ran.returncode != 0 or "ERROR:" in ran.stderr:
         # The message quotes the statement that failed, and one of them holds the password.
-        told = "\n".join(line for line in ran.stderr.splitlines() if "STATEMENT" not in line)
-        raise PartUnavailableError(f"postgres: preparing role and databases failed:\n{told}")
+        messages = "\n".join(line for line in ran.stderr.splitlines() if "STATEMENT" not in line)
+        raise PartUnavailableError(f"postgres: preparing role and databases failed:\n{messages}")
 
 
 def clear_remains(data_folder: Path) -> None:
-    """End processes of an earlier server on this folder and remove a lock file that belongs to nobody.
+    """End processes of an earlier server on this folder and remove a lock file that no process owns.
 
     PostgreSQL itself takes a stale ``postmaster.pid`` for a live one when its number was given to another
     process of the same account, which in a container happens at nearly every restart.
@@ -301,7 +301,7 @@ def _copy_binaries(wheel_folder: Path, cache_folder: Path) -> Path:
         owner = cache_folder.stat()
         if owner.st_uid != 0 or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError(f"{cache_folder} can be changed by others than root")
-        cache_folder.chmod(0o755)  # whatever the umask made of it
+        cache_folder.chmod(0o755)  # regardless of the umask
     except OSError:
         cache_folder = Path(tempfile.mkdtemp(prefix="email-platform-"))
         cache_folder.chmod(0o755)

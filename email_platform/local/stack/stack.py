@@ -45,7 +45,7 @@ from email_platform.settings import (
 )
 
 ENGINE_NAMES: tuple[PartName, ...] = ("postgres", "s3", "clickhouse", "provider")
-"""What needs nothing of the others; the receiver and Dagster come when the schemas are there."""
+"""The parts that do not depend on others; the receiver and Dagster start once the schemas exist."""
 DAGSTER_PART_NAMES = ("dagster-webserver", "dagster-daemon")
 ALL_PART_NAMES: tuple[str, ...] = (*PART_NAMES, *DAGSTER_PART_NAMES)
 _PORT_FIELDS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "receiver_port", "dagster_port")
@@ -77,7 +77,7 @@ class Stack:
 
     Attributes:
         settings: how to reach everything.
-        external: parts that the environment says are elsewhere.
+        external: parts that run elsewhere, according to the environment.
     """
 
     settings: Settings
@@ -104,7 +104,7 @@ def started_stack(
         parts: which of `ALL_PART_NAMES`; those whose address is in `environ` are external and not started.
         ports: "free" chooses ports at each start, for tests.
         workspace: what Dagster loads; the project's own by default.
-        say: tells the operator one line.
+        say: shows the operator one line.
         stop_requested: is given the function that makes `Supervisor.watch`, or a start under way, end.
 
     Raises:

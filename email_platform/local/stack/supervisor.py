@@ -1,6 +1,6 @@
 """Starts parts, waits until each serves, brings a dead one back, stops them in reverse order.
 
-Invariant: after `stop`, or after the supervisor's own death however it came, no process of any part is left.
+Invariant: after `stop`, or after the supervisor's own death from any cause, no process of any part is left.
 
 Own code, after a look at what exists: circus and supervisor are daemons with configuration files and a control
 protocol of their own, honcho neither waits for readiness nor restarts, and mirakuru (which does wait) kills by
@@ -51,7 +51,7 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class StartedPart:
-    """What is known of a started part."""
+    """The present state of a started part."""
 
     part: Part
     guard_id: int
@@ -64,7 +64,7 @@ class Supervisor:
 
     Attributes:
         start_timeout_seconds: for each part until it serves.
-        say: tells the operator one line.
+        say: shows the operator one line.
         changed: called after a part was started again, with all parts.
         clock, sleep: monotonic time.
     """
@@ -105,7 +105,7 @@ class Supervisor:
             self.sleep(_POLL_SECONDS * 4)
 
     def check_once(self) -> None:
-        """Look at each part once; start what died again when its time has come."""
+        """Look at each part once; start a dead part again when its time has come."""
         for running in self._running:
             part = running.part
             if running.start_again_at is not None:
@@ -176,7 +176,7 @@ def _launch(part: Part) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             [sys.executable, "-I", str(Path(guard.__file__)), order.to_json()],
-            stdin=subprocess.PIPE,  # never written to: its end tells the guard of ours
+            stdin=subprocess.PIPE,  # never written to: when it closes, the guard knows that we are gone
             stdout=log,
             stderr=log,
             cwd=part.working_folder,
@@ -188,7 +188,7 @@ def _launch(part: Part) -> subprocess.Popen[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
-    """Ask the guard to end its part, and wait; the guard itself kills what takes too long."""
+    """Ask the guard to end its part, and wait; the guard itself kills a part that takes too long."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
