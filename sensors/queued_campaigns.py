@@ -1,7 +1,7 @@
 """Waits for campaigns in ``queued`` whose time has come, and asks for one run each, small ones first.
 
 A tick's cost does not depend on how many campaigns wait: it looks at the next few that have no run on record, and at
-those that the last tick asked for. What a tick asked for counts as launched once Dagster has its run.
+those that the last tick asked for. A campaign counts as launched once Dagster has its run.
 """
 
 import json

@@ -2,8 +2,8 @@
 
 While events stream in there is always something new, and a refresh costs the warehouse seconds of work however little
 that is: so refreshes begin at least ``reports_interval_seconds`` apart. After a pause the first one begins at once.
-Without any change there is one a day: what nothing tells of (a suppression by hand, a renamed user) is shown by then,
-and reports that are older than that are a fault (the freshness policies).
+Without any change there is one a day: changes that nothing reports (a suppression by hand, a renamed user) show by
+then, and reports that are older than that are a fault (the freshness policies).
 """
 
 from datetime import UTC, datetime

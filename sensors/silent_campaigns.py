@@ -1,6 +1,6 @@
 """Waits for campaigns that should be worked on while nobody does, and resumes them.
 
-What a run's status says is not asked first: a run whose worker and code server died together stays STARTED for
+A run's status is not asked first: a run whose worker and code server died together stays STARTED for
 ever. The ledger's leases and the campaign's progress are the signs of life. A campaign may also be queued for ever:
 its run died before it could say ``sending``, and a run key is launched only once.
 

@@ -1,4 +1,4 @@
-"""Tells an operator over HTTP: one POST of JSON with a ``text``, as the webhooks of chat and paging systems take it.
+"""Alerts an operator over HTTP: one POST of JSON with a ``text``, as the webhooks of chat and paging systems take it.
 
 Invariant: the address is a credential and is in no message or log line.
 """
@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 def alert_webhook(address: SecretStr | None) -> Callable[[GuardAlert], None]:
-    """A function that tells one alert; without an address the log and the campaign's status tell it alone."""
+    """A function that sends one alert; without an address only the log and the campaign's status show it."""
     if address is None:
         return lambda _: None
 

@@ -92,7 +92,7 @@ def demo(
         if supervisor_id(state_folder) is None:
             require_engines(ALL_PART_NAMES, os.environ)
             say("starting; logs are in " + str(state_folder / "logs"))
-            # Who watches a demo does not want to wait for the interval of a busy platform.
+            # Somebody who watches a demo does not want to wait for the interval of a busy platform.
             os.environ.setdefault(variable_of("reports_interval_seconds"), "15")
             settings = stack.enter_context(
                 running_stack(state_folder, ports="configured", parts=ALL_PART_NAMES, say=say)

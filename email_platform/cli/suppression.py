@@ -87,7 +87,7 @@ def import_file(
         lines.seek(0)
         try:
             counts = _import(suppressions, parse_csv(lines, suppressions.sender_ids()), rejected)
-        except ValueError as unreadable:  # the first line; what is wrong with another one is a rejected line
+        except ValueError as unreadable:  # the first line; an error in another one is a rejected line
             raise CommandRefusedError(f"{file}: {unreadable}") from unreadable
     by_outcome = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in ("new", "known before", "rejected"))
     say(f"{counts.total():,} lines: {by_outcome}")

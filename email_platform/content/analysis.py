@@ -1,6 +1,6 @@
 """Which variables a template uses and which of them a recipient must have; refuses what is not allowed.
 
-Invariant: what is not reported as required cannot make a recipient impossible to render by being missing.
+Invariant: a variable that is not reported as required can be missing without making a recipient impossible to render.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The check before the first call: who of the audience cannot be rendered, and why.
+"""The check before the first call: which recipients cannot be rendered, and why.
 
 Invariant: it sends nothing and changes nothing, and it says how many recipients it looked at.
 """
@@ -61,7 +61,7 @@ class ContentCheck:
 
     @property
     def problem_share(self) -> float:
-        """The share of recipients that cannot be rendered; where it is not known, the larger of what is seen."""
+        """The share of recipients that cannot be rendered; where it is not known, the larger of the shares seen."""
         return max(
             self.problem_rows / self.rendered_rows if self.rendered_rows else 0.0,
             self.lacking_rows / self.rows if self.rows else 0.0,

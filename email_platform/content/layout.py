@@ -48,7 +48,7 @@ class Layout:
     Attributes:
         skeleton: the message with its holes.
         subject: the pieces of the subject, or None where it is the same for everybody. The skeleton has the whole
-            subject as one value, its last one: what is cleaned and cut is the whole.
+            subject as one value, its last one, since the subject is cleaned and cut as a whole.
         keys: what each value is, those of the bodies first, then those that only the subject needs.
         body_values: how many the bodies and headers need; the first one is the unsubscribe link.
         campaign: the template variables that are the same for everybody.

@@ -121,7 +121,7 @@ class UnsubscribeSigner:
         except binascii.Error as error:  # cannot happen after the pattern; never a traceback for a visitor
             raise InvalidUnsubscribeTokenError("the unsubscribe link cannot be read") from error
         ids, mac = raw[: _IDS.size], raw[_IDS.size :]
-        # Every secret is tried, whichever matches, so the time taken tells nothing about which one did.
+        # Every secret is tried, whichever matches, so the time taken reveals nothing about which one did.
         matches = [hmac.compare_digest(_mac(key, ids), mac) for key in self._keys]
         if not any(matches):
             raise InvalidUnsubscribeTokenError("the unsubscribe link was not made here, or its secret was retired")

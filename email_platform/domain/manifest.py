@@ -20,7 +20,7 @@ ExclusionReason = Literal["suppressed", "unsubscribed", "invalid_address", "dupl
 """``unreadable``: the lead's attributes are JSON that PostgreSQL stores and nobody can render."""
 EXCLUSION_REASONS: tuple[ExclusionReason, ...] = get_args(ExclusionReason)
 
-# One row per lead that meets the condition, ordered by lead_id: what the OLTP database says before the manifest
+# One row per lead that meets the condition, ordered by lead_id: as the OLTP database has it before the manifest
 # is written. `email` without spaces around it; `reason` is an ExclusionReason, or null for an eligible lead.
 CANDIDATE_SCHEMA = pa.schema(
     [

@@ -280,7 +280,7 @@ class Warehouse(Protocol):
     def load_many(self, objects: Sequence[StagedObject]) -> Iterator[Sequence[LoadOutcome]]:
         """Load many objects in groups; yields the outcomes of a group as soon as they are known.
 
-        What an object keeps out is its own rows alone.
+        A bad object keeps out only its own rows.
 
         Raises:
             ConfigurationError, PartUnavailableError: the part is away; loading everything again is safe.

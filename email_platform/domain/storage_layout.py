@@ -5,14 +5,13 @@
     deliveries/campaign=<id>/chunk-<index>.parquet             what became of each recipient of one chunk
     dimensions/<name>/<snapshot id>.parquet                    small OLTP tables for the reports
     legacy/month=<YYYY-MM>/ids-<first id>.parquet              rows of the old email table, by range of old ids
-    legacy/month=<YYYY-MM>/ids-<first id>-left-<time>.parquet  what of them was found to be of another month, or no more
+    legacy/month=<YYYY-MM>/ids-<first id>-left-<time>.parquet  rows found to be in another month, or gone
     events/inbox/<date>/<receiver>-<sequence>.parquet          verified bodies that no batch holds yet
     events/raw/<date>/<batch>.parquet                          the bodies of one batch, for a replay
     events/normalised/<date>/<batch>.parquet                   their events, loaded into the warehouse
     events/quarantine/<date>/<batch>.parquet                   bodies that could not be read, with the reason
 
-Which manifest of a campaign counts is said by its row of ``campaign_manifest`` in PostgreSQL, never by a
-listing.
+The campaign's row of ``campaign_manifest`` in PostgreSQL decides which of its manifests counts, never a listing.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from email_platform.domain.ports import StagedKind
 _DAY = r"\d{4}-\d\d-\d\d"
 _ID = r"[1-9]\d{0,17}"
 _ELIGIBLE_KEY = re.compile(rf"manifests/campaign={_ID}/[0-9a-f-]{{36}}/eligible\.parquet", re.ASCII)
-# What the warehouse is made of, by key. Nothing else under these prefixes is ours, whoever put it there.
+# The objects that the warehouse is made of, by key. Nothing else under these prefixes is ours, whoever put it there.
 _KIND_OF_KEY: tuple[tuple[StagedKind, re.Pattern[str]], ...] = (
     ("delivery", re.compile(rf"deliveries/campaign=(?P<campaign>{_ID})/chunk-\d{{5,9}}\.parquet", re.ASCII)),
     ("exclusion", re.compile(rf"manifests/campaign=(?P<campaign>{_ID})/[0-9a-f-]{{36}}/excluded\.parquet", re.ASCII)),

@@ -25,7 +25,7 @@ EventType = Literal[
     "clicked",
     "resubscribed",  # the recipient, or an operator at the provider, lifted a suppression
     "auto_replied",  # a robot answered: out of office, a challenge, a change of address. No bounce: the mail arrived
-    "complaint_withdrawn",  # the recipient said that it is no spam
+    "complaint_withdrawn",  # the recipient marked the message as not spam
     "unsubscribed",
     "rejected",  # the provider took the call but never tried to deliver (suppressed, virus, rendering)
     "blocked",  # refused for the sender's reputation, the content or a policy; the address is good
@@ -99,10 +99,10 @@ class Event:
         return f"{self.provider}:{self.event_id}"
 
 
-# A hard bounce or a block after "delivered" is an asynchronous bounce and wins; who opens a mail has it, so a block
-# stands below "opened". A soft bounce stands below "delivered": SES reports out-of-office replies as transient
-# bounces of delivered mail, and Mailgun a temporary failure before each further try; where it was the last word,
-# nothing of a higher rank follows.
+# A hard bounce or a block after "delivered" is an asynchronous bounce and wins. A mail that was opened has arrived,
+# so a block stands below "opened". A soft bounce stands below "delivered": SES reports out-of-office replies as
+# transient bounces of delivered mail, and Mailgun a temporary failure before each further try; where it was the last
+# word, nothing of a higher rank follows.
 _RANK: Mapping[str, int] = {
     "accepted": 10,
     "delayed": 20,

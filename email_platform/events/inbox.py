@@ -154,7 +154,7 @@ def stage_inbox(
         batch_bytes: most compressed bytes of one batch (a single larger object makes its own).
 
     Raises:
-        PartUnavailableError: S3 or PostgreSQL is away; what was staged stays staged, the rest stays in the inbox.
+        PartUnavailableError: S3 or PostgreSQL is away; staged bodies stay staged, the rest stays in the inbox.
     """
     report = StagingReport()
     for batch in _batches(list(store.list(EVENT_INBOX_PREFIX)), batch_objects, batch_bytes):
@@ -332,9 +332,9 @@ def _set_aside(
 
 
 def replay_quarantine(store: ObjectStore, intake: EventIntake, clock: Clock) -> int:
-    """Put every quarantined body back into the inbox, after a fix of what could not read it; returns how many.
+    """Put every quarantined body back into the inbox, after a fix of the code that could not read it; returns how many.
 
-    Idempotent: an object's bodies go to one inbox key. What still cannot be read comes back to the quarantine
+    Idempotent: an object's bodies go to one inbox key. A body that still cannot be read comes back to the quarantine
     under another key; the events of a body that was half readable are deduplicated.
     """
     replayed = 0

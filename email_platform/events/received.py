@@ -1,6 +1,6 @@
 """A verified body exactly as it came, and its Parquet form in the inbox, the archive and the quarantine.
 
-Invariant: what a provider was thanked for is kept byte for byte, so whatever is derived from it can be
+Invariant: every body that we acknowledged is kept byte for byte, so everything derived from it can be
 derived again after a fix. No header but the allow-listed ones is kept: no credential, no signature.
 """
 

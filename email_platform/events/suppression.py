@@ -1,8 +1,8 @@
 """Who must not be mailed any more, from events, from the unsubscribe page and by hand.
 
 Invariant: every hard bounce, complaint and unsubscription becomes a suppression of the address that was mailed, once;
-asking twice changes nothing. What says nothing about the address (a soft bounce, a block, a robot's answer, the
-provider's own list) suppresses nobody.
+asking twice changes nothing. An event that proves nothing about the address (a soft bounce, a block, a robot's
+answer, the provider's own list) suppresses nobody.
 
 | event | suppressed | for |
 | --- | --- | --- |

@@ -1,4 +1,4 @@
-"""Suppressions as CSV: what is exported can be imported again, and no line of an import vanishes.
+"""Suppressions as CSV: an export can be imported again, and no line of an import vanishes.
 
 Invariant: each line of a file becomes a request or a problem with its number and its text; one bad line touches no
 other. So one line of the file is one record: no cell of ours holds a line break, and a quotation mark that
@@ -133,7 +133,7 @@ def _unescaped(cell: str) -> str:
 
 
 def _address(cell: str) -> str:
-    cell = trimmed_address(cell)  # of what a spreadsheet leaves: no-break spaces, zero-width marks
+    cell = trimmed_address(cell)  # a spreadsheet leaves no-break spaces and zero-width marks
     local, _, domain = cell.rpartition("@")
     if not local or not domain or len(cell) > MAXIMUM_ADDRESS_CHARACTERS or not cell.isprintable() or " " in cell:
         raise _BadLineError("no address")

@@ -89,7 +89,7 @@ def take_in_events(events: EventParts, parts: Parts, warehouse: EventWarehouse) 
     """Stage the inbox, load everything staged, settle unknown calls, pause campaigns that pass a limit; idempotent.
 
     Raises:
-        PartUnavailableError: a part is away; what was done stays done, the rest is the next pass's.
+        PartUnavailableError: a part is away; finished work stays done, the rest is left to the next pass.
     """
     began_seconds = time.monotonic()
     staged = stage_inbox(events.store, events.intake, events.clock, policy=events.policy)

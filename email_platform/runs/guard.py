@@ -1,7 +1,7 @@
 """Stops a campaign that would cost its sender's reputation: too many hard bounces, complaints or blocks.
 
-Invariant: a campaign is stopped once for the same numbers. What was counted when it was stopped, or since then
-while it stood still, is what an operator has seen who resumes it: the zero point from which it is judged again.
+Invariant: a campaign is stopped once for the same numbers. An operator who resumes it has seen the counts up to
+then, also those that came while it stood still: they are the zero point from which it is judged again.
 
 Counted from distinct messages with an event in the warehouse, against recipients accepted in the ledger, after
 each load of events. So it costs one aggregate over the rows of the campaigns that are watched, a prefix of the
@@ -144,7 +144,7 @@ class GuardReport:
 
 
 def breach(limits: GuardLimits, new: Feedback) -> str | None:
-    """Which limit the feedback passes, in words; None where it passes none, or is too little to tell."""
+    """Which limit the feedback passes, in words; None where it passes none, or is too little to judge."""
     if new.accepted < limits.minimum_accepted:
         return None
     measures = (
@@ -167,14 +167,14 @@ def guard_campaigns(
     limits: GuardLimits,
     alert: Callable[[GuardAlert], None],
 ) -> GuardReport:
-    """Judge every watched campaign, pause those that pass a limit, and tell the operator; safe to repeat.
+    """Judge every watched campaign, pause those that pass a limit, and alert the operator; safe to repeat.
 
     Args:
         register: the guard's memory.
         counts: the warehouse.
         accepted: the ledger's count of one campaign.
         limits: what a campaign may reach.
-        alert: tells one alert; PartUnavailableError where nobody took it.
+        alert: sends one alert; PartUnavailableError where nobody took it.
     """
     watched = register.watched()
     of_campaign = counts.feedback_counts([campaign.campaign_id for campaign in watched]) if watched else {}

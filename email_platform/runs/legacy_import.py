@@ -191,7 +191,7 @@ class _CopiedRange:
 def _copy_range(
     source: LegacySource, store: ObjectStore, month: Month, range_index: int, legacy: LegacyWarehouse | None
 ) -> _CopiedRange:
-    """Stage the range's rows as they are now, and what the warehouse has of it that the source has no more.
+    """Stage the range's rows as they are now, and the warehouse's rows of it that the source no longer has.
 
     Args:
         legacy: None where the warehouse has nothing of the range.
@@ -233,10 +233,10 @@ def _copy_range(
 def _stage_left(
     store: ObjectStore, month: Month, range_index: int, version: int, moved: pa.Table, removed: pa.Table
 ) -> tuple[StagedObject, int]:
-    """Stage what left the range's month: rows that are of another month now, and marks of those that are no more.
+    """Stage what left the range's month: rows that are in another month now, and marks for rows that are gone.
 
-    Under a key of its own for each snapshot, for ever: nothing else in the bucket tells it, and who fills an empty
-    warehouse from there must learn it.
+    Each snapshot has a key of its own, kept for ever: nothing else in the bucket records these changes, and filling an
+    empty warehouse from the bucket needs them.
     """
     key = legacy_left_key(str(month), range_index * RANGE_IDS, version)
     with store.writer(key) as file:

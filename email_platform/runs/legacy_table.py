@@ -44,7 +44,7 @@ LEGACY_EMAIL_SCHEMA = pa.schema(
         pa.field("is_deleted", pa.uint8(), nullable=False),
     ]
 )
-# What the warehouse's table is ordered by: a row whose key changed at the source is another row there.
+# The order of the warehouse's table: a row whose key changed at the source is another row there.
 KEY_COLUMNS = ("campaign_id", "lead_id", "id")
 
 EARLIEST_TIME = datetime(1900, 1, 1, tzinfo=UTC)

@@ -65,7 +65,7 @@ class Parts:
 
     Attributes:
         chunk_rows: eligible leads per chunk of the manifests frozen from now on.
-        limits: what a sender's provider allows, said without connecting to it.
+        limits: what a sender's provider allows; known without connecting to it.
         provider: makes a client of a sender's provider; called inside the event loop that uses it.
         limiter: the rate limiter of a sender's provider account, for the campaign with this id.
         suppressions: asked again before each call.

@@ -45,7 +45,7 @@ class CampaignPreview:
     Attributes:
         manifest: the counts of an audience that was resolved and thrown away.
         samples: the first recipients' messages, as they would be sent.
-        check: how many recipients were looked at, and who of them cannot be rendered.
+        check: how many recipients were looked at, and which of them cannot be rendered.
     """
 
     campaign: Campaign

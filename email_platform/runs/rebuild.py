@@ -1,8 +1,8 @@
-"""The warehouse made anew from the bucket: everything that it lacks is loaded, and the result is proved.
+"""Rebuilds the warehouse from the bucket: loads every object that is missing, and proves the result.
 
-Invariant: what the bucket holds is the truth, by key and by the hash of its content. Neither the register's word that
-an object is loaded, nor a register without rows, keeps an object out; what is held already is not loaded again, so a
-rebuild may be repeated at any time, beside loads that go on, and goes on where a killed one ended.
+Invariant: the bucket's content is the truth, by key and by the hash of its content. Neither the register's word that
+an object is loaded, nor a register without rows, keeps an object out. An object that is already held is not loaded
+again, so a rebuild may be repeated at any time, beside loads that go on, and goes on where a killed one ended.
 
 The register of staged objects is mended on the way: objects that it does not know, or knows with another content than
 the bucket has, are recorded as they were found, unless a newer content was recorded meanwhile.
@@ -112,7 +112,7 @@ class RebuildReport:
         return not self.done.quarantined and not self.missing
 
     def changed_tables(self) -> list[str]:
-        """The tables that do not say what they said before."""
+        """The tables whose content differs from before."""
         names = sorted(self.before.keys() | self.after.keys())
         return [name for name in names if self.before.get(name, NOTHING) != self.after.get(name, NOTHING)]
 
@@ -274,7 +274,7 @@ class _Rebuild:
                 continue
             self._register.quarantine(one.staged, str(one.problem))
             registered = self._register.registered([one.staged.key]).get(one.staged.key)
-            if registered is None or registered == one.staged:  # else it was staged anew meanwhile, and is loaded so
+            if registered is None or registered == one.staged:  # else it was staged again meanwhile; that is loaded
                 reasons = {**self.done.quarantined, one.staged.key: str(one.problem)}
                 self.done = replace(self.done, quarantined=reasons)
 

@@ -1,6 +1,6 @@
-"""Sends once more to recipients who were refused, when what they were refused for is mended.
+"""Sends once more to recipients who were refused, once the reason for the refusal is fixed.
 
-Invariant: nobody comes back whose message may have been accepted at any time, or who is suppressed.
+Invariant: a recipient whose message may have been accepted at any time, or who is suppressed, never comes back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stops a chunk where the provider takes nobody, and tells such a provider from recipients whom it never takes.
+"""Stops a chunk where the provider takes nobody, and distinguishes that from recipients whom it never takes.
 
 Invariant: a few recipients whom the provider never takes stop nothing, and a refusal that would take everybody is
 booked on nobody.
@@ -155,7 +155,7 @@ class RefusalWatch:
 class RejectionBreaker:
     """Watches the share of recipients whom the provider refuses, among those of this process's calls.
 
-    What was counted before belongs to a run that ended; who resumes a campaign has seen it.
+    Earlier counts belong to a run that ended; the operator who resumes a campaign has seen them.
     """
 
     def __init__(self, limits: RejectionLimits) -> None:

@@ -1,7 +1,7 @@
 """Decides what becomes of a call: planned, unknown, rejected or accepted, here and nowhere else.
 
-Invariant: what is said of one attempt is never said of an earlier one. While an earlier attempt of the call may have
-been accepted, an attempt that failed, was refused as a whole or was never made leaves the call *unknown*; only an
+Invariant: the result of one attempt is never taken as that of an earlier one. While an earlier attempt of the call may
+have been accepted, an attempt that failed, was refused as a whole or was never made leaves the call *unknown*; only an
 answer under a key that is still honoured, or an acceptance, settles it.
 
 `judge_answer` and `judge_failure` look at an attempt's end, `never_made` and `no_answer` at attempts without one. The
@@ -216,18 +216,18 @@ def after_decision(record: CallRecord, decision: UnknownDecision) -> CallRecord:
 
     Of a call of which events have proved some recipients, only the others are sent again, in a follow-up call.
     """
-    said = f"an operator decided: {decision}"
-    error = f"{record.error}; {said}" if record.error else said
+    note = f"an operator decided: {decision}"
+    error = f"{record.error}; {note}" if record.error else note
     if decision == "abandon":
         return replace(record, state="abandoned", error=error)
     if record.receipt is None:
         return replace(record, state="planned", after_unknown=True, error=error)
-    receipt = record.receipt.resending_unknown(said)
+    receipt = record.receipt.resending_unknown(note)
     return replace(record, state="accepted", after_unknown=True, receipt=receipt, error=error)
 
 
 def after_proof(record: CallRecord, proof: Proof, now: datetime) -> CallRecord | None:
-    """The record with what events have proved; None where the proof was drawn from what is no longer so."""
+    """The record with what events have proved; None where the record has changed since the proof was drawn."""
     if record.state not in ("intent", "unknown") or (record.attempts, record.receipt) != (proof.attempts, proof.before):
         return None
     is_complete = not proof.receipt.count("unknown")

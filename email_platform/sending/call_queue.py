@@ -1,6 +1,6 @@
 """When calls start: after their pause, within the account's rate, and never more at once than allowed.
 
-Invariant: a call that was booked with the rate limiter is started or given back; what is booked is spent.
+Invariant: a call that was booked with the rate limiter is started or given back; a booked call is spent.
 """
 
 from __future__ import annotations

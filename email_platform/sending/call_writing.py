@@ -170,7 +170,7 @@ class CallWriter:
     def _fitting(
         self, call: BulkCall, offsets: list[int], left_out: dict[int, RecipientResult]
     ) -> tuple[BulkCall, list[int]]:
-        """The first recipients as far as they fit one request; who can never fit is left out."""
+        """The first recipients as far as they fit one request; a recipient who can never fit is left out."""
         provider = self._mailing.provider
         kept: list[tuple[int, Recipient]] = list(zip(offsets, call.recipients, strict=True))
         wanted = len(kept)

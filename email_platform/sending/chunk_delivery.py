@@ -70,7 +70,7 @@ class ChunkDelivery:
         stop: asks to end between two calls.
         on_progress: called at every turn of the loop.
 
-    Length: the loop and what it does at each end of a call share one state; whatever decides is elsewhere.
+    Length: the loop and what it does at each end of a call share one state; the decisions are made elsewhere.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ChunkDelivery:
         lease = await self._session.take_lease(self._work)
         try:
             finished = False
-            while not finished:  # a second time where a fenced process said late that it had never made a call
+            while not finished:  # a second time where a fenced process reported late that it had never made a call
                 self._begin(await self._session.calls(lease))
                 try:
                     await self._pump(lease)
@@ -272,7 +272,7 @@ class ChunkDelivery:
         return results
 
     def _collect(self, done: set[asyncio.Task[Ended]]) -> None:
-        # Acceptances first: what they prove is known when the refusals that came with them are looked at.
+        # Acceptances first: their proof is known by the time the refusals that came with them are looked at.
         for task in sorted(done, key=lambda one: isinstance(one.result(), Exception)):
             open_call = self._in_flight.pop(task)
             attempt = open_call.attempt

@@ -1,7 +1,7 @@
 """What provider events prove of calls that have no answer.
 
 Invariant: a recipient goes from unknown to accepted only where an event about its own message, or a provider that
-accepts whole calls, proves it. A call that answers per recipient tells nothing about its other recipients: the
+accepts whole calls, proves it. A call that answers per recipient proves nothing about its other recipients: the
 provider may have refused them one by one, so they stay unknown and are never sent again unasked.
 """
 

@@ -13,17 +13,17 @@ completeness, the campaign's status.
 A call that was never attempted has no record: planning costs no write, so the ledger's row writes stay at
 two per call (intent, receipt), 1/25 of the recipients at 50 recipients a call.
 
-**Recipients.** Whoever is in no record is in no call yet. A record says who is in its call: neighbours by their first
-position and their number, others by offset, durable with the intent. Recipients that a finished call deferred go, up
-to a full call of them at a time, into a *follow-up* call with the next free index (and so with an id of its own);
-recipients that must not be mailed any more, or for whom there is no message, are left out of their call and stand as
-refused in a record of their own that was never sent. A call that the provider refused as a whole, or that does not fit
-any more, is *emptied*: in one commit its recipients go into calls with new ids, and its own record keeps nobody. Of
-several records with a recipient the one with the highest call index counts.
+**Recipients.** A recipient in no record is in no call yet. A record names the recipients of its call: neighbours by
+their first position and their number, others by offset, durable with the intent. Recipients that a finished call
+deferred go, up to a full call of them at a time, into a *follow-up* call with the next free index (and so with an id of
+its own); recipients that must not be mailed any more, or for whom there is no message, are left out of their call and
+stand as refused in a record of their own that was never sent. A call that the provider refused as a whole, or that does
+not fit any more, is *emptied*: in one commit its recipients go into calls with new ids, and its own record keeps
+nobody. Of several records with a recipient the one with the highest call index counts.
 
 **What an event proves.** An event about a message proves that the provider accepted it. Where the provider accepts
 or refuses whole calls, that proves the call. Where it answers per recipient, the others may have been accepted or
-refused: they stay unknown, in a receipt that says who is proved, and only they are ever sent again by a decision.
+refused: they stay unknown, in a receipt that lists who is proved, and only they are ever sent again by a decision.
 """
 
 from __future__ import annotations
@@ -139,10 +139,10 @@ class CallIntent:
         offsets: its recipients' offsets within the chunk, where they are not the slice of its index.
         follows: what became of its recipients in the earlier calls whose follow-up it is: ``deferred``, and that is
             all, or ``in_doubt``: deferred after an attempt of unknown outcome; None for a first call.
-        after_unknown: an earlier attempt may have been accepted, and no key that is still honoured tells: whoever is
-            refused now is not known to have got nothing.
-        refusal: the call is not made: its recipients are refused, at once. Without recipients: what it had is in other
-            calls now, and its key is never used again.
+        after_unknown: an earlier attempt may have been accepted, and no key that is still honoured shows whether it
+            was. A recipient who is refused now may still have got the message.
+        refusal: the call is not made: its recipients are refused, at once. Without recipients: those it had are in
+            other calls now, and its key is never used again.
         is_planned: the call is not made yet; the record only holds whose turn it is.
         error: one line for the operator, without addresses or secrets.
     """

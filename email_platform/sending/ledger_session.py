@@ -1,7 +1,7 @@
 """One process's dealings with the ledger over one chunk: its lease, and commits that wait for a ledger that is away.
 
-Invariant: what was to be committed is committed once the ledger is back, or is handed back to the caller; the moment at
-which a commit began is what the lease's age is counted from.
+Invariant: a commit that waits is made once the ledger is back, or is handed back to the caller. The lease's age is
+counted from the moment at which a commit began.
 """
 
 from __future__ import annotations

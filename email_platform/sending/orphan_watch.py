@@ -1,4 +1,4 @@
-"""Ends a process's work with the processes that asked for it, and tells whether a process is still there.
+"""Ends a process's work with the processes that asked for it, and checks whether a process is still there.
 
 Invariant: a step whose run worker died starts no further call. Measured trap: Dagster's step processes
 outlive a killed run worker, and with multiprocessing's fork server even the step's parent (the server)

@@ -1,7 +1,7 @@
 """How far one chunk is: its recipients by outcome.
 
-Invariant: a recipient is counted once, by the last call that has it; whom a call defers counts when a follow-up call
-ends, or when the tries do.
+Invariant: a recipient is counted once, by the last call that has it. A deferred recipient counts when a follow-up call
+ends, or when the tries run out.
 """
 
 from __future__ import annotations

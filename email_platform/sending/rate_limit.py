@@ -1,6 +1,6 @@
 """How fast a provider account may be used, shared by every process that uses it.
 
-Invariant: what is booked is spent. Calls are booked a second ahead at most, and the campaigns that use an account
+Invariant: a booked call is spent. Calls are booked a second ahead at most, and the campaigns that use an account
 share its rate evenly, however many processes each of them has: a small campaign that comes late waits for a second
 of the others' calls and then has its share, whether the others have a thousand or a million recipients left.
 """

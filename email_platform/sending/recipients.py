@@ -24,7 +24,7 @@ def content_error_result(reason: str) -> RecipientResult:
 
 
 def in_doubt(results: Iterable[RecipientResult]) -> CallReceipt:
-    """The results of an attempt after one of unknown outcome: who is refused now may have been accepted then."""
+    """Results of an attempt after one of unknown outcome: a recipient refused now may have been accepted then."""
     return CallReceipt(
         tuple(replace(result, status="unknown") if result.status == "rejected" else result for result in results)
     )

@@ -1,7 +1,7 @@
 """Recipients whose refusal is certain, put back so that a follow-up call sends to them.
 
-Invariant: nobody comes back who may have been accepted at any time, or who must not be mailed: a record after an
-attempt of unknown outcome is left alone, and so are suppressed recipients.
+Invariant: a recipient who may have been accepted at any time, or who must not be mailed, never comes back. A record
+after an attempt of unknown outcome is left alone, and so are suppressed recipients.
 """
 
 from __future__ import annotations

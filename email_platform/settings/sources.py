@@ -1,6 +1,6 @@
 """Where settings are read from: the environment, and ``embedded.env`` for what the environment does not say.
 
-Invariant: an empty variable counts as not set, and what is read for a secret field is a secret from then on, so that
+Invariant: an empty variable counts as not set, and a value read for a secret field is a secret from then on, so that
 nothing that logs a source's values (PYDANTIC_SETTINGS_DEBUG makes pydantic-settings do so) shows it.
 
 pydantic-settings' own source for the environment is not used: it takes names in any case of letters, while Docker,

@@ -37,8 +37,8 @@ class StagingRegister(Protocol):
     def adopt(self, found: Sequence[tuple[StagedObject, int | None]], seen: Mapping[str, StagedObject]) -> None:
         """Remember objects that were found in the bucket, with their campaigns, in one transaction.
 
-        Only where the register still says what it said before the objects were read: a content that was
-        recorded meanwhile is newer.
+        Only where the register has not changed since the objects were read: content that was recorded
+        meanwhile is newer.
 
         Args:
             found: what lies in the bucket.
@@ -116,10 +116,10 @@ def delivery_table(
     columns: dict[str, list[Any]] = {name: [] for name in DELIVERY_SCHEMA.names}
     for offset in sorted(calls):
         record, nth = calls[offset]
-        told = _outcome(record, nth, finished=finished)
-        if told is None:
+        outcome = _outcome(record, nth, finished=finished)
+        if outcome is None:
             continue
-        status, provider_message_id, code, message = told
+        status, provider_message_id, code, message = outcome
         occurred_at_ms = int((record.receipt_at or record.intent_at).timestamp() * 1000)
         columns["lead_id"].append(lead_ids[offset])
         columns["message_id"].append(str(message_id(manifest.campaign_id, lead_ids[offset])))

@@ -44,8 +44,8 @@ def delivery_version(status: DeliveryStatus, occurred_at_ms: int, *, follows_ref
     Args:
         status: what is known.
         occurred_at_ms: since when.
-        follows_refusal: an earlier call's record may say rejected, and somebody had the recipient tried again: what is
-            known of this later call counts, even where that is less.
+        follows_refusal: an earlier call's record may say rejected, and somebody had the recipient tried again: the
+            state of this later call counts, even where less is known of it.
     """
     if follows_refusal and _RANK[status] < _RANK["rejected"]:
         return (_RANK["rejected"] << 48) | (occurred_at_ms + _RANK[status])

@@ -131,7 +131,7 @@ def _encoded(plan: CallPlan, limits: ProviderLimits) -> EncodedCall:
 
 
 class FittingEncoder:
-    """`fit` and then `encode` of one call with one plan: what the first looked at, the second need not look at again.
+    """`fit` and then `encode` of one call with one plan: the second need not repeat what the first checked.
 
     Keeps the newest plan that fits as a whole; any other call is planned again, so the bytes are the same either way.
     """

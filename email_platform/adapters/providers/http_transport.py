@@ -36,7 +36,7 @@ How failures map (aiohttp 3.14, httpx-aiohttp 0.2; each row is a test in ``test_
 | answer that is not HTTP | ClientResponseError | not mapped at all | unknown |
 
 The transport names resets and disconnects ``ConnectTimeout`` as it does refused connections, because it maps
-aiohttp's base class ``ClientConnectionError`` to it: whoever classifies by httpx's class alone sends twice.
+aiohttp's base class ``ClientConnectionError`` to it: code that classifies by httpx's class alone sends twice.
 `post_once` therefore judges aiohttp's own exception, found as the cause.
 
 aiohttp repeats a request by itself only on a kept connection and for idempotent methods, never a POST (a test counts

@@ -135,7 +135,7 @@ class SendGridProvider(HttpProvider):
     def _plan_for(self, call: BulkCall, judged: Sequence[Recipient]) -> CallPlan:
         """The first form that carries the judged recipients."""
         substituted = _SubstitutedPlan(call)
-        # Who cannot be sent at all has no say in the form.
+        # A recipient who cannot be sent to at all has no influence on the form.
         sendable = (one for one in judged if recipient_problem(call.skeleton, one, substituted.checks) is None)
         if all(substituted.substitution_problem(recipient) is None for recipient in sendable):
             return substituted

@@ -196,7 +196,7 @@ def _is_unsubscribe(described: Mapping[str, Any]) -> bool:
 def _recipients(
     kind: EventType, described: Mapping[str, Any], mail: Mapping[str, Any]
 ) -> Iterator[Callable[[], tuple[str, Mapping[str, Any]]]]:
-    """For each recipient of the record a function that reads its address, and what is said about it."""
+    """For each recipient of the record, a function that reads its address and what is reported about it."""
     for name in ("bouncedRecipients", "complainedRecipients", "delayedRecipients"):
         if name in described:
             listed = as_list(described[name], name)

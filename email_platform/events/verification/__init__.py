@@ -1,6 +1,6 @@
 """Proves that a webhook comes from the provider account that its path names: one module for each provider.
 
-What they share, and the invariants, stand in `email_platform.events.verification.proof`.
+The code that they share, and the invariants, are in `email_platform.events.verification.proof`.
 """
 
 from email_platform.events.verification.mailgun import MailgunVerifier

@@ -52,7 +52,7 @@ class StandardWebhooksVerifier:
             self._webhook.verify(readable, dict(given), json_parse=False)
 
     def _verify_bytes(self, given: Mapping[str, str], body: bytes) -> None:
-        """The package takes texts alone, but a diagnostic may hold a byte of Latin-1, and what is signed are bytes."""
+        """The package takes only text, but a diagnostic may hold a Latin-1 byte, and the signature is over bytes."""
         identifier = given["webhook-id"]
         try:
             signed_at = datetime.fromtimestamp(float(given["webhook-timestamp"]), UTC)
