@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 from email_platform.adapters.assembly import open_oltp, open_store
+from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.part_checks import PartCheck, check_parts
 from email_platform.adapters.preparation import prepare
 from email_platform.settings import Settings
+from tests.integration.clickhouse_process import DATABASE, PASSWORD, USER, running
 
 pytestmark = pytest.mark.integration
 
@@ -57,11 +60,23 @@ def test_a_missing_bucket_is_named(settings: Settings) -> None:
     assert "EMAIL_PLATFORM_S3_BUCKET" in found["S3"].says
 
 
-def test_a_bucket_that_only_clickhouse_cannot_reach_is_reported_as_that(settings: Settings) -> None:
+def test_a_bucket_that_only_clickhouse_cannot_reach_is_reported_as_that(settings: Settings, tmp_path: Path) -> None:
+    # The stack's own ClickHouse may reach the stack's S3 alone.
+    with running(tmp_path / "data", "--s3-endpoint", "http://127.0.0.1:9") as endpoint:
+        url = f"http://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{endpoint.port}/{DATABASE}"
+        upgrade_to_head(url)
+        found = checks(settings, clickhouse_url=SecretStr(url), s3_endpoint_url_for_clickhouse="http://127.0.0.1:9")
+    assert found["S3"].fits
+    assert found["ClickHouse"].fits
+    assert not found["ClickHouse reads S3"].fits
+    assert "127.0.0.1:9" in found["ClickHouse reads S3"].says
+
+
+def test_a_bucket_that_clickhouse_may_not_reach_is_reported_as_a_missing_right(settings: Settings) -> None:
     found = checks(settings, s3_endpoint_url_for_clickhouse="http://127.0.0.1:9")
     assert found["S3"].fits
     assert not found["ClickHouse reads S3"].fits
-    assert "127.0.0.1:9" in found["ClickHouse reads S3"].says
+    assert "lacks a right" in found["ClickHouse reads S3"].says
 
 
 def test_databases_without_schemas_need_a_migration_and_fit_afterwards(settings: Settings, empty_database: str) -> None:
