@@ -24,6 +24,7 @@ from email_platform.adapters.assembly import (
     provider_account,
     utc_now,
 )
+from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
@@ -119,7 +120,7 @@ def _check_store(settings: Settings) -> str:
 
 
 def _check_warehouse(settings: Settings) -> str:
-    with open_warehouse(settings) as warehouse:
+    with open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse:
         _require_migrated(unapplied_in_warehouse(warehouse.client, read_migrations()))
         return f"{warehouse.client.server_version}, schema up to date"
 
@@ -127,7 +128,7 @@ def _check_warehouse(settings: Settings) -> str:
 def _check_warehouse_reads_store(settings: Settings) -> str:
     """The load runs inside ClickHouse: its own way to the bucket counts, not ours."""
     key = f"{_PROBE_PREFIX}{uuid4()}"
-    with closing(open_store(settings)) as store, open_warehouse(settings) as warehouse:
+    with closing(open_store(settings)) as store, open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse:
         written = store.put(key, b"probe")
         try:
             found_bytes = warehouse.object_size_bytes(key)
