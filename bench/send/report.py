@@ -91,8 +91,8 @@ def write_page(findings: Findings, folder: Path) -> None:
     lines = [
         "# Sending, measured",
         "",
-        "Written by `make bench-send`. Everything is a ratio of things that ran in turns in one run on one machine, or",
-        f"is said with it. Scale {findings.scale}, {findings.cores} cores.",
+        "Written by `make bench-send`, from one run on one machine. The ratios are of things that ran in turns in it.",
+        f"Scale {findings.scale}, {findings.cores} cores.",
         "",
         "| measured | found | goal |",
         "| --- | --- | --- |",

@@ -13,9 +13,6 @@ EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 """Times outside these two are odd: a day of margin keeps them in Python's years in every time zone."""
 
-MAX_JSON_LEVELS = 64
-"""Objects and lists inside each other, in a document; a condition of the deepest grammar has about 20."""
-MAX_CONDITION_BYTES = 16 << 20
 MAX_ATTRIBUTES_BYTES = 256 << 10
 """As PostgreSQL writes the document; a batch of 5,000 leads is held in memory at once."""
 

@@ -35,6 +35,7 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from email_platform.domain.ports import RecipientResult
+from email_platform.domain.texts import without_nul
 
 CallState = Literal["planned", "intent", "accepted", "rejected", "unknown", "abandoned"]
 UnknownDecision = Literal["abandon", "resend"]
@@ -63,7 +64,7 @@ class CallReceipt:
         Without NUL characters: PostgreSQL's jsonb takes none, and an answer with one could never be recorded.
         """
         document: dict[str, Any] = {
-            "ids": [_without_nul(result.provider_message_id) for result in self.results],
+            "ids": [without_nul(result.provider_message_id) for result in self.results],
             "rejected": self._with_status("rejected"),
         }
         for status in ("deferred", "unknown"):
@@ -74,8 +75,8 @@ class CallReceipt:
     def _with_status(self, status: str) -> dict[str, list[str]]:
         return {
             str(offset): [
-                _without_nul(result.error_code),
-                _without_nul(result.error_message),
+                without_nul(result.error_code),
+                without_nul(result.error_message),
                 *([UNCOUNTED_MARK] if result.account_refused else ()),
             ]
             for offset, result in enumerate(self.results)
@@ -113,10 +114,6 @@ class CallReceipt:
     def all_rejected(cls, recipient_count: int, code: str, message: str) -> CallReceipt:
         """The receipt of a call that was refused as a whole."""
         return cls((RecipientResult("rejected", "", code, message),) * recipient_count)
-
-
-def _without_nul(text: str) -> str:
-    return text.replace("\0", "")
 
 
 @dataclass(frozen=True, slots=True)

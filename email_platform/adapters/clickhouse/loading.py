@@ -50,19 +50,16 @@ _INSERT_SETTINGS: Mapping[str, Any] = {
 
 
 class ObjectLoader:
-    """Loads staged objects through one client; may be used by several threads at once."""
+    """Loads staged objects; may be used by several threads at once.
 
-    def __init__(self, client: Any, location: StagingLocation, *, address: str, secrets: Sequence[str]) -> None:
-        """Use a connected client.
+    Args:
+        queries: asks ClickHouse about the objects, and inserts.
+        location: where ClickHouse reads the objects.
+    """
 
-        Args:
-            client: of clickhouse-connect, without a session.
-            location: where ClickHouse reads the objects.
-            address: names the server in errors.
-            secrets: removed from ClickHouse's messages.
-        """
+    def __init__(self, queries: ObjectQueries, location: StagingLocation) -> None:
         self._location = location
-        self._queries = ObjectQueries(client, location, address=address, secrets=secrets)
+        self._queries = queries
 
     def load(self, staged: StagedObject) -> int:
         """Load one object; see `email_platform.domain.ports.Warehouse`."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 from email_platform.adapters.clickhouse.address import ClickHouseAddress, reports_database_beside
 from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, clickhouse_errors, connect
 from email_platform.adapters.clickhouse.loading import ObjectLoader
+from email_platform.adapters.clickhouse.object_queries import ObjectQueries
 from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.targets import TARGETS
@@ -63,7 +64,8 @@ class ClickHouseWarehouse:
         self.client = client
         self._address = address
         self._secrets = [text for text in (password, location.secret_access_key) if text]
-        self._loader = ObjectLoader(client, location, address=address, secrets=self._secrets)
+        queries = ObjectQueries(client, location, address=address, secrets=self._secrets)
+        self._loader = ObjectLoader(queries, location)
 
     @classmethod
     def from_settings(cls, settings: Settings, timeout_seconds: float = LOAD_TIMEOUT_SECONDS) -> ClickHouseWarehouse:

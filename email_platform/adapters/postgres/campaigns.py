@@ -34,7 +34,6 @@ from sqlalchemy import (
 )
 
 from email_platform.adapters.postgres.tables import campaign, chunk, sender
-from email_platform.adapters.postgres.texts import storable
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import (
     LONGEST_PAUSE,
@@ -45,6 +44,7 @@ from email_platform.domain.campaigns import (
     check_transition,
 )
 from email_platform.domain.odd_rows import LATEST, Unreadable, is_odd_time
+from email_platform.domain.texts import without_nul
 from email_platform.errors import AccountingError, CampaignNotFoundError
 
 _STARTED = {CampaignStatus.SENDING}
@@ -68,7 +68,7 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     ).scalar_one_or_none()
     if current is None:
         raise CampaignNotFoundError(campaign_id)
-    values: dict[str, Any] = {"status_reason": storable(reason)}
+    values: dict[str, Any] = {"status_reason": without_nul(reason)}
     if current != wanted:
         check_transition(campaign_id, CampaignStatus(current), wanted)
         if wanted is CampaignStatus.SENT:

@@ -34,9 +34,9 @@ from email_platform.adapters.postgres.ledger_rows import (
     write_record,
 )
 from email_platform.adapters.postgres.tables import campaign, chunk, send_call
-from email_platform.adapters.postgres.texts import storable
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import CampaignStatus
+from email_platform.domain.texts import without_nul
 from email_platform.errors import CampaignStoppedError, LeaseLostError
 from email_platform.sending.call_outcome import after_decision, after_proof
 from email_platform.sending.ledger import (
@@ -314,7 +314,7 @@ class PostgresCallLedger:
                         "body_sha256": one.body_sha256,
                         "lease_epoch": lease.epoch,
                         "attempts": 0 if one.is_planned else 1,
-                        "error": storable(one.error),
+                        "error": without_nul(one.error),
                         "intent_at": func.clock_timestamp(),
                     }
                     for one in intents
@@ -334,7 +334,7 @@ class PostgresCallLedger:
             "b_receipt": outcome.receipt.to_json() if outcome.receipt else None,
             "b_answered": outcome.receipt is not None,
             "b_accepted": outcome.state == "accepted",
-            "b_error": storable(outcome.error),
+            "b_error": without_nul(outcome.error),
         }
 
     def finish_chunk(self, lease: Lease) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, Connection, Select, bindparam, case, func, or_, select, text, update
 
 from email_platform.adapters.postgres.tables import chunk, send_call
-from email_platform.adapters.postgres.texts import storable
+from email_platform.domain.texts import without_nul
 from email_platform.sending.ledger import CallReceipt, CallRecord, CampaignTotals
 
 RECORD_OUTCOME = (
@@ -110,7 +110,7 @@ def write_record(connection: Connection, campaign_id: int, chunk_index: int, rec
             after_unknown=record.after_unknown,
             receipt=record.receipt.to_json() if record.receipt else None,
             receipt_at=record.receipt_at,
-            error=storable(record.error),
+            error=without_nul(record.error),
         )
     )
 
