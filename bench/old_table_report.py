@@ -65,7 +65,7 @@ def median_rates(results: Results) -> dict[str, float]:
 
 
 def goals(results: Results) -> list[tuple[str, str, bool]]:
-    """Each goal, what was measured, and whether it is met; a stage that is missing is said."""
+    """Each goal, what was measured, and whether it is met; a stage that is missing is named."""
     found = [("not measured", False)] * 4
     if "writes" in results:
         rates = median_rates(results)

@@ -1,4 +1,4 @@
-"""What a refresh of the reports costs against building them anew, model by model.
+"""What a refresh of the reports costs against building them again from all rows, model by model.
 
 Fills the raw tables inside ClickHouse, builds everything, then refreshes after 1 % new deliveries, after as many late
 events spread over all campaigns, and after nothing. One run, one machine: the ratios are the result.

@@ -103,7 +103,7 @@ class Schedule:
             deaths.append(_death(random, random.choice(VICTIMS), first.share))
         if random.random() < 0.6:
             victims = [victim for victim in VICTIMS if victim not in WITH_STEP_PROCESSES]
-            job = random.choice(JOBS[1:]) if honours_keys else reports_job.name  # the other provider tells no events
+            job = random.choice(JOBS[1:]) if honours_keys else reports_job.name  # the other provider sends no events
             deaths.append(Death(random.choice(victims), job, 0.0, random.uniform(0.0, 2.0)))
         return cls(seed, honours_keys, on_unknown, random.randrange(2000, 4000), tuple(deaths))
 
@@ -327,9 +327,9 @@ class DagsterWorld:
         """Whether everything that the provider had to tell is acknowledged and in the warehouse."""
         if not simulator.honours_keys:
             return True  # it was given no address to tell
-        told = sum(simulator.log.events_by_type(str(campaign_id)).values())
+        reported = sum(simulator.log.events_by_type(str(campaign_id)).values())
         stored = self._ask("select uniqExact(event_key) from event where campaign_id = {id:Int64}", campaign_id)
-        return simulator.log.acknowledged_events(str(campaign_id)) == told and stored == [(told,)]
+        return simulator.log.acknowledged_events(str(campaign_id)) == reported and stored == [(reported,)]
 
     def _reported(self, campaign_id: int) -> tuple[int, str] | None:
         reports = reports_database(self.settings.clickhouse_url.get_secret_value())

@@ -73,14 +73,14 @@ class Promise:
 
 def _staged(store: ObjectStore, campaign_id: int) -> tuple[dict[str, str], dict[str, str]]:
     """Status and provider's id of every message, as the staged objects say."""
-    told: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
     ids: dict[str, str] = {}
     for found in store.list(deliveries_prefix(campaign_id)):
         with store.reader(found.key) as reader:
             table = pq.read_table(reader, columns=["message_id", "status", "provider_message_id"])
         ids |= dict(zip(table["message_id"].to_pylist(), table["provider_message_id"].to_pylist(), strict=True))
-        told |= dict(zip(table["message_id"].to_pylist(), table["status"].to_pylist(), strict=True))
-    return told, ids
+        outcomes |= dict(zip(table["message_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+    return outcomes, ids
 
 
 def hold(
@@ -98,7 +98,7 @@ def hold(
             require_all(account(parts, warehouse, campaign_id))
         except AccountingError as error:
             problems.append(str(error))
-        told, ids = _staged(parts.store, campaign_id)
+        outcomes, ids = _staged(parts.store, campaign_id)
         in_warehouse = dict(
             warehouse.client.query(
                 "select toString(message_id), status from delivery final where campaign_id = {id:Int64}",
@@ -110,18 +110,18 @@ def hold(
     for row in log.rows(str(campaign_id)):
         counted[row.message_id] += 1
         logged.setdefault(row.message_id, set()).add(row.provider_message_id)
-    accepted = {one for one, status in told.items() if status == "accepted"}
-    unknown = {one for one, status in told.items() if status in ("unknown", "abandoned")}
+    accepted = {one for one, status in outcomes.items() if status == "accepted"}
+    unknown = {one for one, status in outcomes.items() if status in ("unknown", "abandoned")}
     twice = sum(times > 1 for times in counted.values())
     eligible = promise.leads + BLOCKED + ODD + BAD
-    if in_warehouse != told:
+    if in_warehouse != outcomes:
         problems.append("the warehouse does not hold what the objects say")
     if any(ids[one] not in logged.get(one, ()) for one in accepted):
         problems.append("a receipt has a provider's message id that the provider gave to somebody else")
     if twice and not promise.answers_lost:
         problems.append("somebody was mailed twice without any unknown call")
-    if len(told) != eligible:
-        problems.append(f"{eligible} eligible, {len(told)} staged")
+    if len(outcomes) != eligible:
+        problems.append(f"{eligible} eligible, {len(outcomes)} staged")
     if twice and (promise.honours_keys or promise.on_unknown == "hold"):
         problems.append(f"{twice} leads were mailed twice")
     if not accepted <= set(counted):

@@ -125,7 +125,7 @@ def campaign_totals(connection: Connection, campaign_id: int) -> CampaignTotals:
             send_call.after_unknown,
             count(*) as calls,
             coalesce(sum(recipient_count) filter (where receipt is not null), 0)::bigint as answered,
-            coalesce(sum(recipient_count) filter (where receipt is null), 0)::bigint as untold,
+            coalesce(sum(recipient_count) filter (where receipt is null), 0)::bigint as unanswered,
             coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'rejected'))), 0)::bigint as refused,
             coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'deferred'))), 0)::bigint as deferred,
             coalesce(sum((select count(*) from jsonb_object_keys(receipt -> 'unknown'))), 0)::bigint as unproved,
@@ -143,22 +143,22 @@ def campaign_totals(connection: Connection, campaign_id: int) -> CampaignTotals:
 
     def open_in(state: str) -> int:
         """Recipients of calls in this state whose outcome is not known."""
-        return sum(int(row.untold + row.unproved) for row in rows if row.state == state)
+        return sum(int(row.unanswered + row.unproved) for row in rows if row.state == state)
 
-    put_off: Counter[tuple[bool, bool]] = Counter()  # by (chunk finished, in doubt): without a follow-up call
+    deferred_counts: Counter[tuple[bool, bool]] = Counter()  # by (chunk finished, in doubt): without a follow-up call
 
     calls: Counter[str] = Counter()
     for row in rows:
         calls[row.state] += row.calls
-        put_off[row.finished, row.after_unknown] += int(row.deferred)
-        put_off[row.finished, False] -= int(row.following_deferred)
-        put_off[row.finished, True] -= int(row.following_in_doubt)
+        deferred_counts[row.finished, row.after_unknown] += int(row.deferred)
+        deferred_counts[row.finished, False] -= int(row.following_deferred)
+        deferred_counts[row.finished, True] -= int(row.following_in_doubt)
     return CampaignTotals(
         accepted=sum(int(row.answered - row.refused - row.deferred - row.unproved) for row in rows),
-        rejected=sum(int(row.refused) for row in rows) + put_off[True, False],
-        unknown=open_in("unknown") + put_off[True, True],
+        rejected=sum(int(row.refused) for row in rows) + deferred_counts[True, False],
+        unknown=open_in("unknown") + deferred_counts[True, True],
         abandoned=open_in("abandoned"),
-        planned=open_in("planned") + put_off[False, False] + put_off[False, True],
+        planned=open_in("planned") + deferred_counts[False, False] + deferred_counts[False, True],
         in_call=open_in("intent"),
         calls_by_state=dict(calls),
         chunks=chunks,

@@ -162,7 +162,7 @@ def _loaded(watch: DemoWatch) -> tuple[bool, object]:
 def _events_taken_in(watch: DemoWatch) -> tuple[bool, object]:
     """Whether every event of the simulator is acknowledged and in the warehouse; by campaign."""
     if watch.log is None:
-        return True, "a real provider tells when it likes"
+        return True, "a real provider sends its events in its own time"
     reported = {campaign_id: sum(watch.log.events_by_type(str(campaign_id)).values()) for campaign_id in watch.ids}
     stored = stored_events(watch)
     done = stored == reported and all(watch.log.acknowledged_events(str(one)) == reported[one] for one in reported)

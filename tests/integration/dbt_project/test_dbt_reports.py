@@ -211,8 +211,8 @@ def test_an_empty_warehouse_has_empty_reports_and_a_second_build_is_the_same(rep
 
 def test_the_docs_know_every_mart_and_the_freshness_of_every_source_is_reported(reports: Reports) -> None:
     reports.load_dimensions({}, datetime.now(UTC))
-    told = reports.dbt("source", "freshness", results="sources.json")
-    fresh = {name.split(".")[-1]: status for name, status in told.items()}
+    sources = reports.dbt("source", "freshness", results="sources.json")
+    fresh = {name.split(".")[-1]: status for name, status in sources.items()}
     assert {name for name, status in fresh.items() if status == "pass"} == {"campaign", "app_user", "suppression"}
     assert {name for name, status in fresh.items() if status == "warn"} == {"delivery", "event", "exclusion"}
 
@@ -340,22 +340,22 @@ def test_campaigns_can_be_computed_again_from_rows_of_which_nothing_is_new(repor
     reports.load_events(event("bounced", "hard", key="b", **about(1, 1)))
     reports.build()
 
-    def told() -> list[tuple[int, int, int]]:
+    def counts() -> list[tuple[int, int, int]]:
         rows = reports.rows("campaign_summary", "campaign_id")
         return [(row["accepted"], row["rejected"], row["bounced_hard"]) for row in rows]
 
-    assert told() == [(2, 0, 1), (2, 0, 0)]
+    assert counts() == [(2, 0, 1), (2, 0, 0)]
     reports.warehouse.client.command(
         "alter table delivery update status = 'rejected', error_code = '550' where lead_id = 2",
         settings={"mutations_sync": 2},
     )
     reports.build()
-    assert told() == [(2, 0, 1), (2, 0, 0)], "no load is new"
+    assert counts() == [(2, 0, 1), (2, 0, 0)], "no load is new"
     reports.build("--vars", '{"recompute_campaigns": [1, 99]}')
-    assert told() == [(1, 1, 1), (2, 0, 0)], "only what was asked for, its events included"
+    assert counts() == [(1, 1, 1), (2, 0, 0)], "only what was asked for, its events included"
     assert reports.statuses(1) == ["bounced_hard", "rejected"]
     reports.build("--full-refresh")
-    assert told() == [(1, 1, 1), (1, 1, 0)]
+    assert counts() == [(1, 1, 1), (1, 1, 0)]
 
 
 def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_delivery(reports: Reports) -> None:
@@ -387,7 +387,7 @@ def test_events_move_a_status_by_rank_in_whatever_order_and_before_their_deliver
         event("unsubscribed", key="u6", **about(1, 6)),
         event("delivered", key="d7", **about(1, 7)),
     )
-    reports.load_events(bounce, event("clicked", key="c6", **about(1, 6)))  # told twice
+    reports.load_events(bounce, event("clicked", key="c6", **about(1, 6)))  # reported twice
     reports.build()
 
     assert reports.statuses(1) == [

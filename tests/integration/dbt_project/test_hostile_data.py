@@ -210,7 +210,7 @@ class World:
                 {"campaign": str(sent.campaign_id), "message_id": str(message_id(sent.campaign_id, lead_id))}
                 for lead_id in sent.lead_ids
             ]
-            told = [
+            events = [
                 {"type": "bounced", "subtype": "hard", **ours[0]},
                 {"type": "complained", **ours[1]},
                 {
@@ -230,7 +230,7 @@ class World:
                     "occurred_at": now.isoformat(),
                     **event,
                 }
-                for number, event in enumerate(told)
+                for number, event in enumerate(events)
             ]
             body = json.dumps({"events": events}).encode()
             posts.append((body, signed_headers(key, f"hostile-{sent.campaign_id}", int(now.timestamp()), body)))
@@ -305,15 +305,15 @@ WHEN_IT_WAS_LEARNT = {"email": ("updated_at",), "campaign_summary": ("snapshot_a
 
 def fingerprints(reports: Reports) -> dict[str, tuple[int, str]]:
     """Rows and a hash of every value of every report, but for the times of loads."""
-    told = {}
+    digests = {}
     for mart in MARTS:
         left_out = WHEN_IT_WAS_LEARNT.get(mart, ())
         rows = [
             repr([(name, value) for name, value in row.items() if name not in left_out])
             for row in reports.rows(mart, "1")
         ]
-        told[mart] = (len(rows), sha256("\n".join(sorted(rows)).encode("utf-8", "surrogatepass")).hexdigest())
-    return told
+        digests[mart] = (len(rows), sha256("\n".join(sorted(rows)).encode("utf-8", "surrogatepass")).hexdigest())
+    return digests
 
 
 def test_hostile_texts_come_out_of_every_report_and_a_rebuilt_warehouse_reports_the_same(
@@ -411,9 +411,9 @@ def the_reports_hold_the_text(world: World, reports: Reports, sent: Sent) -> Non
 
     words = ["bounced_hard", "complained", "bounced_soft", "bounced_hard", "rejected"]
     assert [row["status"] for row in of_campaign["campaign_recipients"]] == words
-    told = providers_text(text)
+    reason = providers_text(text)
     for mart, rows in of_campaign.items():
-        assert [row["error"] for row in rows][:4] == [told] * 4, mart
+        assert [row["error"] for row in rows][:4] == [reason] * 4, mart
         assert rows[4]["error"].startswith(f"{code}: 550 5.1.1 "), mart
     subject = "{% raw %}" + text + "{% endraw %}"
     assert {row["subject"] for row in of_campaign["email"]} == {subject}
@@ -426,7 +426,7 @@ def the_reports_hold_the_text(world: World, reports: Reports, sent: Sent) -> Non
     reasons = [row for row in reports.rows("bounce_reasons", "problem") if row["campaign_id"] == campaign_id]
     domains = {address.rpartition("@")[2] for address in sent.addresses}
     assert {row["recipient_domain"] for row in reasons} | {"example.org"} == domains
-    assert {row["example_reason"] for row in reasons if row["problem"] != "rejected"} == {told}
+    assert {row["example_reason"] for row in reasons if row["problem"] != "rejected"} == {reason}
     [hour] = [row for row in reports.rows("hourly_throughput", "1") if row["campaign_id"] == campaign_id]
     assert (hour["accepted"], hour["rejected"]) == (4, 1)
     by_domain = {row["recipient_domain"] for row in reports.rows("domain_deliverability", "1")}

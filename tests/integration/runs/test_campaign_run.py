@@ -195,11 +195,11 @@ def test_recipients_suppressed_after_the_freeze_get_nothing_and_are_reported_wit
     assert accepted.summary(str(campaign_id)).accepted_rows == 96
     load_staged(parts.register, warehouse, campaign_id)
     require_all(account(parts, warehouse, campaign_id))
-    told = warehouse.client.query(
+    rejections = warehouse.client.query(
         "select email, error_message from delivery final where campaign_id = {id:Int64} and error_code = 'suppressed'",
         parameters={"id": campaign_id},
     ).result_rows
-    reasons = {address: message.split(":")[0] for address, message in told}
+    reasons = {address: message.split(":")[0] for address, message in rejections}
     expected = ["hard_bounce", "complaint", "unsubscribe", None, "unsubscribe", *[None] * 95, *["manual"] * 20]
     assert reasons == {row["email"]: reason for row, reason in zip(rows, expected, strict=True) if reason}
 
@@ -409,14 +409,14 @@ def test_events_settle_what_a_lost_answer_left_unknown_and_the_warehouse_follows
         assert warehouse.delivery_counts(campaign_id)["unknown"] == 50
 
         wanted = unknown_messages(parts, campaign_id)
-        told = {UUID(row.message_id): row.provider_message_id for row in accepted.rows(str(campaign_id))}
+        evidence = {UUID(row.message_id): row.provider_message_id for row in accepted.rows(str(campaign_id))}
         assert len(wanted) == 50
-        assert wanted <= told.keys()
-        some = dict([(message, told[message]) for message in sorted(wanted)][:20])
+        assert wanted <= evidence.keys()
+        some = dict([(message, evidence[message]) for message in sorted(wanted)][:20])
         applied = resolve_unknown_by_evidence(parts, campaign_id, some)
         assert (applied.calls_resolved, applied.recipients_proved, applied.recipients_unknown) == (0, 20, 30)
         assert resolve_unknown_by_evidence(parts, campaign_id, some).recipients_proved == 0, "twice changes nothing"
-        applied = resolve_unknown_by_evidence(parts, campaign_id, told)
+        applied = resolve_unknown_by_evidence(parts, campaign_id, evidence)
         assert (applied.calls_resolved, applied.recipients_proved, applied.recipients_unknown) == (1, 30, 0)
         assert row_of(engine, campaign_id).status_reason is None
         load_staged(parts.register, warehouse, campaign_id)

@@ -143,15 +143,15 @@ def admin(settings: Settings, address: str | None, method: str, what: str, docum
 
 @contextmanager
 def alert_server(status: Callable[[], int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An HTTP server that keeps what it is told, and answers with the status."""
-    told: list[dict[str, Any]] = []
+    """An HTTP server that keeps what it is sent, and answers with the status."""
+    alerts: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             answer = status()
             if answer == 200:
-                told.append(json.loads(body))
+                alerts.append(json.loads(body))
             self.send_response(answer)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -163,7 +163,7 @@ def alert_server(status: Callable[[], int]) -> Iterator[tuple[str, list[dict[str
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/secret-token", told
+        yield f"http://127.0.0.1:{server.server_port}/secret-token", alerts
     finally:
         server.shutdown()
         server.server_close()
@@ -248,7 +248,7 @@ def test_a_campaign_that_bounces_too_much_is_paused_with_an_alert_and_resumed_on
     campaign_id = queue_campaign(engine, in_city(city))
     send(parts, campaign_id, range(1))
     answers = iter([503, 200, 200])
-    with alert_server(lambda: next(answers)) as (address, told):
+    with alert_server(lambda: next(answers)) as (address, alerts):
         alerted = flow.model_copy(update={"alert_webhook_url": SecretStr(address)})
         report = until_loaded(alerted, parts, warehouse, log, campaign_id)
         row = row_of(engine, campaign_id)
@@ -258,7 +258,7 @@ def test_a_campaign_that_bounces_too_much_is_paused_with_an_alert_and_resumed_on
         )
         assert report.guarded.unsent_alerts == 1  # the alert's webhook answered 503
         assert take_in(alerted, parts, warehouse).guarded.standing
-        assert [alert["text"] for alert in told] == [
+        assert [alert["text"] for alert in alerts] == [
             f"campaign {campaign_id} {row.name!r} is paused: {row.status_reason}"
         ]
         with pytest.raises(CampaignStoppedError):
@@ -275,7 +275,7 @@ def test_a_campaign_that_bounces_too_much_is_paused_with_an_alert_and_resumed_on
         assert row_of(engine, campaign_id).status_reason == (
             "40 of 600 messages bounced hard (6.67%; the limit is 5.00%)"
         )
-        assert len(told) == 2
+        assert len(alerts) == 2
         parts.campaigns.change_status(campaign_id, CampaignStatus.QUEUED)
         send(parts, campaign_id)
         finish_sending(parts, campaign_id)
@@ -306,7 +306,7 @@ def test_events_settle_calls_whose_answers_were_lost_and_the_warehouse_learns_it
     engine: Engine,
     tmp_path: Path,
 ) -> None:
-    """A provider without idempotency keys accepts and its answers are lost: held as unknown, told by its events."""
+    """A provider without idempotency keys accepts and its answers are lost: held as unknown, settled by its events."""
     with provider_without_keys(flow, tmp_path) as (address, log, variables), open_parts(flow, variables) as own:
         city = seed_leads(
             engine,
@@ -328,7 +328,7 @@ def test_events_settle_calls_whose_answers_were_lost_and_the_warehouse_learns_it
         report = until_loaded(flow, own, warehouse, log, campaign_id, address)
         assert report.resolved.recipients == 59
         totals = own.ledger.totals(campaign_id)
-        # The provider told nothing of the recipient whom it refused: still unknown, and never sent again.
+        # The provider reports nothing of the recipient whom it refused: still unknown, and never sent again.
         assert (totals.accepted, totals.unknown) == (59, 1)
         assert log.summary(str(campaign_id)).accepted_rows == 59
         counts = warehouse.delivery_counts(campaign_id)

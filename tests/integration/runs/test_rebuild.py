@@ -119,7 +119,7 @@ def send(parts: Parts, engine: Engine) -> int:
 def stage_events(parts: Parts, campaigns: tuple[int, ...]) -> None:
     """Events of two months in two objects, one event in both of them; and a body that cannot be read."""
     lead_ids = [1, 2, 3]
-    told = [
+    events = [
         {
             **event("bounced", "hard", key=f"b-{campaign_id}-{lead}", at=NOON, details='{"reason": "é 😀"}'),
             **about(campaign_id, lead),
@@ -131,7 +131,7 @@ def stage_events(parts: Parts, campaigns: tuple[int, ...]) -> None:
         {**event("opened", key=f"o-{campaign_id}", at=NOON + timedelta(days=40)), **about(campaign_id, 1)}
         for campaign_id in campaigns
     ]
-    for index, rows in enumerate((told, [*later, told[0]])):
+    for index, rows in enumerate((events, [*later, events[0]])):
         key = event_normalised_key(NOON.date(), sha256(str(index).encode()).hexdigest()[:32])
         parts.register.record(put(parts, key, pa.Table.from_pylist(rows, schema=EVENT_SCHEMA)), None)
     body = ReceivedBody("simulator", "default", NOON, "", b"{")

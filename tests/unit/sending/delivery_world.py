@@ -79,7 +79,7 @@ Fault = Literal[
 FAULTS: list[Fault] = [fault for fault in get_args(Fault) if fault != "short"]
 Trouble = Literal["calls", "entries"]
 BAD_ADDRESSES = {4, 5, 13}  # refused whenever they are tried
-STUBBORN = {7, 16}  # put off whenever they are tried, in worlds with stubborn recipients
+STUBBORN = {7, 16}  # deferred whenever they are tried, in worlds with stubborn recipients
 TRIES = 3
 
 
@@ -497,8 +497,8 @@ class World:
     def recover(self, judging: Process | None = None) -> None:
         """What the reaper and an operator do: mend the sender, run every chunk until it is finished, then judge.
 
-        An address that a provider refuses without saying whose fault it is cannot be told from a refused sender where
-        it is all that is left: the campaign pauses, and the operator suppresses it.
+        An address that a provider refuses without naming whose fault it is looks like a refused sender where it is all
+        that is left: the campaign pauses, and the operator suppresses it.
         """
         if self.status == "sent":
             return
@@ -517,7 +517,7 @@ class World:
         assert totals.accepted + totals.rejected + totals.unknown + totals.abandoned == self.manifest.eligible_rows
         assert totals.planned == totals.in_call == 0
         assert totals.chunks_finished == self.manifest.chunk_count
-        told: dict[int, str] = {}
+        outcomes: dict[int, str] = {}
         tries: Counter[int] = Counter()
         given_up: dict[int, str] = {}
         for chunk_index in range(self.manifest.chunk_count):
@@ -525,30 +525,30 @@ class World:
             for record in self.ledger.calls(CAMPAIGN, chunk_index):
                 for nth, offset in enumerate(record.offsets_in_chunk(first)):
                     lead = first + offset
-                    assert told.get(lead, "deferred") == "deferred", "sent again after an answer"
+                    assert outcomes.get(lead, "deferred") == "deferred", "sent again after an answer"
                     status = record.receipt.results[nth].status if record.receipt else record.state
                     tries[lead] += status == "deferred" and not record.receipt.results[nth].account_refused
-                    told[lead] = record.state if status == "unknown" else status
+                    outcomes[lead] = record.state if status == "unknown" else status
                     given_up[lead] = "unknown" if record.after_unknown else "rejected"
-        assert set(told) == set(range(self.manifest.eligible_rows))
+        assert set(outcomes) == set(range(self.manifest.eligible_rows))
         assert max(tries.values(), default=0) <= TRIES + 1  # an operator's decision to resend counts as one
-        told = {lead: given_up[lead] if status == "deferred" else status for lead, status in told.items()}
-        accepted_in_ledger = {lead for lead, status in told.items() if status == "accepted"}
-        unknown = {lead for lead, status in told.items() if status == "unknown"}
-        abandoned = {lead for lead, status in told.items() if status == "abandoned"}
+        outcomes = {lead: given_up[lead] if status == "deferred" else status for lead, status in outcomes.items()}
+        accepted_in_ledger = {lead for lead, status in outcomes.items() if status == "accepted"}
+        unknown = {lead for lead, status in outcomes.items() if status == "unknown"}
+        abandoned = {lead for lead, status in outcomes.items() if status == "abandoned"}
         self.check_nobody_is_mailed_twice()
         assert not self.never_to_be_mailed & set(self.log.accepted), "somebody was mailed after their suppression"
-        assert all(told[lead] == "rejected" for lead in self.never_to_be_mailed)
+        assert all(outcomes[lead] == "rejected" for lead in self.never_to_be_mailed)
         assert accepted_in_ledger <= set(self.log.accepted), "the ledger claims what the provider never accepted"
         assert set(self.log.accepted) - accepted_in_ledger <= unknown | abandoned, "an acceptance is missing"
         assert unknown <= self.once_unknown
         assert abandoned <= self.decided
-        assert Counter(told.values()) == +Counter(
+        assert Counter(outcomes.values()) == +Counter(
             accepted=totals.accepted, rejected=totals.rejected, unknown=totals.unknown, abandoned=totals.abandoned
         )
         if self.log.honours_keys:
             assert unknown <= self.decided | self.refused_after_unknown
-        rejected = {lead for lead, status in told.items() if status == "rejected"}
+        rejected = {lead for lead, status in outcomes.items() if status == "rejected"}
         own_fault = (
             BAD_ADDRESSES
             | self.bad_addresses
@@ -560,15 +560,15 @@ class World:
         own_fault |= {lead for lead, times in self.refused_alone.items() if times >= 2}
         own_fault |= {lead for lead, often in tries.items() if often >= TRIES}
         assert rejected <= own_fault, f"used up by a refusal that was not theirs: {rejected - own_fault}"
-        self.check_staged(told)
+        self.check_staged(outcomes)
 
-    def check_staged(self, told: dict[int, str]) -> None:
+    def check_staged(self, outcomes: dict[int, str]) -> None:
         rows = [row for chunk_index in range(self.manifest.chunk_count) for row in self.staged_rows(chunk_index)]
         assert [row["lead_id"] for row in rows] == list(range(self.manifest.eligible_rows))
-        assert {row["lead_id"]: row["status"] for row in rows} == told
+        assert {row["lead_id"]: row["status"] for row in rows} == outcomes
         objects = [pq.read_table(io.BytesIO(self.store.get(key))) for key in sorted(self.register.objects)]
         staged = {row["lead_id"]: row["status"] for table in objects for row in table.to_pylist()}
-        assert staged == told, "what was staged last is not what the ledger knows"
+        assert staged == outcomes, "what was staged last is not what the ledger knows"
 
     def staged_rows(self, chunk_index: int, *, finished: bool = True) -> list[dict[str, Any]]:
         recipients = read_chunk(self.store, self.manifest, chunk_index)

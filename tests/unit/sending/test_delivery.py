@@ -134,7 +134,7 @@ def test_a_ledger_that_is_away_for_a_while_costs_no_knowledge() -> None:
 
 def test_recipients_who_are_deferred_one_by_one_go_out_in_full_follow_up_calls() -> None:
     world = World(False, "hold")
-    # Calls of 3: {0,1,2} {3,4,5} {6,7,8} {9,10,11}; the odd ones of the first three are put off: 1, 3, 5, 7.
+    # Calls of 3: {0,1,2} {3,4,5} {6,7,8} {9,10,11}; the odd ones of the first three are deferred: 1, 3, 5, 7.
     progress = asyncio.run(world.delivery(0, Process(), ["deferred"] * 3).run())
     assert (progress.accepted, progress.rejected, progress.unknown) == (CHUNK_ROWS - 2, 2, 0)
     assert progress.deferred_recipients == 4
@@ -171,9 +171,9 @@ def test_recipients_deferred_before_a_death_are_taken_on_by_the_successor() -> N
             return turn(lease, outcomes, intents)
 
         world.ledger.turn = dying_turn  # type: ignore[method-assign]
-        told = await world.run(0, process, ["deferred"] * 3)
+        result = await world.run(0, process, ["deferred"] * 3)
         world.ledger.turn = turn  # type: ignore[method-assign]
-        return told
+        return result
 
     assert asyncio.run(die_when_answers_are_recorded()) == "died"
     totals = world.ledger.totals(CAMPAIGN)

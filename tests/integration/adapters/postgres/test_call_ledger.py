@@ -149,10 +149,10 @@ def receipt(*statuses: Literal["accepted", "rejected", "deferred", "unknown"]) -
 def test_a_receipt_survives_the_round_trip(bench: Bench) -> None:
     lease = bench.lease()
     bench.ledger.turn(lease, [], [intent(bench, 0)])
-    told = receipt("accepted", "rejected")
-    bench.ledger.turn(lease, [CallOutcome(0, "accepted", told)], [])
+    answer = receipt("accepted", "rejected")
+    bench.ledger.turn(lease, [CallOutcome(0, "accepted", answer)], [])
     (record,) = bench.ledger.calls(bench.campaign_id, 0)
-    assert (record.state, record.receipt, record.attempts) == ("accepted", told, 1)
+    assert (record.state, record.receipt, record.attempts) == ("accepted", answer, 1)
     assert record.receipt_at is not None
     totals = bench.ledger.totals(bench.campaign_id)
     assert (totals.accepted, totals.rejected, totals.attempted) == (1, 1, 2)
@@ -200,12 +200,12 @@ def test_a_fenced_process_cannot_take_back_what_its_successor_tries(bench: Bench
 def test_a_final_state_is_never_overwritten(bench: Bench) -> None:
     lease = bench.lease()
     bench.ledger.turn(lease, [], [intent(bench, 0)])
-    told = receipt("accepted", "accepted")
-    bench.ledger.turn(lease, [CallOutcome(0, "accepted", told)], [])
+    answer = receipt("accepted", "accepted")
+    bench.ledger.turn(lease, [CallOutcome(0, "accepted", answer)], [])
     standing = bench.ledger.turn(lease, [CallOutcome(0, "unknown", error="late")], [intent(bench, 0), intent(bench, 1)])
     assert standing == {1}, "its call must not be made"
     (record, _) = bench.ledger.calls(bench.campaign_id, 0)
-    assert (record.state, record.receipt, record.attempts) == ("accepted", told, 1)
+    assert (record.state, record.receipt, record.attempts) == ("accepted", answer, 1)
 
 
 def test_the_first_intent_that_may_have_been_accepted_keeps_its_time(bench: Bench) -> None:
@@ -318,8 +318,8 @@ def test_an_operator_has_unknown_calls_sent_again(bench: Bench) -> None:
 def test_a_follow_up_call_takes_deferred_recipients_on_and_each_is_counted_once(bench: Bench) -> None:
     lease = bench.lease()
     bench.ledger.turn(lease, [], [intent(bench, 0), intent(bench, 1)])
-    told = receipt("accepted", "deferred")
-    bench.ledger.turn(lease, [CallOutcome(0, "accepted", told), CallOutcome(1, "accepted", told)], [])
+    answer = receipt("accepted", "deferred")
+    bench.ledger.turn(lease, [CallOutcome(0, "accepted", answer), CallOutcome(1, "accepted", answer)], [])
     totals = bench.ledger.totals(bench.campaign_id)
     assert (totals.accepted, totals.planned, totals.rejected) == (2, 2, 0)
 
@@ -330,7 +330,7 @@ def test_a_follow_up_call_takes_deferred_recipients_on_and_each_is_counted_once(
     totals = bench.ledger.totals(bench.campaign_id)
     assert (totals.accepted, totals.planned, totals.in_call) == (2, 0, 2)
 
-    bench.ledger.turn(lease, [CallOutcome(2, "accepted", told)], [])
+    bench.ledger.turn(lease, [CallOutcome(2, "accepted", answer)], [])
     totals = bench.ledger.totals(bench.campaign_id)
     assert (totals.accepted, totals.planned, totals.rejected) == (3, 1, 0), "a chunk that goes on tries again"
     bench.ledger.finish_chunk(lease)
@@ -353,9 +353,9 @@ def test_a_refusal_of_our_own_is_an_end_unless_an_earlier_attempt_is_in_doubt(
     assert totals.accepted + totals.rejected + totals.unknown == 2
 
 
-def proof_of(bench: Bench, told: CallReceipt, before: CallReceipt | None = None) -> Proof:
+def proof_of(bench: Bench, answer: CallReceipt, before: CallReceipt | None = None) -> Proof:
     ((chunk_index, record),) = bench.ledger.unknown_calls(bench.campaign_id)
-    return Proof(chunk_index, record.call_index, record.attempts, before, told)
+    return Proof(chunk_index, record.call_index, record.attempts, before, answer)
 
 
 def test_events_prove_a_call_without_an_answer_part_by_part(bench: Bench) -> None:
@@ -549,13 +549,13 @@ def test_a_call_gives_its_recipients_to_others_in_one_commit_and_each_is_counted
 def test_a_recipient_deferred_for_the_sender_s_sake_is_not_counted_as_tried(bench: Bench) -> None:
     lease = bench.lease()
     bench.ledger.turn(lease, [], [intent(bench, 0)])
-    told = CallReceipt(
+    answer = CallReceipt(
         (
             RecipientResult("deferred", "", "SenderPaused", "paused", account_refused=True),
             RecipientResult("deferred", "", "Later", "not now"),
         )
     )
-    bench.ledger.turn(lease, [CallOutcome(0, "rejected", told)], [])
+    bench.ledger.turn(lease, [CallOutcome(0, "rejected", answer)], [])
     records = bench.ledger.calls(bench.campaign_id, 0)
     assert deferrals(records, 0) == {1: 1}
     assert deferred_recipients(records, 0) == [0, 1]
@@ -653,13 +653,13 @@ def _random_outcome(random: Random, index: int) -> CallOutcome:
     state: Literal["planned", "accepted", "rejected", "unknown"] = random.choice(
         ["planned", "accepted", "rejected", "unknown"]
     )
-    told = {
+    answer = {
         "planned": None,
         "accepted": receipt("accepted", random.choice(["accepted", "rejected", "deferred"])),
         "rejected": receipt("rejected", random.choice(["rejected", "deferred"])),
         "unknown": random.choice([None, receipt("accepted", "unknown")]),
     }[state]
-    return CallOutcome(index, state, told, random.choice([None, "an error"]))
+    return CallOutcome(index, state, answer, random.choice([None, "an error"]))
 
 
 def _random_intent(random: Random, campaign_id: int, index: int) -> CallIntent:
