@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
 from email_platform.adapters.alerts import alert_webhook
-from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS
+from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
+from email_platform.adapters.clickhouse.lookups import ClickHouseEmailLookup
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.audience import PostgresAudienceSource
@@ -22,6 +23,7 @@ from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
+from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
@@ -31,10 +33,12 @@ from email_platform.adapters.providers import ProviderAccount, account_from_vari
 from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
+from email_platform.domain.found_email import FoundEmail
 from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.events.inbox import SuppressionPolicy
 from email_platform.events.mailed import ManifestAddresses
 from email_platform.runs.events import EventParts
+from email_platform.runs.explanation import ExplainParts
 from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
 from email_platform.runs.legacy_table import Month
@@ -173,6 +177,41 @@ def open_warehouse(settings: Settings, timeout_seconds: float = LOAD_TIMEOUT_SEC
         yield warehouse
     finally:
         warehouse.close()
+
+
+@contextmanager
+def open_explain(settings: Settings) -> Iterator[ExplainParts]:
+    """Where `email_platform.runs.explain` looks things up; nothing is connected before it is used."""
+    with open_parts(settings) as parts, open_oltp(settings) as engine:
+        emails = _LateEmailLookup(settings)
+        try:
+            yield ExplainParts(parts, PostgresLeadsNow(engine), PostgresSuppressions(engine), emails)
+        finally:
+            emails.close()
+
+
+class _LateEmailLookup:
+    """The warehouse, connected at the first question: where it is away, that question fails and no other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opened = ExitStack()
+        self._lookup: ClickHouseEmailLookup | None = None
+
+    def of_campaign_and_lead(self, campaign_id: int, lead_id: int) -> Sequence[FoundEmail]:
+        return self._connected().of_campaign_and_lead(campaign_id, lead_id)
+
+    def of_address(self, address: str, limit: int) -> Sequence[FoundEmail]:
+        return self._connected().of_address(address, limit)
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def _connected(self) -> ClickHouseEmailLookup:
+        if self._lookup is None:
+            warehouse = self._opened.enter_context(open_warehouse(self._settings, READER_TIMEOUT_SECONDS))
+            self._lookup = ClickHouseEmailLookup(warehouse)
+        return self._lookup
 
 
 def import_legacy_month(

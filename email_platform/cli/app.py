@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from email_platform.cli import campaign, legacy, parts, reports, stack, suppression, warehouse
+from email_platform.cli import campaign, explain, legacy, parts, reports, stack, suppression, warehouse
 from email_platform.cli.failures import EXIT_CODES_HELP, CommandLine
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     epilog=EXIT_CODES_HELP,
 )
 
-for module in (stack, parts, reports):  # commands without a noun of their own
+for module in (stack, parts, reports, explain):  # commands without a noun of their own
     app.add_typer(module.app)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")

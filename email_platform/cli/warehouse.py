@@ -15,7 +15,8 @@ from email_platform.cli.output import AsJson, note, print_json, say, utc_text, v
 from email_platform.settings import Settings
 
 if TYPE_CHECKING:
-    from email_platform.adapters.clickhouse.lookups import FoundEmail, LookupBy
+    from email_platform.adapters.clickhouse.lookups import LookupBy
+    from email_platform.domain.found_email import FoundEmail
 
 app = typer.Typer(no_args_is_help=True, help="Find single emails in the warehouse; print its tables.")
 
@@ -35,7 +36,7 @@ def find(
 ) -> None:
     """Find every email to a lead or an address, or the one with a provider's id, and what became of it.
 
-    The old system's emails are found too, once they are imported.
+    Campaigns that left the lead out are found too, with the reason; the old system's emails once they are imported.
     """
     from email_platform.adapters.assembly import open_warehouse
     from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
@@ -74,7 +75,8 @@ def _lines(email: FoundEmail) -> Iterator[str]:
     provider = "old system" if email.is_old else email.provider
     yield f"campaign {email.campaign_id}, lead {email.lead_id}, {email.email}"
     yield "  ".join(filter(None, (f"  {utc_text(email.occurred_at)}", email.status, email.error)))
-    yield f"  {provider} {email.provider_message_id}".rstrip()
+    if provider:
+        yield f"  {provider} {email.provider_message_id}".rstrip()
     for event in email.events:
         yield f"  {utc_text(event.occurred_at)}  {event.type}{f' ({event.subtype})' if event.subtype else ''}"
 

@@ -2,11 +2,9 @@
 
 Invariant: nothing here depends on the lead's row; it may be deleted, emptied, replaced or imported again.
 
-A manifest's objects are ordered by lead_id, and each row group has the bounds of its lead ids in the footer: one
-lead is
-found by reading the footer and two columns of one row group. A message id is a hash of campaign and lead, which nobody
-can turn round: messages are looked up by the address that the event names, and only where that is not the one we
-mailed (a forwarded mail) by computing the ids of the campaign's leads.
+A message id is a hash of campaign and lead, which nobody can turn round: messages are looked up by the address that the
+event names, and only where that is not the one we mailed (a forwarded mail) by computing the ids of the campaign's
+leads.
 """
 
 from __future__ import annotations
@@ -15,15 +13,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from email_platform.domain.addresses import normalised_address
 from email_platform.domain.identity import MESSAGE_NAMESPACE, message_id
 from email_platform.domain.manifest import Manifest
+from email_platform.domain.manifest_rows import rows_of_addresses, rows_of_lead
 from email_platform.domain.ports import ObjectStore
 from email_platform.domain.storage_layout import eligible_key, is_eligible_key, manifests_prefix
 from email_platform.errors import PartUnavailableError
@@ -131,25 +129,15 @@ def _columns(file: pq.ParquetFile, group: int) -> tuple[pa.ChunkedArray, pa.Chun
 
 
 def _rows_of_lead(file: pq.ParquetFile, lead_id: int) -> Iterator[Mailed]:
-    column = file.schema_arrow.names.index("lead_id")
-    for group in range(file.metadata.num_row_groups):
-        bounds = file.metadata.row_group(group).column(column).statistics
-        if bounds is not None and bounds.has_min_max and not bounds.min <= lead_id <= bounds.max:
-            continue
-        lead_ids, emails = _columns(file, group)
-        for position in pc.indices_nonzero(pc.equal(lead_ids, lead_id)).to_pylist():
-            yield Mailed(lead_id, emails[position].as_py())
+    return map(_mailed, rows_of_lead(file, lead_id, ["email"]))
 
 
 def _rows_of_addresses(file: pq.ParquetFile, addresses: set[str]) -> Iterator[Mailed]:
-    """Rows with one of these addresses; a manifest's addresses are trimmed and in ASCII, so small letters are
-    enough.
-    """
-    wanted = pa.array(sorted(addresses), pa.string())
-    for group in range(file.metadata.num_row_groups if addresses else 0):
-        lead_ids, emails = _columns(file, group)
-        for position in pc.indices_nonzero(pc.is_in(pc.ascii_lower(emails), wanted)).to_pylist():
-            yield Mailed(lead_ids[position].as_py(), emails[position].as_py())
+    return map(_mailed, rows_of_addresses(file, addresses))
+
+
+def _mailed(row: Mapping[str, Any]) -> Mailed:
+    return Mailed(row["lead_id"], row["email"])
 
 
 def _rows_of_messages(file: pq.ParquetFile, campaign_id: int, wanted: set[str]) -> Iterator[Mailed]:

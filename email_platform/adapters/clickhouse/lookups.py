@@ -1,4 +1,6 @@
-"""Single emails in the raw tables: by lead, by address, by the provider's message id.
+"""Single emails in the raw tables: by lead, by address, by the provider's message id, by campaign and lead.
+
+Leads that a campaign left out are found as well, with the reason; a provider never had an id for them.
 
 Invariant: a lookup returns the current state, however often and in whatever order it was loaded, with every event that
 carries its message id. Reports show the same after their next refresh, plus the few events that must be matched by
@@ -8,12 +10,11 @@ something else. Filters on the columns keep the reads to a few granules (migrati
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.domain.found_email import EmailEvent, FoundEmail
 
 LookupBy = Literal["lead", "address", "provider_message_id"]
 
@@ -23,39 +24,7 @@ CONDITIONS: dict[LookupBy, str] = {
     "address": "lower(email) = lower({wanted:String})",
     "provider_message_id": "provider_message_id = {wanted:String}",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class EmailEvent:
-    """One event that a provider reported about an email."""
-
-    type: str
-    subtype: str
-    occurred_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class FoundEmail:
-    """One email: of this platform, or of the old system's imported table.
-
-    Attributes:
-        status: of a delivery (accepted, rejected, unknown, abandoned), or the old table's own word.
-        error: the provider's code and message; empty without any.
-        occurred_at: when the provider answered; of an old email when it was sent, or last changed where it was not.
-        is_old: from the old system's table.
-        events: oldest first; none of old emails.
-    """
-
-    campaign_id: int
-    lead_id: int
-    email: str
-    status: str
-    error: str
-    provider: str
-    provider_message_id: str
-    occurred_at: datetime
-    is_old: bool
-    events: tuple[EmailEvent, ...] = ()
+_OF_ONE_LEAD = 100  # the old system may have mailed a lead several times for one campaign
 
 
 def find_emails(warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str, limit: int) -> list[FoundEmail]:
@@ -64,7 +33,35 @@ def find_emails(warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str,
     Raises:
         ConfigurationError, PartUnavailableError: ClickHouse refuses or does not answer.
     """
-    condition = CONDITIONS[by]
+    return _emails(warehouse, CONDITIONS[by], {"wanted": wanted}, limit, excluded_too=by != "provider_message_id")
+
+
+class ClickHouseEmailLookup:
+    """`email_platform.domain.found_email.EmailLookup` over the raw tables."""
+
+    def __init__(self, warehouse: ClickHouseWarehouse) -> None:
+        self._warehouse = warehouse
+
+    def of_campaign_and_lead(self, campaign_id: int, lead_id: int) -> Sequence[FoundEmail]:
+        """See the Protocol; a range of each table's key."""
+        wanted = {"campaign": campaign_id, "lead": lead_id}
+        condition = "campaign_id = {campaign:Int64} and lead_id = {lead:Int64}"
+        return _emails(self._warehouse, condition, wanted, _OF_ONE_LEAD, excluded_too=True)
+
+    def of_address(self, address: str, limit: int) -> Sequence[FoundEmail]:
+        """See the Protocol."""
+        return find_emails(self._warehouse, "address", address, limit)
+
+
+def _emails(
+    warehouse: ClickHouseWarehouse, condition: str, wanted: Mapping[str, object], limit: int, *, excluded_too: bool
+) -> list[FoundEmail]:
+    excluded = f"""
+            union all
+            select
+                campaign_id, lead_id, ifNull(email, ''), 'excluded', toString(reason), '', '', loaded_at, 0, ''
+            from exclusion final
+            where {condition}"""  # noqa: S608 - conditions are constants
     rows = warehouse.query(
         f"""
         select *
@@ -81,14 +78,14 @@ def find_emails(warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str,
                 'old_system', ifNull(provider_message_id, ''), toDateTime64(ifNull(sent_at, updated_at), 3, 'UTC'),
                 1, ''
             from legacy_email final
-            where is_deleted = 0 and {condition}
+            where is_deleted = 0 and {condition}{excluded if excluded_too else ""}
         )
         order by happened_at desc, campaign_id desc, lead_id
         limit {{rows:UInt32}}
         """,  # noqa: S608 - conditions are constants
-        {"wanted": wanted, "rows": limit},
+        {**wanted, "rows": limit},
     )
-    events = _events(warehouse, [(row[0], row[9]) for row in rows if not row[8]])
+    events = _events(warehouse, [(row[0], row[9]) for row in rows if row[9]])
     return [
         FoundEmail(
             campaign_id, lead_id, email, status, error, provider, its_id, at, bool(is_old), tuple(events[message_id])

@@ -62,7 +62,7 @@ def where_clause(condition: Condition, columns: LeadColumns) -> ColumnElement[bo
 
 
 def _comparison(comparison: Comparison, columns: LeadColumns) -> ColumnElement[bool]:
-    operand = _operand(comparison, columns)
+    operand = compared_value(comparison, columns)
     value: Any = comparison.value
     match comparison.op:
         case "is_null":
@@ -91,7 +91,7 @@ def _comparison(comparison: Comparison, columns: LeadColumns) -> ColumnElement[b
             return operand.startswith(value, autoescape=True)
 
 
-def _operand(comparison: Comparison, columns: LeadColumns) -> ColumnElement[Any]:
+def compared_value(comparison: Comparison, columns: LeadColumns) -> ColumnElement[Any]:
     """The column, or the attribute as its type: null where it is missing or of another JSON type."""
     if not comparison.is_attribute:
         column: ColumnElement[Any] = columns[comparison.field]

@@ -15,9 +15,10 @@ from typer.testing import CliRunner, Result
 from email_platform.adapters.clickhouse import reports_database
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import connect
-from email_platform.adapters.clickhouse.lookups import EmailEvent, LookupBy, find_emails
+from email_platform.adapters.clickhouse.lookups import LookupBy, find_emails
 from email_platform.adapters.clickhouse.migrate import apply_migrations, read_migrations
 from email_platform.cli.app import app
+from email_platform.domain.found_email import EmailEvent
 from email_platform.settings import Settings
 from tests.integration.dbt_project.test_dbt_reports import NOON, Reports, about, delivery, event, reports
 from tests.integration.dbt_project.test_legacy_reports import load_old, old_row
