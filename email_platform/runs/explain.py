@@ -79,7 +79,10 @@ def explain_address(parts: ExplainParts, address: str, limit: int) -> AddressHis
 
 
 class _Inquiry:
-    """Collects the facts of one campaign and lead."""
+    """Collects the facts of one campaign and lead.
+
+    Length: one question a method, and all of them add to the same facts.
+    """
 
     def __init__(self, parts: ExplainParts, campaign_id: int, lead_id: int) -> None:
         self._parts = parts
