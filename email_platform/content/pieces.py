@@ -15,6 +15,7 @@ Equal pieces share one value where no ``{% set %}`` can make them differ.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,12 @@ _OUTPUTS = "_outputs"
 _OF_THE_CAMPAIGN = frozenset({"campaign", "range", "loop"})
 _DIRECT_NAMES = frozenset({*LEAD_FIELDS, "unsubscribe_url"})
 _NO_DEFAULT = object()
+_TO_ESCAPE = re.compile(r"""[&<>'"]""")
+
+
+def escaped(text: str) -> str:
+    """The text as html, as `markupsafe.escape` writes it; most texts have nothing to escape, and a search is cheap."""
+    return str(escape(text)) if _TO_ESCAPE.search(text) else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class Direct:
             if self.default is None:
                 MissingValue(name=self.name)._fail_with_undefined_error()
             return self.default
+        if type(value) is str:
+            return escaped(value) if self.escaped else value
         return str(escape(value)) if self.escaped else str(value)
 
 

@@ -25,13 +25,12 @@ from typing import Any
 
 import pyarrow as pa
 from jinja2 import UndefinedError
-from markupsafe import escape
 
 from email_platform.content.budget import Budget
 from email_platform.content.compile import CompiledContent, Part
 from email_platform.content.exact_number import attributes_of
 from email_platform.content.layout import Layout, UnsubscribeLinks, header_text
-from email_platform.content.pieces import Direct, walk
+from email_platform.content.pieces import Direct, escaped, walk
 from email_platform.content.problem import ContentProblem, missing, reason_of
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.message import Skeleton, joined
@@ -123,11 +122,11 @@ class _Rows:
 
     def _plain_column(self, key: Direct) -> list[str]:
         if key.root == "unsubscribe_url":
-            return [str(escape(url)) for url in self._urls] if key.escaped else self._urls
+            return [escaped(url) for url in self._urls] if key.escaped else self._urls
         column = self._lead[key.root]
         if not key.default_for_false and not self._rows.column(key.root).null_count:
             if key.escaped:
-                return [str(escape(value)) for value in column]
+                return [escaped(value) if isinstance(value, str) else str(value) for value in column]
             return column if pa.types.is_string(self._rows.column(key.root).type) else [str(value) for value in column]
         texts: list[str] = []
         for row, value in enumerate(column):

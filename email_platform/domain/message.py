@@ -59,4 +59,4 @@ class Skeleton:
 
 def joined(pieces: Sequence[Piece], values: Sequence[str]) -> str:
     """The pieces as one text, with the values in their places."""
-    return "".join(piece if isinstance(piece, str) else values[piece] for piece in pieces)
+    return "".join([piece if isinstance(piece, str) else values[piece] for piece in pieces])

@@ -78,11 +78,12 @@ class Recipient:
     """One recipient of a call.
 
     Attributes:
+        message_id: of the one message that the campaign sends to the lead; a UUID as text.
         values: one per index of the call's skeleton, escaped as the place where it stands needs it.
     """
 
     lead_id: int
-    message_id: UUID
+    message_id: str
     address: str
     values: tuple[str, ...]
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from threading import Event
 from uuid import UUID
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 from email_platform.audience.freeze import read_chunk
 from email_platform.content.problem import ContentProblem
 from email_platform.domain.campaigns import CampaignStatus
-from email_platform.domain.identity import message_id
+from email_platform.domain.identity import message_id_texts
 from email_platform.domain.ports import (
     BulkCall,
     Recipient,
@@ -63,11 +62,7 @@ class ChunkReport:
 
 def _rows_at(recipients: pa.Table, offsets: Sequence[int]) -> pa.Table:
     """The rows at these offsets; neighbours are not copied."""
-    if (
-        offsets
-        and offsets[-1] - offsets[0] + 1 == len(offsets)
-        and all(later - earlier == 1 for earlier, later in pairwise(offsets))
-    ):
+    if offsets and list(offsets) == list(range(offsets[0], offsets[-1] + 1)):
         return recipients.slice(offsets[0], len(offsets))
     return recipients.take(list(offsets))
 
@@ -102,16 +97,17 @@ def send_chunk(
     def render(call_id: UUID, offsets: Sequence[int]) -> RenderedCall:
         rows = _rows_at(recipients, offsets)
         rendered = renderer.render(manifest, rows)
-        leads = zip(
-            offsets, rows.column("lead_id").to_pylist(), rows.column("email").to_pylist(), rendered.values, strict=True
-        )
+        lead_ids = rows.column("lead_id").to_pylist()
+        ids = message_id_texts(campaign_id, lead_ids)
         mailed: list[Recipient] = []
         problems: dict[int, str] = {}
-        for offset, lead_id, address, values in leads:
+        for offset, lead_id, message_id, address, values in zip(
+            offsets, lead_ids, ids, rows.column("email").to_pylist(), rendered.values, strict=True
+        ):
             if isinstance(values, ContentProblem):
                 problems[offset] = values.reason
             else:
-                mailed.append(Recipient(lead_id, message_id(campaign_id, lead_id), address, values))
+                mailed.append(Recipient(lead_id, message_id, address, values))
         call = BulkCall(
             call_id=call_id,
             campaign_id=campaign_id,

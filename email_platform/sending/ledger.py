@@ -63,13 +63,14 @@ class CallReceipt:
 
         Without NUL characters: PostgreSQL's jsonb takes none, and an answer with one could never be recorded.
         """
-        document: dict[str, Any] = {
-            "ids": [without_nul(result.provider_message_id) for result in self.results],
-            "rejected": self._with_status("rejected"),
-        }
-        for status in ("deferred", "unknown"):
-            if found := self._with_status(status):
-                document[status] = found
+        ids = [result.provider_message_id for result in self.results]
+        if "\0" in "".join(ids):
+            ids = [without_nul(one) for one in ids]
+        document: dict[str, Any] = {"ids": ids, "rejected": {}}
+        others = {result.status for result in self.results if result.status != "accepted"}
+        for status in ("rejected", "deferred", "unknown"):
+            if status in others:
+                document[status] = self._with_status(status)
         return document
 
     def _with_status(self, status: str) -> dict[str, list[str]]:
@@ -97,7 +98,8 @@ class CallReceipt:
 
     def count(self, status: str) -> int:
         """How many recipients have this status."""
-        return sum(result.status == status for result in self.results)
+        statuses: list[str] = [result.status for result in self.results]
+        return statuses.count(status)
 
     def resending_unknown(self, reason: str) -> CallReceipt:
         """The same, with the recipients of whom nothing is known deferred, so that a follow-up call sends to them."""

@@ -6,16 +6,18 @@ gives the same bytes, so a crash between upload and registration costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
+from itertools import pairwise
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from email_platform.domain.identity import message_id
+from email_platform.domain.identity import message_id_texts
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.ports import ObjectStore, StagedObject
 from email_platform.domain.storage_layout import deliveries_key
@@ -110,29 +112,32 @@ def delivery_table(
         records: the chunk's calls, by call index.
         finished: the chunk is finished, so that nobody deferred will be tried again.
     """
-    calls = _last_call_of_each(records, chunk_index * manifest.chunk_rows)
-    lead_ids: list[int] = recipients.column("lead_id").to_pylist()
-    addresses: list[str] = recipients.column("email").to_pylist()
-    columns: dict[str, list[Any]] = {name: [] for name in DELIVERY_SCHEMA.names}
-    for offset in sorted(calls):
-        record, nth = calls[offset]
-        outcome = _outcome(record, nth, finished=finished)
-        if outcome is None:
-            continue
-        status, provider_message_id, code, message = outcome
+    offsets: list[int] = []
+    outcomes: list[tuple[DeliveryStatus, str, str, str]] = []
+    calls: list[tuple[int, str, int, int]] = []  # index, id, time, version
+    for record, those in _last_calls(records, chunk_index * manifest.chunk_rows):
         occurred_at_ms = int((record.receipt_at or record.intent_at).timestamp() * 1000)
-        columns["lead_id"].append(lead_ids[offset])
-        columns["message_id"].append(str(message_id(manifest.campaign_id, lead_ids[offset])))
-        columns["email"].append(addresses[offset])
-        columns["provider_message_id"].append(provider_message_id)
-        columns["status"].append(status)
-        columns["error_code"].append(code)
-        columns["error_message"].append(message)
-        columns["call_index"].append(record.call_index)
-        columns["call_id"].append(str(record.call_id))
-        columns["occurred_at"].append(occurred_at_ms)
-        columns["version"].append(delivery_version(status, occurred_at_ms, follows_refusal=record.follows is not None))
-    rows = len(columns["lead_id"])
+        call_id, follows = str(record.call_id), record.follows is not None
+        versions: dict[DeliveryStatus, int] = {}
+        for offset, nth in those:
+            outcome = _outcome(record, nth, finished=finished)
+            if outcome is None:
+                continue
+            status = outcome[0]
+            if status not in versions:
+                versions[status] = delivery_version(status, occurred_at_ms, follows_refusal=follows)
+            offsets.append(offset)
+            outcomes.append(outcome)
+            calls.append((record.call_index, call_id, occurred_at_ms, versions[status]))
+    rows = len(offsets)
+    known = recipients.select(["lead_id", "email"]).take(pa.array(offsets, pa.int64()))
+    columns: dict[str, Any] = {
+        "lead_id": known["lead_id"],
+        "email": known["email"],
+        "message_id": message_id_texts(manifest.campaign_id, known["lead_id"].to_pylist()),
+        **_columns(_OUTCOME_COLUMNS, outcomes),
+        **_columns(_CALL_COLUMNS, calls),
+    }
     constants = {
         "campaign_id": manifest.campaign_id,
         "owner_id": manifest.sender.owner_id,
@@ -143,19 +148,33 @@ def delivery_table(
     arrays = [
         pa.repeat(pa.scalar(constants[field.name], field.type), rows)
         if field.name in constants
+        else columns[field.name]
+        if isinstance(columns[field.name], pa.ChunkedArray)
         else pa.array(columns[field.name], field.type)
         for field in DELIVERY_SCHEMA
     ]
-    return pa.Table.from_arrays(arrays, schema=DELIVERY_SCHEMA)
+    table = pa.Table.from_arrays(arrays, schema=DELIVERY_SCHEMA)
+    if any(later < earlier for earlier, later in pairwise(offsets)):
+        table = table.take(pc.sort_indices(pa.array(offsets, pa.int64())))
+    return table
 
 
-def _last_call_of_each(records: Sequence[CallRecord], chunk_first_position: int) -> dict[int, tuple[CallRecord, int]]:
-    """By the recipient's offset in the chunk: the call that counts for it, and its place in that call."""
-    return {
-        offset: (record, nth)
-        for record in records
-        for nth, offset in enumerate(record.offsets_in_chunk(chunk_first_position))
-    }
+_OUTCOME_COLUMNS = ("status", "provider_message_id", "error_code", "error_message")
+_CALL_COLUMNS = ("call_index", "call_id", "occurred_at", "version")
+
+
+def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
+    return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+
+
+def _last_calls(
+    records: Sequence[CallRecord], chunk_first_position: int
+) -> Iterator[tuple[CallRecord, list[tuple[int, int]]]]:
+    """Each call with those of its recipients for whom no later call counts: offset in the chunk, place in the call."""
+    of_calls = [record.offsets_in_chunk(chunk_first_position) for record in records]
+    last = {offset: index for index, offsets in enumerate(of_calls) for offset in offsets}
+    for index, (record, offsets) in enumerate(zip(records, of_calls, strict=True)):
+        yield record, [(offset, nth) for nth, offset in enumerate(offsets) if last[offset] == index]
 
 
 def _outcome(record: CallRecord, nth: int, *, finished: bool) -> tuple[DeliveryStatus, str, str, str] | None:

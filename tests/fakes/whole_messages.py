@@ -32,7 +32,7 @@ def call_of(*messages: WholeMessage, **fields: Any) -> BulkCall:
         recipients=tuple(
             Recipient(
                 one.lead_id,
-                one.message_id,
+                str(one.message_id),
                 one.address,
                 (one.subject, one.html, one.text, *(one.headers[name] for name in names)),
             )

@@ -81,18 +81,20 @@ _PRESENT = text("""
 """)
 
 # Arrays and not joins: whatever the planner guesses, each is an index lookup an element. An opt-out belongs to the
-# address, whichever lead has it.
-_SUPPRESSED = text("""
+# address, whichever lead has it. They come as JSON, which the driver writes ten times faster than an array.
+_ADDRESSES = "array(select jsonb_array_elements_text(cast(:addresses as jsonb)))"
+_LEAD_IDS = "array(select cast(one as bigint) from jsonb_array_elements(cast(:lead_ids as jsonb)) as given (one))"
+_SUPPRESSED = text(f"""
     select cast(null as bigint) as lead_id, address, reason
     from suppression
-    where address = any(:addresses) and (sender_id is null or sender_id = :sender_id)
+    where address = any({_ADDRESSES}) and (sender_id is null or sender_id = :sender_id)
     union all
     select null, email_address_key(email), 'unsubscribe'
     from lead
-    where unsubscribed_at is not null and email_address_key(email) = any(:addresses)
+    where unsubscribed_at is not null and email_address_key(email) = any({_ADDRESSES})
     union all
-    select id, null, 'unsubscribe' from lead where id = any(:lead_ids) and unsubscribed_at is not null
-""")
+    select id, null, 'unsubscribe' from lead where id = any({_LEAD_IDS}) and unsubscribed_at is not null
+""")  # noqa: S608  (constants)
 
 
 def _suppression(row: Row[Any]) -> Suppression:
@@ -134,7 +136,11 @@ class PostgresSuppressions:
         leads_of: dict[str, list[int]] = {}
         for lead_id, address in zip(lead_ids, addresses, strict=True):
             leads_of.setdefault(normalised_address(address), []).append(lead_id)
-        found = {"lead_ids": list(lead_ids), "addresses": list(leads_of), "sender_id": sender_id}
+        found = {
+            "lead_ids": orjson.dumps(list(lead_ids)).decode(),
+            "addresses": orjson.dumps(list(leads_of)).decode(),
+            "sender_id": sender_id,
+        }
         reasons: dict[int, str] = {}
         with oltp_transaction(self._engine) as connection:
             for row in connection.execute(_SUPPRESSED, found):

@@ -15,28 +15,26 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
-    case,
     func,
     literal,
     select,
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
 
 from email_platform.adapters.postgres.campaigns import change_status
 from email_platform.adapters.postgres.ledger_rows import (
     RECORD_COLUMNS,
-    RECORD_OUTCOME,
     campaign_totals,
+    insert_intents,
     is_unknown,
     read_records,
+    record_outcomes,
     write_record,
 )
 from email_platform.adapters.postgres.tables import campaign, chunk, send_call
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import CampaignStatus
-from email_platform.domain.texts import without_nul
 from email_platform.errors import CampaignStoppedError, LeaseLostError
 from email_platform.sending.call_outcome import after_decision, after_proof
 from email_platform.sending.ledger import (
@@ -214,10 +212,10 @@ class PostgresCallLedger:
             if any(one.leaves_work for one in outcomes) and not self._is_open(connection, lease):
                 outcomes = [one for one in outcomes if one.state != "planned"]
             if outcomes:
-                connection.execute(RECORD_OUTCOME, [self._outcome_row(lease, one) for one in outcomes])
+                record_outcomes(connection, lease, outcomes)
             refusal = self._why_not(connection, lease)
             if refusal is None and intents:
-                standing = self._insert_intents(connection, lease, intents)
+                standing = insert_intents(connection, lease, intents)
         if refusal is not None:  # raised after the commit: the outcomes stay recorded
             raise refusal
         return standing
@@ -263,79 +261,6 @@ class PostgresCallLedger:
                 .values(lease_expires_at=now + self._lease_interval)
             )
         return None
-
-    def _insert_intents(self, connection: Connection, lease: Lease, intents: Sequence[CallIntent]) -> frozenset[int]:
-        statement = insert(send_call)
-        statement = statement.on_conflict_do_update(
-            index_elements=[send_call.c.campaign_id, send_call.c.chunk_index, send_call.c.call_index],
-            set_={
-                **{
-                    name: statement.excluded[name]
-                    for name in (
-                        "state",
-                        "lease_epoch",
-                        "body_sha256",
-                        "first_position",
-                        "recipient_count",
-                        "offsets",
-                        "follows",
-                    )
-                },
-                # Proof from events about an earlier attempt stays.
-                "after_unknown": send_call.c.after_unknown | statement.excluded.after_unknown,
-                "receipt": func.coalesce(statement.excluded.receipt, send_call.c.receipt),
-                "receipt_at": func.coalesce(statement.excluded.receipt_at, send_call.c.receipt_at),
-                "attempts": send_call.c.attempts + statement.excluded.attempts,
-                # The first attempt that may have been accepted decides how long its key is trusted.
-                "intent_at": case(
-                    (send_call.c.state == "planned", statement.excluded.intent_at),
-                    else_=send_call.c.intent_at,
-                ),
-                "error": statement.excluded.error,
-            },
-            where=send_call.c.state.in_(("planned", "intent", "unknown")),
-        )
-        written = connection.execute(
-            statement.returning(send_call.c.call_index).values(
-                [
-                    {
-                        "campaign_id": lease.campaign_id,
-                        "chunk_index": lease.chunk_index,
-                        "call_index": one.call_index,
-                        "call_id": one.call_id,
-                        "state": one.state,
-                        "receipt": None if one.refusal is None else one.refusal.to_json(),
-                        "receipt_at": None if one.refusal is None else func.clock_timestamp(),
-                        "offsets": None if one.offsets is None else list(one.offsets),
-                        "follows": one.follows,
-                        "after_unknown": one.after_unknown,
-                        "first_position": one.first_position,
-                        "recipient_count": one.recipient_count,
-                        "body_sha256": one.body_sha256,
-                        "lease_epoch": lease.epoch,
-                        "attempts": 0 if one.is_planned else 1,
-                        "error": without_nul(one.error),
-                        "intent_at": func.clock_timestamp(),
-                    }
-                    for one in intents
-                ]
-            )
-        )
-        return frozenset(written.scalars())
-
-    @staticmethod
-    def _outcome_row(lease: Lease, outcome: CallOutcome) -> dict[str, Any]:
-        return {
-            "b_campaign_id": lease.campaign_id,
-            "b_chunk_index": lease.chunk_index,
-            "b_call_index": outcome.call_index,
-            "b_lease_epoch": lease.epoch,
-            "b_state": outcome.state,
-            "b_receipt": outcome.receipt.to_json() if outcome.receipt else None,
-            "b_answered": outcome.receipt is not None,
-            "b_accepted": outcome.state == "accepted",
-            "b_error": without_nul(outcome.error),
-        }
 
     def finish_chunk(self, lease: Lease) -> bool:
         """Mark the chunk finished and let the lease go; see the Protocol."""

@@ -6,31 +6,70 @@ Invariant: what `write_record` writes, `read_records` reads back equal.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Select, bindparam, case, func, or_, select, text, update
+import orjson
+from sqlalchemy import ColumnElement, Connection, Select, func, select, text, update
 
 from email_platform.adapters.postgres.tables import chunk, send_call
 from email_platform.domain.texts import without_nul
-from email_platform.sending.ledger import CallReceipt, CallRecord, CampaignTotals
+from email_platform.sending.ledger import CallIntent, CallOutcome, CallReceipt, CallRecord, CampaignTotals, Lease
 
-RECORD_OUTCOME = (
-    update(send_call)
-    .where(
-        send_call.c.campaign_id == bindparam("b_campaign_id"),
-        send_call.c.chunk_index == bindparam("b_chunk_index"),
-        send_call.c.call_index == bindparam("b_call_index"),
-        # Written out: an `in` list is expanded per execution, which executemany cannot do.
-        or_(send_call.c.state == "planned", send_call.c.state == "intent", send_call.c.state == "unknown"),
-        bindparam("b_accepted", type_=Boolean) | (send_call.c.lease_epoch <= bindparam("b_lease_epoch")),
+# One constant statement each, whatever the number of rows: nothing is compiled or planned anew for another number.
+_RECORD_OUTCOMES = text(
+    """
+    update send_call
+    set
+        state = one.state,
+        -- Where the call has no answer, the proof from events stays.
+        receipt = coalesce(one.receipt, send_call.receipt),
+        receipt_at = case when one.receipt is not null then clock_timestamp() else send_call.receipt_at end,
+        error = one.error
+    from jsonb_to_recordset(cast(:outcomes as jsonb)) as one (call_index integer, state text, receipt jsonb, error text)
+    where
+        send_call.campaign_id = :campaign_id
+        and send_call.chunk_index = :chunk_index
+        and send_call.call_index = one.call_index
+        and send_call.state in ('planned', 'intent', 'unknown')
+        and (one.state = 'accepted' or send_call.lease_epoch <= :lease_epoch)
+    """
+)
+_INSERT_INTENTS = text(
+    """
+    insert into send_call (
+        campaign_id, chunk_index, call_index, call_id, state, receipt, receipt_at, offsets, follows, after_unknown,
+        first_position, recipient_count, body_sha256, lease_epoch, attempts, error, intent_at
     )
-    .values(
-        state=bindparam("b_state"),
-        # Where the call has no answer, the proof from events stays.
-        receipt=func.coalesce(bindparam("b_receipt", type_=send_call.c.receipt.type), send_call.c.receipt),
-        receipt_at=case((bindparam("b_answered", type_=Boolean), func.clock_timestamp()), else_=send_call.c.receipt_at),
-        error=bindparam("b_error"),
+    select
+        :campaign_id, :chunk_index, one.call_index, one.call_id, one.state, one.receipt,
+        case when one.receipt is not null then clock_timestamp() end, one.offsets, one.follows, one.after_unknown,
+        one.first_position, one.recipient_count, decode(one.body_sha256, 'hex'), :lease_epoch, one.attempts, one.error,
+        clock_timestamp()
+    from jsonb_to_recordset(cast(:intents as jsonb)) as one (
+        call_index integer, call_id uuid, state text, receipt jsonb, offsets integer[], follows text,
+        after_unknown boolean, first_position bigint, recipient_count smallint, body_sha256 text, attempts smallint,
+        error text
     )
+    on conflict (campaign_id, chunk_index, call_index) do update set
+        state = excluded.state,
+        lease_epoch = excluded.lease_epoch,
+        body_sha256 = excluded.body_sha256,
+        first_position = excluded.first_position,
+        recipient_count = excluded.recipient_count,
+        offsets = excluded.offsets,
+        follows = excluded.follows,
+        -- Proof from events about an earlier attempt stays.
+        after_unknown = send_call.after_unknown or excluded.after_unknown,
+        receipt = coalesce(excluded.receipt, send_call.receipt),
+        receipt_at = coalesce(excluded.receipt_at, send_call.receipt_at),
+        attempts = send_call.attempts + excluded.attempts,
+        -- The first attempt that may have been accepted decides how long its key is trusted.
+        intent_at = case when send_call.state = 'planned' then excluded.intent_at else send_call.intent_at end,
+        error = excluded.error
+    where send_call.state in ('planned', 'intent', 'unknown')
+    returning call_index
+    """
 )
 
 RECORD_COLUMNS = (
@@ -66,6 +105,57 @@ def is_unknown() -> ColumnElement[bool]:
         .exists()
     )
     return send_call.c.state.in_(("intent", "unknown")) & ~at_work
+
+
+def record_outcomes(connection: Connection, lease: Lease, outcomes: Sequence[CallOutcome]) -> None:
+    """Write what became of attempts, in order; see `CallLedger.turn` for which of them count."""
+    waiting = list(outcomes)
+    while waiting:  # an update from a list changes a row once: a second outcome of a call is a second statement
+        now: dict[int, CallOutcome] = {}
+        later: list[CallOutcome] = []
+        for one in waiting:
+            if one.call_index in now:
+                later.append(one)
+            else:
+                now[one.call_index] = one
+        rows = [
+            {
+                "call_index": one.call_index,
+                "state": one.state,
+                "receipt": one.receipt.to_json() if one.receipt else None,
+                "error": without_nul(one.error),
+            }
+            for one in now.values()
+        ]
+        connection.execute(_RECORD_OUTCOMES, {**_of_chunk(lease), "outcomes": orjson.dumps(rows).decode()})
+        waiting = later
+
+
+def insert_intents(connection: Connection, lease: Lease, intents: Sequence[CallIntent]) -> frozenset[int]:
+    """Write intents, one a call; returns the indexes of those that stand: the others' calls have come to an end."""
+    rows = [
+        {
+            "call_index": one.call_index,
+            "call_id": one.call_id,
+            "state": one.state,
+            "receipt": None if one.refusal is None else one.refusal.to_json(),
+            "offsets": one.offsets,
+            "follows": one.follows,
+            "after_unknown": one.after_unknown,
+            "first_position": one.first_position,
+            "recipient_count": one.recipient_count,
+            "body_sha256": one.body_sha256.hex(),
+            "attempts": 0 if one.is_planned else 1,
+            "error": without_nul(one.error),
+        }
+        for one in intents
+    ]
+    written = connection.execute(_INSERT_INTENTS, {**_of_chunk(lease), "intents": orjson.dumps(rows).decode()})
+    return frozenset(written.scalars())
+
+
+def _of_chunk(lease: Lease) -> dict[str, int]:
+    return {"campaign_id": lease.campaign_id, "chunk_index": lease.chunk_index, "lease_epoch": lease.epoch}
 
 
 def read_records(connection: Connection, statement: Select[Any]) -> list[tuple[int, CallRecord]]:

@@ -18,6 +18,7 @@ from email_platform.adapters.providers.message_fields import (
     check_count,
     check_distinct_addresses,
     check_shared,
+    no_problem,
     recipient_problem,
 )
 from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, Recipient
@@ -77,20 +78,23 @@ def fit_plan(plan: CallPlan, limits: ProviderLimits) -> Fit:
     used_bytes = plan.shared_bytes
     addresses: set[str] = set()
     recipients = plan.call.recipients[: limits.recipients_per_call]
+    one_by_one = not no_problem(plan.call.skeleton, recipients, plan.checks)
     for count, recipient in enumerate(recipients):
-        problem = _problem(plan, recipient)
+        problem = recipient_problem(plan.call.skeleton, recipient, plan.checks) if one_by_one else None
+        problem = problem or _provider_problem(plan, recipient)
         if problem is None:
             used_bytes += plan.entry_bytes(recipient)
             if limits.body_bytes is not None and used_bytes > limits.body_bytes:
                 problem = f"{plan.provider}: the message takes {used_bytes} bytes; the limit is {limits.body_bytes}"
         if problem is not None:
             return Fit(count) if count else Fit(0, problem)
-        address = ascii_domain_address(recipient.address).lower()
-        if plan.tells_recipients_by_address and address in addresses:
-            return Fit(count)
+        if plan.tells_recipients_by_address:
+            address = ascii_domain_address(recipient.address).lower()
+            if address in addresses:
+                return Fit(count)
+            addresses.add(address)
         if count and plan.conflict(recipients[0], recipient) is not None:
             return Fit(count)
-        addresses.add(address)
     return Fit(len(recipients))
 
 
@@ -157,12 +161,16 @@ class FittingEncoder:
 
 def _problem(plan: CallPlan, recipient: Recipient) -> str | None:
     found = recipient_problem(plan.call.skeleton, recipient, plan.checks)
-    return found or plan.problem(recipient) or plan.size_problem(recipient)
+    return found or _provider_problem(plan, recipient)
+
+
+def _provider_problem(plan: CallPlan, recipient: Recipient) -> str | None:
+    return plan.problem(recipient) or plan.size_problem(recipient)
 
 
 def _check_shared(plan: CallPlan, limits: ProviderLimits) -> None:
     """Refuse a skeleton that is too large even for a recipient without any values."""
-    blank = Recipient(0, UUID(int=0), _SHORT_ADDRESS, ("",) * plan.call.skeleton.value_count)
+    blank = Recipient(0, str(UUID(int=0)), _SHORT_ADDRESS, ("",) * plan.call.skeleton.value_count)
     needed_bytes = plan.shared_bytes + plan.entry_bytes(blank)
     problem = plan.size_problem(blank)
     if problem is None and limits.body_bytes is not None and needed_bytes > limits.body_bytes:

@@ -188,7 +188,7 @@ class _MailgunPlan(CallPlan):
         headers = self.call.skeleton.headers
         return {
             **self._template.data(recipient.values),
-            "message_id": str(recipient.message_id),
+            "message_id": recipient.message_id,
             **{
                 f"header_{index}": encoded_header_value(joined(headers[name], recipient.values))
                 for index, name in enumerate(self._header_names)

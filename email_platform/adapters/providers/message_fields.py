@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.header import Header
 from email.utils import formataddr
+from itertools import chain
 
 from email_platform.domain.message import Piece, Skeleton, joined
 from email_platform.domain.ports import BulkCall, ProviderLimits, Recipient
@@ -101,6 +102,23 @@ def recipient_problem(skeleton: Skeleton, recipient: Recipient, checks: SharedCh
     if not checks.has_body and not has_text(skeleton.html, values) and not has_text(skeleton.text, values):
         return "neither an HTML nor a text body"
     return _encoding_problem("".join((recipient.address, *values)))
+
+
+def no_problem(skeleton: Skeleton, recipients: Sequence[Recipient], checks: SharedChecks) -> bool:
+    """Whether `recipient_problem` finds nothing for any of these, by one look at all of them together.
+
+    False does not say that it finds something; the recipients are looked at one by one then.
+    """
+    rows = [recipient.values for recipient in recipients]
+    if not checks.has_body or {len(values) for values in rows} != {skeleton.value_count}:
+        return False
+    addresses = [recipient.address for recipient in recipients]
+    together = " ".join(addresses)
+    if not all(addresses) or _BREAKS.search(together) or _LIST_CHARACTERS.search(together):
+        return False
+    if _BREAKS.search(" ".join([values[index] for index in checks.in_headers for values in rows])):
+        return False
+    return _encoding_problem(together + "".join(chain.from_iterable(rows))) is None
 
 
 def _header_problem(skeleton: Skeleton, values: Sequence[str]) -> str | None:

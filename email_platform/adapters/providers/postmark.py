@@ -154,7 +154,7 @@ class _PostmarkPlan(JoinedPlan):
             **self._shared,
             "To": ascii_domain_address(recipient.address),
             "Subject": message.subject,
-            "Metadata": {**self.tags, "message_id": str(recipient.message_id)},
+            "Metadata": {**self.tags, "message_id": recipient.message_id},
         }
         if message.html:
             document["HtmlBody"] = message.html

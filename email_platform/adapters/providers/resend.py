@@ -163,7 +163,7 @@ class _ResendPlan(JoinedPlan):
             "subject": message.subject,
             "tags": [
                 {"name": ascii_token(name), "value": ascii_token(value)}
-                for name, value in sorted({**self.tags, "message_id": str(recipient.message_id)}.items())
+                for name, value in sorted({**self.tags, "message_id": recipient.message_id}.items())
             ],
         }
         if message.html:

@@ -194,7 +194,7 @@ class _SendGridPlan(CallPlan):
         """The recipient's own part, without his contents."""
         personalization: dict[str, object] = {
             "to": [{"email": ascii_domain_address(recipient.address)}],
-            "custom_args": {"message_id": str(recipient.message_id)},
+            "custom_args": {"message_id": recipient.message_id},
         }
         if headers := self.call.skeleton.headers:
             # "You must ensure these are properly encoded if they contain unicode characters" (Mail Send).

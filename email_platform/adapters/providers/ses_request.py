@@ -97,7 +97,7 @@ class SesPlan(CallPlan):
             # All tags on every entry: the documentation does not say whether defaults are added to replacements.
             "ReplacementTags": [
                 {"Name": ascii_token(name), "Value": ascii_token(value)}
-                for name, value in sorted({**self._tags, "message_id": str(recipient.message_id)}.items())
+                for name, value in sorted({**self._tags, "message_id": recipient.message_id}.items())
             ],
         }
         if headers := self._headers(recipient):

@@ -28,7 +28,7 @@ with SES.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import httpx
 
@@ -53,7 +53,7 @@ from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS
 from email_platform.adapters.providers.limits import SIMULATOR_LIMITS
 from email_platform.adapters.providers.message_fields import call_tags, present, unicode_mailbox
 from email_platform.adapters.providers.placeholders import HANDLEBARS, templated
-from email_platform.domain.message import joined
+from email_platform.domain.message import Piece, joined
 from email_platform.domain.ports import BulkCall, EncodedCall, ProviderLimits, Recipient, RecipientResult
 
 
@@ -148,6 +148,9 @@ class _SimulatorPlan(CallPlan):
             },
             "recipients": [],
         }
+        headers = {name: joined(pieces, ()) for name, pieces in skeleton.headers.items() if not _varies(pieces)}
+        self._same_headers = headers
+        self._own_headers = [(name, pieces) for name, pieces in skeleton.headers.items() if _varies(pieces)]
         self.shared_bytes = len(json_bytes(self._shared))
         self._written: dict[int, bytes] = {}  # by identity: the call holds its recipients
 
@@ -167,10 +170,14 @@ class _SimulatorPlan(CallPlan):
         return written
 
     def _entry(self, recipient: Recipient) -> dict[str, object]:
-        headers = self.call.skeleton.headers
+        values = recipient.values
         return {
             "to": recipient.address,
-            "message_id": str(recipient.message_id),
-            "headers": {name: joined(pieces, recipient.values) for name, pieces in headers.items()},
-            "substitutions": self._template.data(recipient.values),
+            "message_id": recipient.message_id,
+            "headers": {**self._same_headers, **{name: joined(pieces, values) for name, pieces in self._own_headers}},
+            "substitutions": self._template.data(values),
         }
+
+
+def _varies(pieces: Sequence[Piece]) -> bool:
+    return any(isinstance(piece, int) for piece in pieces)

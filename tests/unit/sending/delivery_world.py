@@ -416,7 +416,7 @@ class World:
         def render(call_id: UUID, offsets: Sequence[int]) -> RenderedCall:
             leads = {offset: first + offset for offset in offsets if first + offset not in self.unrenderable}
             recipients = tuple(
-                Recipient(lead, message_id(CAMPAIGN, lead), f"{lead}@example.com", ()) for lead in leads.values()
+                Recipient(lead, str(message_id(CAMPAIGN, lead)), f"{lead}@example.com", ()) for lead in leads.values()
             )
             call = BulkCall(call_id, CAMPAIGN, "f@e.com", "F", None, SKELETON, recipients, {})
             return RenderedCall(call, {offset: "it cannot be" for offset in offsets if offset not in leads})

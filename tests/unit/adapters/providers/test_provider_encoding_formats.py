@@ -85,7 +85,7 @@ def _greeting(count: int = 2, **values: Any) -> BulkCall:
     recipients = tuple(
         Recipient(
             lead_id,
-            message_id(7, lead_id),
+            str(message_id(7, lead_id)),
             f"lead{lead_id}@example.com",
             (f"Ann {lead_id}", f"https://e.org/{lead_id}"),
         )

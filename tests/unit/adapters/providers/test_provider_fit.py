@@ -66,7 +66,7 @@ def build() -> Iterator[Build]:
 
 def _call(skeleton: Skeleton, rows: list[tuple[str, ...]]) -> BulkCall:
     recipients = tuple(
-        Recipient(lead_id, message_id(7, lead_id), f"lead{lead_id}@example.com", values)
+        Recipient(lead_id, str(message_id(7, lead_id)), f"lead{lead_id}@example.com", values)
         for lead_id, values in enumerate(rows, start=1)
     )
     return BulkCall(call_id(7, 0, 0), 7, "news@example.org", "News", "a@example.org", skeleton, recipients, {"t": "x"})

@@ -90,7 +90,7 @@ def _calls(draw: st.DrawFn) -> BulkCall:
     recipients = tuple(
         Recipient(
             lead_id,
-            message_id(7, lead_id),
+            str(message_id(7, lead_id)),
             f"lead{lead_id}@example.com",
             tuple(draw(_line if one_line[index] else _body) for index in range(count)),
         )
@@ -104,7 +104,7 @@ def _call(skeleton: Skeleton, *recipients: Recipient) -> BulkCall:
 
 
 def _one(skeleton: Skeleton, *values: str) -> BulkCall:
-    return _call(skeleton, Recipient(1, message_id(7, 1), "lead1@example.com", values))
+    return _call(skeleton, Recipient(1, str(message_id(7, 1)), "lead1@example.com", values))
 
 
 def _sent(provider: EmailProvider, call: BulkCall) -> tuple[Assembled, dict[int, str]]:
