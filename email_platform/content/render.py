@@ -98,6 +98,8 @@ class _Rows:
         self._compiled, self._rows, self._layout = compiled, rows, layout
         self._count = rows.num_rows
         self._problems: dict[int, str] = {}
+        self._documents: list[str] = []  # the leads' attributes as they are stored, and read
+        self._attributes: list[Any] = []
         self._columns: list[list[str]] = [[] for _ in layout.keys]
         ids = rows.column("lead_id").to_pylist()
         self._urls = [unsubscribe.url(manifest.campaign_id, lead, manifest.sender.sender_id) for lead in ids]
@@ -110,7 +112,7 @@ class _Rows:
         for index, key in enumerate(layout.keys):
             if isinstance(key, Direct) and key.root != "attributes":
                 self._columns[index] = self._plain_column(key)
-        self._row_by_row()
+        self._attributes_and_programs()
         self._check_sizes()
         whole: Sequence[Sequence[str]] = self._columns[: layout.body_values]
         if layout.subject is not None:
@@ -137,42 +139,74 @@ class _Rows:
                 texts.append(_NO_TEXT)
         return texts
 
-    def _row_by_row(self) -> None:
-        """What needs the row's attributes or Jinja."""
-        compiled, layout = self._compiled, self._layout
+    def _attributes_and_programs(self) -> None:
+        """What needs the row's attributes or Jinja; whatever fails for one row is this row's outcome."""
+        layout = self._layout
         deep = [
-            (self._columns[index].append, key)
+            (index, key)
             for index, key in enumerate(layout.keys)
             if isinstance(key, Direct) and key.root == "attributes"
         ]
-        computed = {
-            key: self._columns[index].append for index, key in enumerate(layout.keys) if not isinstance(key, Direct)
-        }
-        programs = [part for part in compiled.parts if part.pieces.program is not None]
+        programs = [part for part in self._compiled.parts if part.pieces.program is not None]
         if not deep and not programs:
             return
-        environment = compiled.html.environment
-        documents = self._rows.column("attributes").to_pylist() if "attributes" in compiled.used_columns else None
-        for row in range(self._count):
-            attributes: Any = None
-            texts: list[str] = []
-            outputs: dict[tuple[str, int], str] = {}
+        self._attributes = [None] * self._count
+        if "attributes" in self._compiled.used_columns:
+            self._read_attributes()
+        for index, key in deep:
+            self._columns[index] = self._deep_column(key)
+        if programs:
+            self._run_programs(programs)
+
+    def _read_attributes(self) -> None:
+        self._documents = self._rows.column("attributes").to_pylist()
+        for row, document in enumerate(self._documents):
             try:
-                if documents is not None:
-                    attributes = attributes_of(documents[row])
-                texts = [key.text(walk(environment, attributes, key.steps)) for _, key in deep]
-                if programs:
-                    outputs = self._computed(row, programs, attributes)
-                if documents is not None and "\\u" in documents[row]:
-                    for text in (*texts, *outputs.values()):
-                        text.encode()  # half a surrogate pair has no UTF-8 form
-            except Exception as error:  # whatever fails for one row is this row's outcome
-                self._problems.setdefault(row, self._reason(row, attributes, documents is not None, error))
-                texts, outputs = [_NO_TEXT] * len(deep), {}
-            for (append, _), text in zip(deep, texts, strict=True):
-                append(text)
-            for key, add in computed.items():
-                add(outputs.get(key, _NO_TEXT))
+                self._attributes[row] = attributes_of(document)
+            except Exception as error:
+                self._fail(row, error)
+
+    def _deep_column(self, key: Direct) -> list[str]:
+        """One variable below the attributes, for every row."""
+        environment = self._compiled.html.environment
+        step = key.steps[0][1] if len(key.steps) == 1 and isinstance(key.steps[0][1], str) else None
+        texts: list[str] = []
+        for row, attributes in enumerate(self._attributes):
+            value = attributes.get(step) if step is not None and type(attributes) is dict else None
+            try:
+                if not value or type(value) is not str:  # else it is what Jinja would find, and needs no more than this
+                    value = walk(environment, attributes, key.steps)
+                text = key.text(value)
+                if "\\u" in self._documents[row]:
+                    text.encode()  # half a surrogate pair has no UTF-8 form
+                texts.append(text)
+            except Exception as error:
+                self._fail(row, error)
+                texts.append(_NO_TEXT)
+        return texts
+
+    def _run_programs(self, programs: Sequence[Part]) -> None:
+        computed = [(key, index) for index, key in enumerate(self._layout.keys) if not isinstance(key, Direct)]
+        columns: dict[int, list[str]] = {index: [] for _, index in computed}
+        for row in range(self._count):
+            outputs: dict[tuple[str, int], str] = {}
+            if row not in self._problems:
+                try:
+                    outputs = self._computed(row, programs, self._attributes[row])
+                    if self._documents and "\\u" in self._documents[row]:
+                        for text in outputs.values():
+                            text.encode()
+                except Exception as error:
+                    self._fail(row, error)
+                    outputs = {}
+            for key, index in computed:
+                columns[index].append(outputs.get(key, _NO_TEXT))
+        for index, texts in columns.items():
+            self._columns[index] = texts
+
+    def _fail(self, row: int, error: Exception) -> None:
+        if row not in self._problems:
+            self._problems[row] = self._reason(row, self._attributes[row], bool(self._documents), error)
 
     def _computed(self, row: int, programs: Sequence[Part], attributes: Any) -> dict[tuple[str, int], str]:
         """The outputs of all programs for one row, by part and index."""

@@ -104,8 +104,8 @@ def normalised_address(address: str) -> str:
 
     The same as the database's function ``email_address_key``.
     """
-    mailable = mailable_address(address)
-    return mailable.lower() if mailable.isascii() else mailable.translate(_ASCII_LOWER)
+    trimmed = address.strip(TRIMMED_CHARACTERS)
+    return trimmed.lower() if trimmed.isascii() else mailable_address(address).translate(_ASCII_LOWER)
 
 
 def _domain_in_ascii(domain: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import ClassVar
 from uuid import UUID
 
@@ -36,11 +37,13 @@ class CallPlan(ABC):
         provider: the adapter's name.
         shared_bytes: of the request without any recipient.
         tells_recipients_by_address: so that no two recipients of a call may have the same.
+        multiplies_content: the request holds each recipient's whole message, so that it may be large.
     """
 
     provider: ClassVar[str]
     shared_bytes: int
     tells_recipients_by_address: ClassVar[bool] = False
+    multiplies_content: ClassVar[bool] = False
 
     def __init__(self, call: BulkCall) -> None:
         check_shared(call)
@@ -51,8 +54,13 @@ class CallPlan(ABC):
     def entry_bytes(self, recipient: Recipient) -> int:
         """By how much the request grows with this recipient; never less than it does."""
 
-    @abstractmethod
+    @cached_property
     def body(self) -> bytes:
+        """The request's exact bytes, for all recipients of the call."""
+        return self._write()
+
+    @abstractmethod
+    def _write(self) -> bytes:
         """The request's exact bytes, for all recipients of the call."""
 
     def size_problem(self, recipient: Recipient) -> str | None:
@@ -78,10 +86,10 @@ def fit_plan(plan: CallPlan, limits: ProviderLimits) -> Fit:
     used_bytes = plan.shared_bytes
     addresses: set[str] = set()
     recipients = plan.call.recipients[: limits.recipients_per_call]
-    one_by_one = not no_problem(plan.call.skeleton, recipients, plan.checks)
+    if len(recipients) == len(plan.call.recipients) and _everybody_fits(plan, limits):
+        return Fit(len(recipients))
     for count, recipient in enumerate(recipients):
-        problem = recipient_problem(plan.call.skeleton, recipient, plan.checks) if one_by_one else None
-        problem = problem or _provider_problem(plan, recipient)
+        problem = _problem(plan, recipient)
         if problem is None:
             used_bytes += plan.entry_bytes(recipient)
             if limits.body_bytes is not None and used_bytes > limits.body_bytes:
@@ -129,7 +137,7 @@ def encode_plan(plan: CallPlan, limits: ProviderLimits, *, fits: bool = False) -
 
 
 def _encoded(plan: CallPlan, limits: ProviderLimits) -> EncodedCall:
-    call, body = plan.call, plan.body()
+    call, body = plan.call, plan.body
     check_body_size(call, body, limits, plan.provider)
     return EncodedCall(call_id=call.call_id, body=body, recipient_count=len(call.recipients))
 
@@ -162,6 +170,23 @@ class FittingEncoder:
 def _problem(plan: CallPlan, recipient: Recipient) -> str | None:
     found = recipient_problem(plan.call.skeleton, recipient, plan.checks)
     return found or _provider_problem(plan, recipient)
+
+
+def _everybody_fits(plan: CallPlan, limits: ProviderLimits) -> bool:
+    """Whether all recipients of the call fit one request, by writing it: they nearly always do.
+
+    False does not say that they don't; they are looked at one by one then.
+    """
+    recipients = plan.call.recipients
+    if plan.multiplies_content or not no_problem(plan.call.skeleton, recipients, plan.checks):
+        return False
+    if any(_provider_problem(plan, one) or plan.conflict(recipients[0], one) for one in recipients):
+        return False
+    if plan.tells_recipients_by_address:
+        addresses = {ascii_domain_address(one.address).lower() for one in recipients}
+        if len(addresses) < len(recipients):
+            return False
+    return limits.body_bytes is None or len(plan.body) <= limits.body_bytes
 
 
 def _provider_problem(plan: CallPlan, recipient: Recipient) -> str | None:

@@ -26,6 +26,7 @@ class JoinedPlan(CallPlan):
     """
 
     shared_bytes = len("[]")
+    multiplies_content = True
 
     def __init__(self, call: BulkCall) -> None:
         super().__init__(call)
@@ -45,7 +46,7 @@ class JoinedPlan(CallPlan):
         frame_bytes = len(json_bytes(self.document(recipient, message))) + len(",")
         return frame_bytes + self.html.json_bytes(values) + self.text.json_bytes(values)
 
-    def body(self) -> bytes:
+    def _write(self) -> bytes:
         """The array."""
         skeleton = self.call.skeleton
         return json_bytes(

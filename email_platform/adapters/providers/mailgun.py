@@ -169,7 +169,7 @@ class _MailgunPlan(CallPlan):
         field_bytes = len(self._form([address], {})) - self.shared_bytes
         return field_bytes + len(json_bytes({address: self._variables(recipient)})) - len("{}") + len(",")
 
-    def body(self) -> bytes:
+    def _write(self) -> bytes:
         variables = {ascii_domain_address(one.address): self._variables(one) for one in self.call.recipients}
         return self._form(list(variables), variables)
 

@@ -230,7 +230,7 @@ class _SubstitutedPlan(_SendGridPlan):
     def entry_bytes(self, recipient: Recipient) -> int:
         return len(json_bytes(self._entry(recipient))) + len(",")
 
-    def body(self) -> bytes:
+    def _write(self) -> bytes:
         self._use(_unused_nonce(self.call))
         return json_bytes({**self._written, "personalizations": [self._entry(one) for one in self.call.recipients]})
 
@@ -255,6 +255,8 @@ class _SubstitutedPlan(_SendGridPlan):
 class _DynamicTemplatePlan(_SendGridPlan):
     """Whole contents as the data of a dynamic template."""
 
+    multiplies_content = True
+
     def __init__(self, call: BulkCall, template_id: str) -> None:
         super().__init__(call)
         self.shared["template_id"] = template_id
@@ -266,7 +268,7 @@ class _DynamicTemplatePlan(_SendGridPlan):
         frame_bytes = len(json_bytes(self._entry(recipient, message))) + len(",")
         return frame_bytes + self._html.json_bytes(recipient.values) + self._text.json_bytes(recipient.values)
 
-    def body(self) -> bytes:
+    def _write(self) -> bytes:
         entries = [self._entry(one, self.call.skeleton.message(one.values)) for one in self.call.recipients]
         return json_bytes({**self.shared, "personalizations": entries})
 
@@ -278,6 +280,8 @@ class _DynamicTemplatePlan(_SendGridPlan):
 class _SinglePlan(_SendGridPlan):
     """One recipient and his contents as they are."""
 
+    multiplies_content = True
+
     def __init__(self, call: BulkCall) -> None:
         super().__init__(call)
         self.shared_bytes = len(json_bytes({**self.shared, "subject": "", "content": _content("-", "-")}))
@@ -288,7 +292,7 @@ class _SinglePlan(_SendGridPlan):
         bodies_bytes = self._html.json_bytes(recipient.values) + self._text.json_bytes(recipient.values)
         return len(json_bytes(self.personalization(recipient))) + subject_bytes + bodies_bytes
 
-    def body(self) -> bytes:
+    def _write(self) -> bytes:
         (recipient,) = self.call.recipients
         message = self.call.skeleton.message(recipient.values)
         return json_bytes(

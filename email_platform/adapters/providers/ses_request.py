@@ -68,7 +68,7 @@ class SesPlan(CallPlan):
         """The entry and the comma before it."""
         return len(_wire_json(self._entry(recipient))) + len(", ")
 
-    def body(self) -> bytes:
+    def _write(self) -> bytes:
         """The parameters as JSON."""
         entries = [self._entry(recipient) for recipient in self.call.recipients]
         return _wire_json({**self._document, "BulkEmailEntries": entries})

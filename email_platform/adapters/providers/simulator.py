@@ -152,22 +152,12 @@ class _SimulatorPlan(CallPlan):
         self._same_headers = headers
         self._own_headers = [(name, pieces) for name, pieces in skeleton.headers.items() if _varies(pieces)]
         self.shared_bytes = len(json_bytes(self._shared))
-        self._written: dict[int, bytes] = {}  # by identity: the call holds its recipients
 
     def entry_bytes(self, recipient: Recipient) -> int:
-        return len(self._entry_json(recipient)) + len(",")
+        return len(json_bytes(self._entry(recipient))) + len(",")
 
-    def body(self) -> bytes:
-        # Each entry is written once, for its size and for the body. Within a text the quotes of the mark are escaped,
-        # so it stands once.
-        before, mark, after = json_bytes(self._shared).partition(b'"recipients":[')
-        return b"".join((before, mark, b",".join(map(self._entry_json, self.call.recipients)), after))
-
-    def _entry_json(self, recipient: Recipient) -> bytes:
-        written = self._written.get(id(recipient))
-        if written is None:
-            written = self._written[id(recipient)] = json_bytes(self._entry(recipient))
-        return written
+    def _write(self) -> bytes:
+        return json_bytes({**self._shared, "recipients": [self._entry(one) for one in self.call.recipients]})
 
     def _entry(self, recipient: Recipient) -> dict[str, object]:
         values = recipient.values
