@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from jinja2 import Template, nodes
@@ -77,6 +78,8 @@ class Direct:
             return self.default
         if type(value) is str:
             return escaped(value) if self.escaped else value
+        if isinstance(value, int | float | Decimal):
+            return str(value)  # digits, letters, signs: nothing to escape
         return str(escape(value)) if self.escaped else str(value)
 
 

@@ -172,9 +172,10 @@ class _Rows:
         step = key.steps[0][1] if len(key.steps) == 1 and isinstance(key.steps[0][1], str) else None
         texts: list[str] = []
         for row, attributes in enumerate(self._attributes):
+            # What stands in a dictionary is what the sandbox finds there.
             value = attributes.get(step) if step is not None and type(attributes) is dict else None
             try:
-                if not value or type(value) is not str:  # else it is what Jinja would find, and needs no more than this
+                if value is None:
                     value = walk(environment, attributes, key.steps)
                 text = key.text(value)
                 if "\\u" in self._documents[row]:

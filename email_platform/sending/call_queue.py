@@ -51,6 +51,10 @@ class CallQueue:
         """Indexes of the calls that wait, in order."""
         return [attempt.call_index for attempt in sorted(self._waiting)]
 
+    def next(self, at_most: int) -> list[int]:
+        """Indexes of the first waiting calls."""
+        return [attempt.call_index for attempt in heapq.nsmallest(at_most, self._waiting)]
+
     def take(self, call_index: int) -> None:
         """Let a waiting call go."""
         self._waiting = [attempt for attempt in self._waiting if attempt.call_index != call_index]

@@ -7,7 +7,8 @@ Nobody's content keeps anybody else from being mailed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from uuid import UUID
@@ -110,8 +111,20 @@ class CallSize:
         self.rows = min(self.rows, self.most)
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A call written ahead, for these recipients if all of them may be mailed: the same that `_write` would write."""
+
+    offsets: list[int]
+    encoded: EncodedCall
+
+
 class CallWriter:
-    """Writes the calls of one chunk."""
+    """Writes the calls of one chunk.
+
+    While the database works (on a commit, or on the question who is suppressed), calls are written ahead (`prepare`).
+    A draft is used only for exactly its recipients; whether they may be mailed is asked when the call is written.
+    """
 
     def __init__(
         self, plan: ChunkPlan, mailing: Mailing, size: CallSize, on_unknown: OnUnknown, runtime: Runtime
@@ -121,6 +134,20 @@ class CallWriter:
         self._size = size
         self._on_unknown = on_unknown
         self._runtime = runtime
+        self._drafts: dict[int, _Draft] = {}
+
+    def prepare(self, call_indexes: Iterable[int]) -> None:
+        """Write these calls ahead, as far as nothing speaks against it; changes nothing that anybody can see."""
+        for index in call_indexes:
+            offsets = list(self._plan.call(index).offsets)
+            if index in self._drafts or not offsets or not self._plan.is_free(index) or len(offsets) > self._size.rows:
+                continue
+            try:
+                rendered = self._mailing.render(self._plan.call_id(index), offsets)
+                if not rendered.problems and self._mailing.provider.fit(rendered.call).count == len(offsets):
+                    self._drafts[index] = _Draft(offsets, self._mailing.provider.encode(rendered.call))
+            except Exception:  # a commit may be on its way: it is raised when the call is written, and dealt with there
+                return
 
     async def write(self, due: Sequence[Attempt]) -> WrittenCalls:
         """The calls as they go out now, and the records of everybody else of theirs.
@@ -129,7 +156,10 @@ class CallWriter:
             InvalidTemplateError: nobody could be sent this content.
         """
         written = WrittenCalls()
-        suppressed = await self._suppressed(due)
+        asking = asyncio.ensure_future(self._suppressed(due))
+        await asyncio.sleep(0)  # the question is on its way
+        self.prepare(attempt.call_index for attempt in due)
+        suppressed = await asking
         for attempt in due:
             if self._plan.may_change(attempt.call_index):
                 self._write(attempt, suppressed, written)
@@ -152,6 +182,12 @@ class CallWriter:
         mailable = [offset for offset in offsets if offset not in left_out]
         call: BulkCall | None = None
         keep: list[int] = []
+        draft = self._drafts.pop(index, None)
+        if draft is not None and draft.offsets == mailable == list(offsets):
+            self._size.note_fit(len(mailable), len(mailable))
+            sha = sha256(draft.encoded.body).digest()
+            self._start(attempt, self._plan.intent(index, sha), draft.encoded, written)
+            return
         if mailable:
             rendered = self._mailing.render(self._plan.call_id(index), mailable)
             left_out |= {offset: content_error_result(reason) for offset, reason in rendered.problems.items()}

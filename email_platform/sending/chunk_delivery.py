@@ -216,7 +216,10 @@ class ChunkDelivery:
         records = self._take_records([*written.records, *written.intents])
         outcomes, self._outcomes = self._outcomes, []
         try:
-            committed = await self._session.commit(lease, outcomes, list(records.values()))
+            commit = asyncio.ensure_future(self._session.commit(lease, outcomes, list(records.values())))
+            await asyncio.sleep(0)  # it is on its way
+            self._writer.prepare(self._queue.next(self._policy.connections))
+            committed = await commit
         except Exception:
             self._outcomes = outcomes + self._outcomes  # recording an outcome twice changes nothing
             raise

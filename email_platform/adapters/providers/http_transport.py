@@ -216,4 +216,9 @@ def _named(failure: BaseException) -> str:
 
 
 def _lower_case(headers: httpx.Headers) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
+    """By name, read as latin-1, which cannot fail; repeated headers are joined (RFC 9110, section 5.3)."""
+    found: dict[str, str] = {}
+    for name, value in headers.raw:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
