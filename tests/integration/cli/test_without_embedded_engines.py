@@ -17,7 +17,7 @@ from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, queue_campaign
 from tests.without_the_extra import PROJECT_FOLDER, command_without_the_extra, run_without_the_extra
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from sensors.staged_objects_waiting import staged_objects_waiting
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
 from tests.integration.own_databases import own_settings
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PROJECT = Path(__file__).parents[3]
 LAUNCHES_PER_TICK = SMALL_LAUNCHES_PER_TICK + WAITING_LAUNCHES_PER_TICK
@@ -347,7 +347,6 @@ def test_dead_runs_goes_through_all_runs_at_work(tmp_path: Path) -> None:
         assert len(runs) == RUNS_PER_TICK + 3
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1_600)
 def test_no_tick_fails_in_a_backlog_of_ten_thousand_campaigns_under_dagsters_own_daemon(tmp_path: Path) -> None:
     # Without a word about seconds, but a tick of more than 60 of them fails by Dagster's own rule.

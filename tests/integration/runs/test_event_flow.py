@@ -40,7 +40,7 @@ from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings, variable_of
 from tests.integration.campaign_rows import in_city, queue_campaign, row_of, seed_leads, unique
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PATIENCE_SECONDS = 60.0
 BACKLOG = ("waiting_posts", "unexpanded_recipients")

@@ -31,7 +31,7 @@ from email_platform.sending.ledger import CallIntent, CallOutcome
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, queue_campaign, row_of, seed_leads, unique
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture

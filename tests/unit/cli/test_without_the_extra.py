@@ -15,6 +15,7 @@ import email_platform
 from tests.unit.cli.test_command_line import COMMANDS
 from tests.without_the_extra import PROJECT_FOLDER, refused_distributions, refused_modules, run_without_the_extra
 
+pytestmark = pytest.mark.slow
 ENVIRONMENT = {"PATH": os.environ["PATH"], "COLUMNS": "200"}
 
 
@@ -64,7 +65,6 @@ def test_a_command_that_runs_engines_says_which_packages_it_lacks_and_how_to_ins
     assert not (tmp_path / ".state").exists(), "nothing was begun"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_virtual_environment_without_the_extra_lacks_what_is_refused_here_and_runs_the_command_line(
     tmp_path: Path,

@@ -26,6 +26,8 @@ from email_platform.domain.campaigns import CampaignContent
 from email_platform.errors import InvalidTemplateError
 from tests.unit.content.test_pieces import SIGNER, manifest, table
 
+pytestmark = pytest.mark.slow
+
 MOST_MEMORY_BYTES = 64_000_000
 LEAD = {
     "first_name": "Ada",

@@ -13,6 +13,7 @@ import asyncio
 from datetime import timedelta
 from typing import Literal
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -29,6 +30,8 @@ from tests.unit.sending.delivery_world import (
     Trouble,
     World,
 )
+
+pytestmark = pytest.mark.slow
 
 
 class DeliverySchedules(RuleBasedStateMachine):

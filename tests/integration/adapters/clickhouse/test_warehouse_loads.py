@@ -40,7 +40,7 @@ from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from tests.integration.clickhouse_process import DATABASE, PASSWORD, USER, running
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 NOON_MS = 1_790_000_000_000
 _campaign_ids = itertools.count(1)

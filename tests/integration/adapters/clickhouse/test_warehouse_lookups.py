@@ -23,7 +23,7 @@ from email_platform.settings import Settings
 from tests.integration.dbt_project.test_dbt_reports import NOON, Reports, about, delivery, event, reports
 from tests.integration.dbt_project.test_legacy_reports import load_old, old_row
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 __all__ = ["reports"]
 
 LONG = f"{'a' * 64}@{'.'.join(['b' * 63] * 4)}"

@@ -37,7 +37,7 @@ from tests.integration.clickhouse_process import (
     running,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 HARD_TEXTS = [

@@ -16,7 +16,7 @@ import pytest
 
 from tests.integration.clickhouse_process import PASSWORD, USER, Endpoint, running
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SECRET = "what-only-the-file-holds"
 

@@ -25,7 +25,7 @@ import pytest
 from email_platform.local.provider_simulator import AcceptedLog
 from tests.integration.http_clients import ClientsByThread
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 _API_KEY = "integration-key"
 _SECRET = "whsec_" + base64.b64encode(b"integration-secret-of-32-bytes!!").decode()
