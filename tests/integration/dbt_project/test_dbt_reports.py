@@ -36,21 +36,22 @@ from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PROJECT = Path(__file__).parents[3] / "dbt_reports"
-MARTS = (
-    "campaign_summary",
-    "sender_activity",
-    "campaign_recipients",
-    "email",
-    "lead_history",
-    "domain_deliverability",
-    "bounce_reasons",
-    "hourly_throughput",
-    "suppression_growth",
-)
+MARTS = tuple(sorted(path.stem for path in Path("dbt_reports/models/marts").glob("*.sql")))
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
 HOSTILE = 'it\'s "q" `b` \\N \t\n;-- {{ x }} {% raw %} \u202eشلم 😀 %s '
 HOSTILE_DOMAIN = "ДОМЕН\"'\u202e😀.example"
 LONGEST_ADDRESS = f"{'l' * 64}@{'d' * 251}.org"
+
+
+def test_every_mart_is_described_tested_and_read_by_somebody() -> None:
+    marts = Path("dbt_reports/models/marts")
+    unit_tests = (marts / "marts_unit_tests.yml").read_text(encoding="utf-8")
+    data_tests = "".join(path.read_text(encoding="utf-8") for path in Path("dbt_reports/tests").glob("*.sql"))
+    exposures = (marts.parent / "exposures.yml").read_text(encoding="utf-8")
+    for mart in MARTS:
+        assert (marts / f"{mart}.yml").is_file(), mart
+        assert f"model: {mart}\n" in unit_tests or f"ref('{mart}')" in data_tests, mart
+        assert f"ref('{mart}')" in exposures, mart
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from email_platform.adapters.providers import CallTimeouts, ProviderAccount, build_provider
+from email_platform.adapters.providers.registry import provider_names
 from email_platform.domain.identity import call_id, message_id
 from email_platform.domain.ports import BulkCall, EmailProvider, RecipientResult
 from email_platform.errors import (
@@ -553,6 +554,11 @@ def _cases(field_name: str) -> list[Any]:
 
 def _having(field_name: str) -> list[_Dialect]:
     return [dialect for dialect in _DIALECTS if getattr(dialect, field_name) is not None]
+
+
+def test_every_known_provider_is_covered_here() -> None:
+    assert {dialect.name for dialect in _DIALECTS} == set(provider_names())
+    assert {name for name, *_ in _BLAMES} == set(provider_names())
 
 
 @pytest.fixture(params=_DIALECTS, ids=_named)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.header import decode_header, make_header
 from email.utils import parseaddr
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from email_platform.adapters.providers.message_fields import (
     encoded_mailbox,
     unicode_mailbox,
 )
+from email_platform.adapters.providers.registry import provider_names
 from email_platform.domain.identity import call_id, message_id
 from email_platform.domain.message import Skeleton
 from email_platform.domain.ports import BulkCall, EmailProvider, Recipient
@@ -346,6 +348,11 @@ def test_resend_gets_an_array_of_messages_with_tags(build: Build) -> None:
             {"name": "team", "value": "red"},
         ],
     }
+
+
+@pytest.mark.parametrize("name", provider_names())
+def test_every_known_provider_s_exact_request_is_compared_here(name: str) -> None:
+    assert f'build("{name}"' in Path(__file__).read_text(encoding="utf-8")
 
 
 def _form(body: bytes) -> dict[str, list[str]]:
