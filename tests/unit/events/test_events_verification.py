@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook
 from standardwebhooks import Webhook
 
+from email_platform.adapters.providers import provider_names
 from email_platform.errors import ConfigurationError, MalformedEventError, PartUnavailableError, WebhookRefusedError
 from email_platform.events.accounts import WebhookAccounts, standard_webhooks_key, webhook_variable
+from email_platform.events.normalising import FORMATS
 from email_platform.events.verification import (
     SENDGRID_SIGNATURE_HEADER,
     SENDGRID_TIMESTAMP_HEADER,
@@ -503,6 +505,12 @@ def test_only_an_account_with_its_setting_may_send() -> None:
     assert found == defaults | {("resend", "acme")}
     assert accounts.find("resend", "acme") is accounts.find("resend", "acme")
     assert "plain" not in repr(accounts)
+
+
+def test_every_known_provider_has_a_format_and_a_proof() -> None:
+    assert set(provider_names()) <= set(FORMATS)
+    for provider in provider_names():
+        assert webhook_variable(provider, "default").startswith("EMAIL_PLATFORM_")
 
 
 def test_a_wrong_setting_is_named_and_its_value_is_not() -> None:
