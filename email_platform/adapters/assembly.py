@@ -29,7 +29,13 @@ from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
 from email_platform.adapters.postgres.session_lock import session_lock
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
-from email_platform.adapters.providers import ProviderAccount, account_from_variables, build_provider, provider_limits
+from email_platform.adapters.providers import (
+    CallTimeouts,
+    ProviderAccount,
+    account_from_variables,
+    build_provider,
+    provider_limits,
+)
 from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
@@ -102,7 +108,12 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
 
     def provider(sender: Sender) -> EmailProvider:
         account = provider_account(settings, sender, environment)
-        return build_provider(sender.provider, account, max_connections=settings.provider_connections)
+        return build_provider(
+            sender.provider,
+            account,
+            timeouts=CallTimeouts(read_seconds=settings.provider_answer_seconds),
+            max_connections=settings.provider_connections,
+        )
 
     def limits(sender: Sender) -> ProviderLimits:
         return provider_limits(sender.provider, provider_account(settings, sender, environment))

@@ -15,6 +15,8 @@ class SendingSettings(BaseModel):
     Attributes:
         chunk_rows: recipients of one chunk.
         provider_connections: calls in flight of one process.
+        provider_answer_seconds: how long a provider may take for the next part of its answer; giving up early makes
+            accepted calls unknown.
         lease_seconds: how long a chunk's lease lives without renewal.
         stall_seconds: a campaign without progress for so long is resumed.
         content_error_share, content_error_minimum: a campaign is paused before its first call where more than this
@@ -31,6 +33,7 @@ class SendingSettings(BaseModel):
 
     chunk_rows: PositiveInt = 10_000
     provider_connections: Annotated[int, Field(ge=1, le=512)] = 16
+    provider_answer_seconds: PositiveSeconds = 60.0
     lease_seconds: PositiveSeconds = 20.0
     stall_seconds: PositiveSeconds = 60.0
     content_error_share: Share = 0.01

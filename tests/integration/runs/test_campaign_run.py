@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -29,6 +31,7 @@ from email_platform.errors import (
     InvalidConditionError,
     InvalidTemplateError,
     LeaseLostError,
+    ProviderDownError,
 )
 from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.runs.finish import finish_sending
@@ -123,6 +126,18 @@ def test_a_campaign_goes_from_queued_to_the_warehouse_and_every_count_agrees(
     require_all(account(parts, warehouse, campaign_id))
     log = accepted.summary(str(campaign_id))
     assert (log.accepted_rows, log.distinct_message_ids) == (230, 230)
+
+
+def test_a_provider_that_does_not_answer_within_the_setting_is_given_up(small: Settings, engine: Engine) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:  # takes connections and never answers
+        port = silent.getsockname()[1]
+        impatient = {"provider_answer_seconds": 0.2, "provider_url": f"http://127.0.0.1:{port}"}
+        with open_parts(small.model_copy(update=impatient)) as parts:
+            once = replace(parts, policy=replace(parts.policy, retry=replace(parts.policy.retry, attempts=1)))
+            campaign_id = queue_campaign(engine, in_city(seed_leads(engine, numbered(3))))
+            with pytest.raises(ProviderDownError, match="Timeout on reading"):
+                send_all(once, campaign_id)
+    assert row_of(engine, campaign_id).status == "paused"
 
 
 def test_a_second_run_of_a_sent_campaign_sends_nothing_and_changes_nothing(
