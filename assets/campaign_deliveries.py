@@ -13,11 +13,12 @@ import dagster as dg
 from assets.campaign_audience import campaign_audience
 from assets.outcomes import final_errors_end_the_run
 from assets.partitions import campaign_id_of, campaign_partitions
+from assets.step_process import ending_with_the_run
 from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.runs.finish import SendingSummary, finish_sending
 from email_platform.runs.parts import find_manifest
 from email_platform.runs.send import ChunkReport, send_chunk
-from email_platform.sending.orphan_watch import ending_with_ancestors, process_name
+from email_platform.sending.orphan_watch import process_name
 from email_platform.sending.progress import ChunkProgress
 from resources.parts import PartsResource
 
@@ -42,7 +43,7 @@ def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_in
     """Make the chunk's calls that the ledger does not show as done, then stage what became of everybody."""
     campaign_id = campaign_id_of(context.partition_key)
     stop = threading.Event()
-    with final_errors_end_the_run(), ending_with_ancestors(stop.set), parts.open() as opened:
+    with final_errors_end_the_run(), ending_with_the_run(context, stop.set), parts.open() as opened:
         report = send_chunk(
             opened,
             campaign_id,

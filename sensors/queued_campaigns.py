@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.jobs import ATTEMPT_TAG, campaign_job
 from assets.partitions import campaign_partitions, partition_key
+from assets.step_process import IN_ONE_PROCESS
 from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG, SIZE_TAG
 from email_platform.runs.launch import Launch, due_launches
 from resources.parts import PartsResource
@@ -20,6 +21,7 @@ def run_request(launch: Launch) -> dg.RunRequest:
     """The run of one attempt of one campaign."""
     return dg.RunRequest(
         run_key=launch.run_key,
+        run_config=IN_ONE_PROCESS if launch.needs_one_process else None,
         partition_key=partition_key(launch.campaign_id),
         tags={
             CAMPAIGN_ID_TAG: str(launch.campaign_id),  # the run queue lets one run per value through

@@ -30,6 +30,9 @@ storage:
 run_coordinator:
   module: dagster
   class: QueuedRunCoordinator
+  config:
+    # How soon a run that is asked for begins; the look is one query while nothing waits.
+    dequeue_interval_seconds: 1
 
 run_launcher:
   module: dagster

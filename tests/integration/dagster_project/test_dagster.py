@@ -28,6 +28,7 @@ from sqlalchemy import Engine, delete, insert, text, update
 from assets.jobs import ATTEMPT_TAG, campaign_job
 from assets.partitions import campaign_partitions
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
+from assets.step_process import IN_ONE_PROCESS
 from assets.warehouse import warehouse_dimensions
 from email_platform.adapters import dagster_yaml
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
@@ -474,6 +475,8 @@ def test_large_campaigns_leave_a_place_of_the_run_queue_to_small_ones(
     tags = {request.partition_key: request.tags for request in result.run_requests or []}
     assert (tags[str(large)][SIZE_TAG], tags[str(small)][SIZE_TAG]) == ("large", "small")
     assert row_of(oltp_engine, small).estimated_rows == 300, "counted, whatever the planner guesses"
+    configs = {request.partition_key: request.run_config for request in result.run_requests or []}
+    assert (configs[str(large)], configs[str(small)]) == ({}, IN_ONE_PROCESS)
 
     def run_of(size: str) -> dg.DagsterRun:
         return dg.DagsterRun(job_name="campaign_job", tags={SIZE_TAG: size, CAMPAIGN_ID_TAG: uuid4().hex})
