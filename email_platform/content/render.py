@@ -85,7 +85,10 @@ def render_rows(
 
 
 class _Rows:
-    """Some rows, on their way to values: one list a value, so that plain columns never meet Python row by row."""
+    """Some rows, on their way to values: one list a value, so that plain columns never meet Python row by row.
+
+    Length: each kind of value has its way to a column, and all of them share the rows' problems.
+    """
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from email_platform.errors import AccountRefusedError, CallRejectedError, ProviderDownError, TooManyRejectedError
-from email_platform.sending.ledger import CONTENT_ERROR_CODE, SUPPRESSED_CODE, CallReceipt
+from email_platform.sending.ledger import OWN_REFUSALS, AnswerCounts, CallReceipt
 from email_platform.sending.policy import RejectionLimits
 
 
@@ -153,9 +153,10 @@ class RefusalWatch:
 
 
 class RejectionBreaker:
-    """Watches the share of recipients whom the provider refuses, among those of this process's calls.
+    """Watches the share of a campaign's recipients whom the provider refuses.
 
-    Earlier counts belong to a run that ended; the operator who resumes a campaign has seen them.
+    It counts from the ledger's counts over all chunks when the chunk begins, and then the answers of this process.
+    Who queues a campaign again has seen the counts up to then.
     """
 
     def __init__(self, limits: RejectionLimits) -> None:
@@ -163,10 +164,14 @@ class RejectionBreaker:
         self._ended = 0
         self._rejected = 0
 
+    def begin(self, counts: AnswerCounts) -> None:
+        """Count on from here."""
+        self._ended, self._rejected = counts.ended, counts.refused
+
     def note(self, receipt: CallReceipt) -> TooManyRejectedError | None:
         """Take note of an answer; returns why to stop, if the share is above the limit."""
         refused = [one for one in receipt.results if one.status == "rejected"]
-        self._rejected += sum(one.error_code not in (SUPPRESSED_CODE, CONTENT_ERROR_CODE) for one in refused)
+        self._rejected += sum(one.error_code not in OWN_REFUSALS for one in refused)
         self._ended += len(refused) + receipt.count("accepted")
         limits = self._limits
         if self._ended < limits.minimum or self._rejected <= limits.share * self._ended:

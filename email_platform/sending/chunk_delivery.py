@@ -130,6 +130,7 @@ class ChunkDelivery:
         """
         lease = await self._session.take_lease(self._work)
         try:
+            self._rejections.begin(await self._session.answers(lease))
             finished = False
             while not finished:  # a second time where a fenced process reported late that it had never made a call
                 self._begin(await self._session.calls(lease))
@@ -338,6 +339,7 @@ class ChunkDelivery:
             named = RecipientResult("rejected", "", error.code, str(error))
             results = {offset: named for nth, offset in enumerate(offsets) if nth in error.culprits}
             self._rewrite(self._plan.book(call_index, results, str(error)))
+            self._halt = self._halt or self._rejections.note(CallReceipt(tuple(results.values())))
             return
         half = len(offsets) // 2
         self._rewrite(self._plan.split(call_index, [offsets[:half], offsets[half:]], f"split: {error}"))
@@ -358,7 +360,8 @@ class ChunkDelivery:
             if error.blame == "recipient" and (is_last or self._is_proved(call_index)):
                 outcome = refused_for_good(self._plan.history(call_index), error)
                 self._outcomes.append(outcome)
-                self._plan.ended(outcome, goes_on=False)
+                receipt = self._plan.ended(outcome, goes_on=False)
+                self._halt = self._halt or (self._rejections.note(receipt) if receipt is not None else None)
             elif is_last or self._is_proved(call_index):
                 if is_last:
                     self._last_chances.add(call_index)

@@ -42,6 +42,7 @@ UnknownDecision = Literal["abandon", "resend"]
 Follows = Literal["deferred", "in_doubt"]
 SUPPRESSED_CODE = "suppressed"
 CONTENT_ERROR_CODE = "content_error"
+OWN_REFUSALS = frozenset({SUPPRESSED_CODE, CONTENT_ERROR_CODE})
 UNCOUNTED_MARK = "uncounted"  # in a receipt: a deferral for the sender's or the account's sake is no try
 DEFERRED_CODE_PREFIX = "deferred:"
 """Starts the code, in reports, of a recipient whom the provider deferred again and again until the tries ran out."""
@@ -276,6 +277,19 @@ class CampaignTotals:
         return self.accepted + self.rejected + self.unknown + self.abandoned + self.in_call
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerCounts:
+    """Recipients of one campaign with an answer since it was last queued: who queues it has seen what was before.
+
+    Attributes:
+        ended: accepted or rejected.
+        refused: of them, those whom the provider refused; not those who were left out by us.
+    """
+
+    ended: int = 0
+    refused: int = 0
+
+
 class CallLedger(Protocol):
     """Durable store of leases and calls. Every method is one transaction."""
 
@@ -325,6 +339,10 @@ class CallLedger(Protocol):
 
     def totals(self, campaign_id: int) -> CampaignTotals:
         """Recipients and calls of the campaign by state."""
+        ...
+
+    def answers_since_queued(self, campaign_id: int) -> AnswerCounts:
+        """How many recipients of the campaign, over all chunks, have an answer since it was last queued."""
         ...
 
     def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:

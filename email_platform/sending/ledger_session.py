@@ -13,7 +13,7 @@ from threading import Event
 
 from email_platform.domain.manifest import Manifest
 from email_platform.errors import ChunkBusyError, PartUnavailableError, SendingInterruptedError
-from email_platform.sending.ledger import CallIntent, CallLedger, CallOutcome, CallRecord, Lease
+from email_platform.sending.ledger import AnswerCounts, CallIntent, CallLedger, CallOutcome, CallRecord, Lease
 from email_platform.sending.policy import DeliveryPolicy
 from email_platform.sending.runtime import Runtime
 
@@ -90,6 +90,11 @@ class LedgerSession:
             self._ledger.calls, lease.campaign_id, lease.chunk_index
         )
         return records
+
+    async def answers(self, lease: Lease) -> AnswerCounts:
+        """The campaign's answers since it was last queued."""
+        counts: AnswerCounts = await self._runtime.blocking(self._ledger.answers_since_queued, lease.campaign_id)
+        return counts
 
     async def commit(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> Committed:
         """Commit one turn, waiting for a ledger that is away.

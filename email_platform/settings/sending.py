@@ -22,7 +22,7 @@ class SendingSettings(BaseModel):
         content_error_share, content_error_minimum: a campaign is paused before its first call where more than this
             share of its recipients, and at least so many, cannot be rendered.
         rejected_share_limit, rejected_minimum: a campaign is paused where the provider refuses more than this share of
-            the recipients of one process's calls, and at least so many have an answer.
+            the recipients who have an answer since it was last queued, and these are at least so many.
         guard_bounce_rate, guard_complaint_rate, guard_blocked_rate: shares of the accepted messages at which a campaign
             is paused.
         guard_minimum_accepted, guard_minimum_events: below this sample, or from fewer bounces or complaints, nothing

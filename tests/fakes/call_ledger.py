@@ -15,6 +15,8 @@ from email_platform.domain.ports import Clock
 from email_platform.errors import CampaignStoppedError, LeaseLostError
 from email_platform.sending.call_outcome import after_decision, after_intent, after_outcome, after_proof
 from email_platform.sending.ledger import (
+    OWN_REFUSALS,
+    AnswerCounts,
     CallIntent,
     CallOutcome,
     CallRecord,
@@ -43,6 +45,7 @@ class InMemoryCallLedger:
         lease_seconds: how long a lease lives without a turn.
         campaign_status: reads a campaign's status; None where its row is gone.
         queue_again: queues a campaign that is sent, and does nothing to any other.
+        queued_at: when a campaign was last queued; None where it never was.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class InMemoryCallLedger:
         lease_seconds: float,
         campaign_status: Callable[[int], str | None] = lambda _: "sending",
         queue_again: Callable[[int], None] = lambda _: None,
+        queued_at: Callable[[int], datetime | None] = lambda _: None,
     ) -> None:
         self._clock = clock
         self._lease = timedelta(seconds=lease_seconds)
         self._campaign_status = campaign_status
         self._queue_again = queue_again
+        self._queued_at = queued_at
         self._chunks: dict[tuple[int, int], _Chunk] = {}
         self._lock = Lock()
         self.row_writes = 0
@@ -216,6 +221,22 @@ class InMemoryCallLedger:
 
     def _is_at_work(self, chunk: _Chunk) -> bool:
         return chunk.holder is not None and chunk.expires_at is not None and chunk.expires_at > self._clock()
+
+    def answers_since_queued(self, campaign_id: int) -> AnswerCounts:
+        """See the Protocol."""
+        since = self._queued_at(campaign_id)
+        with self._lock:
+            results = [
+                result
+                for chunk in self._of_campaign(campaign_id)
+                for record in chunk.calls.values()
+                if record.receipt is not None and record.receipt_at is not None
+                if since is None or record.receipt_at > since
+                for result in record.receipt.results
+                if result.status in ("accepted", "rejected")
+            ]
+        refused = [one for one in results if one.status == "rejected" and one.error_code not in OWN_REFUSALS]
+        return AnswerCounts(len(results), len(refused))
 
     def totals(self, campaign_id: int) -> CampaignTotals:
         """See the Protocol."""

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from email_platform.adapters.postgres.campaigns import change_status
 from email_platform.adapters.postgres.ledger_rows import (
     RECORD_COLUMNS,
+    answers_since_queued,
     campaign_totals,
     insert_intents,
     is_unknown,
@@ -38,6 +39,7 @@ from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import CampaignStoppedError, LeaseLostError
 from email_platform.sending.call_outcome import after_decision, after_proof
 from email_platform.sending.ledger import (
+    AnswerCounts,
     CallIntent,
     CallOutcome,
     CallRecord,
@@ -303,6 +305,11 @@ class PostgresCallLedger:
         )
         with oltp_transaction(self._engine) as connection:
             return connection.execute(statement).scalar_one_or_none() is not None
+
+    def answers_since_queued(self, campaign_id: int) -> AnswerCounts:
+        """How many recipients have an answer since the campaign was last queued; see the Protocol."""
+        with oltp_transaction(self._engine) as connection:
+            return answers_since_queued(connection, campaign_id)
 
     def totals(self, campaign_id: int) -> CampaignTotals:
         """Recipients and calls of the campaign by state; see the Protocol."""

@@ -14,7 +14,16 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select, text, up
 
 from email_platform.adapters.postgres.tables import chunk, send_call
 from email_platform.domain.texts import without_nul
-from email_platform.sending.ledger import CallIntent, CallOutcome, CallReceipt, CallRecord, CampaignTotals, Lease
+from email_platform.sending.ledger import (
+    OWN_REFUSALS,
+    AnswerCounts,
+    CallIntent,
+    CallOutcome,
+    CallReceipt,
+    CallRecord,
+    CampaignTotals,
+    Lease,
+)
 
 # One constant statement each, whatever the number of rows: nothing is compiled or planned anew for another number.
 _RECORD_OUTCOMES = text(
@@ -203,6 +212,31 @@ def write_record(connection: Connection, campaign_id: int, chunk_index: int, rec
             error=without_nul(record.error),
         )
     )
+
+
+_ANSWERS_SINCE_QUEUED = text(
+    """
+    select
+        coalesce(sum(
+            recipient_count
+            - (select count(*) from jsonb_object_keys(coalesce(receipt -> 'deferred', '{}')))
+            - (select count(*) from jsonb_object_keys(coalesce(receipt -> 'unknown', '{}')))
+        ), 0)::bigint as ended,
+        coalesce(sum((
+            select count(*) from jsonb_each(receipt -> 'rejected') as one (place, result)
+            where result ->> 0 <> all(cast(:own as text[]))
+        )), 0)::bigint as refused
+    from send_call
+    join campaign on campaign.id = send_call.campaign_id
+    where campaign_id = :campaign_id and receipt_at > coalesce(campaign.queued_at, '-infinity')
+    """
+)
+
+
+def answers_since_queued(connection: Connection, campaign_id: int) -> AnswerCounts:
+    """See `CallLedger.answers_since_queued`; reads one row per call, by primary key."""
+    row = connection.execute(_ANSWERS_SINCE_QUEUED, {"campaign_id": campaign_id, "own": sorted(OWN_REFUSALS)}).one()
+    return AnswerCounts(row.ended, row.refused)
 
 
 def campaign_totals(connection: Connection, campaign_id: int) -> CampaignTotals:

@@ -326,9 +326,14 @@ class World:
         call_rows: int = CALL_ROWS,
     ) -> None:
         self.time = Time()
+        self.queued_at: datetime | None = None
         self.manifest = manifest_of(on_unknown, eligible, chunk_rows, call_rows)
         self.ledger = InMemoryCallLedger(
-            self.time.clock, LEASE_SECONDS, lambda _: self.status, lambda _: self._queue_again()
+            self.time.clock,
+            LEASE_SECONDS,
+            lambda _: self.status,
+            lambda _: self._queue_again(),
+            lambda _: self.queued_at,
         )
         self.ledger.add_chunks(CAMPAIGN, self.manifest.chunk_count)
         self.campaigns = InMemoryCampaigns(campaign_of(self.manifest), self._chunks_unfinished)
@@ -503,6 +508,7 @@ class World:
         if self.status == "sent":
             return
         self.status, self.trouble = "sending", None
+        self.queued_at = self.time.clock()
         for chunk_index in range(self.manifest.chunk_count):
             end = asyncio.run(self.run(chunk_index, Process(), []))
             if end == "AccountRefusedError" and self.poison_blame == "unlisted":

@@ -27,7 +27,7 @@ from tests.unit.sending.delivery_world import (
 def test_calls_that_an_orphan_never_made_are_made_though_its_successor_finished_the_chunk() -> None:
     # `make chaos SEED=185`: stopped between the commit of its intents and the calls; the successor held them.
     world = World(False, "hold")
-    orphan = Process(stop_at=8)  # after the first turn's commit
+    orphan = Process(stop_at=10)  # after the first turn's commit
 
     async def both() -> None:
         task = asyncio.create_task(world.run(0, orphan, []))

@@ -279,6 +279,33 @@ def test_a_share_of_refused_recipients_above_the_limit_stops_the_campaign_with_t
     assert max(world.log.accepted.values()) == 1
 
 
+def test_the_share_is_that_of_the_campaign_also_where_each_chunk_alone_is_too_small_to_tell() -> None:
+    world = World(False, "hold", eligible=600, chunk_rows=50, call_rows=20)
+    world.bad_addresses = set(range(0, 600, 3))
+    ends = []
+    for chunk_index in range(world.manifest.chunk_count):
+        ends.append(asyncio.run(world.run(chunk_index, Process(), [])))
+        if ends[-1] != "finished":
+            break
+    assert ends[-1] == "TooManyRejectedError"
+    assert len(ends) in (4, 5), "as soon as 200 recipients have an answer"
+    world.bad_addresses = set()
+    world.recover()
+    assert world.status == "sent", "who queues it again has seen what was refused before"
+    assert max(world.log.accepted.values()) == 1
+
+
+@pytest.mark.parametrize("blame", ["recipient", "unlisted"])
+def test_recipients_who_are_refused_one_by_one_after_whole_calls_were_count_as_well(
+    blame: Literal["recipient", "unlisted"],
+) -> None:
+    world = World(False, "hold", eligible=400, chunk_rows=400, call_rows=5)
+    world.bad_addresses = set()
+    world.poison, world.poison_blame = set(range(0, 400, 3)), blame
+    assert asyncio.run(world.run(0, Process(), [])) in {"TooManyRejectedError", "AccountRefusedError"}
+    assert world.ledger.totals(CAMPAIGN).rejected < len(world.poison)
+
+
 def test_a_campaign_that_reaches_nobody_says_so() -> None:
     world = World(False, "hold", eligible=3, chunk_rows=3, call_rows=3)
     world.bad_addresses = {0, 1, 2}

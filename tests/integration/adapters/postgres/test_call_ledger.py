@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Literal
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, delete, func, insert, select, text, update
 
 from email_platform.adapters.postgres.campaigns import change_status
 from email_platform.adapters.postgres.engine import create_oltp_engine
@@ -25,6 +25,7 @@ from email_platform.domain.ports import RecipientResult
 from email_platform.errors import CampaignStoppedError, LeaseLostError, PartUnavailableError
 from email_platform.sending.ledger import (
     SUPPRESSED_CODE,
+    AnswerCounts,
     CallIntent,
     CallLedger,
     CallOutcome,
@@ -92,7 +93,13 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         def queue_again(_: int) -> None:
             memory["status"] = "queued" if memory["status"] == "sent" else memory["status"]
 
-        ledger = InMemoryCallLedger(lambda: memory["now"], LEASE_SECONDS, lambda _: memory["status"], queue_again)
+        ledger = InMemoryCallLedger(
+            lambda: memory["now"],
+            LEASE_SECONDS,
+            lambda _: memory["status"],
+            queue_again,
+            lambda _: memory.get("queued_at"),
+        )
         ledger.add_chunks(1, 3)
         yield Bench(ledger, 1, None, memory)
         return
@@ -351,6 +358,28 @@ def test_a_refusal_of_our_own_is_an_end_unless_an_earlier_attempt_is_in_doubt(
     totals = bench.ledger.totals(bench.campaign_id)
     assert getattr(totals, counted) == 2
     assert totals.accepted + totals.rejected + totals.unknown == 2
+
+
+def test_answers_are_counted_over_all_chunks_from_the_last_queueing_on(bench: Bench) -> None:
+    own = RecipientResult("rejected", "", SUPPRESSED_CODE, "s")
+    for chunk_index, results in enumerate(
+        (
+            (RecipientResult("accepted", "a"), RecipientResult("rejected", "", "550", "no such user"), own),
+            (RecipientResult("accepted", "b"), RecipientResult("deferred", "", "429", "later")),
+        )
+    ):
+        lease = bench.lease(chunk_index)
+        bench.ledger.turn(lease, [], [replace(intent(bench, 0), recipient_count=len(results))])
+        bench.ledger.turn(lease, [CallOutcome(0, "accepted", CallReceipt(results))], [])
+    assert bench.ledger.answers_since_queued(bench.campaign_id) == AnswerCounts(ended=4, refused=1)
+    assert bench.ledger.answers_since_queued(bench.campaign_id + 1_000_000) == AnswerCounts()
+    if bench.engine is None:
+        bench.memory["queued_at"] = bench.memory["now"] + timedelta(seconds=1)
+    else:
+        with bench.engine.begin() as connection:
+            change = update(campaign).where(campaign.c.id == bench.campaign_id)
+            connection.execute(change.values(queued_at=func.clock_timestamp()))
+    assert bench.ledger.answers_since_queued(bench.campaign_id) == AnswerCounts()
 
 
 def proof_of(bench: Bench, answer: CallReceipt, before: CallReceipt | None = None) -> Proof:
