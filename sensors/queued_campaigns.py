@@ -14,14 +14,15 @@ from assets.step_process import IN_ONE_PROCESS
 from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG, SIZE_TAG
 from email_platform.runs.launch import Launch, due_launches
 from resources.parts import PartsResource
+from resources.settings import SettingsResource
 from sensors.runs_on_record import attempt_of, runs_by_campaign
 
 
-def run_request(launch: Launch) -> dg.RunRequest:
-    """The run of one attempt of one campaign."""
+def run_request(launch: Launch, one_process_rows: int) -> dg.RunRequest:
+    """The run of one attempt of one campaign; up to so many recipients its steps go without processes of their own."""
     return dg.RunRequest(
         run_key=launch.run_key,
-        run_config=IN_ONE_PROCESS if launch.needs_one_process else None,
+        run_config=IN_ONE_PROCESS if launch.rows <= one_process_rows else None,
         partition_key=partition_key(launch.campaign_id),
         tags={
             CAMPAIGN_ID_TAG: str(launch.campaign_id),  # the run queue lets one run per value through
@@ -44,7 +45,9 @@ def asked_before(cursor: str | None) -> dict[int, int]:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="A campaign is queued and its scheduled time has come.",
 )
-def queued_campaigns(context: dg.SensorEvaluationContext, parts: PartsResource) -> dg.SensorResult:
+def queued_campaigns(
+    context: dg.SensorEvaluationContext, parts: PartsResource, settings: SettingsResource
+) -> dg.SensorResult:
     """Add a partition and ask for a run for the next due campaigns; a run key is launched once, however often asked.
 
     The cursor holds which attempts were asked for.
@@ -61,9 +64,10 @@ def queued_campaigns(context: dg.SensorEvaluationContext, parts: PartsResource) 
         due = due_launches(opened, asked.keys() - made.keys())
     for odd in due.odd:
         context.log.warning(f"not launched: {odd}")
+    one_process_rows = settings.load().one_process_rows
     new_keys = [partition_key(launch.campaign_id) for launch in due.launches]
     return dg.SensorResult(
-        run_requests=[run_request(launch) for launch in due.launches],
+        run_requests=[run_request(launch, one_process_rows) for launch in due.launches],
         dynamic_partitions_requests=[campaign_partitions.build_add_request(new_keys)] if new_keys else [],
         cursor=json.dumps({"asked": {launch.campaign_id: launch.attempt for launch in due.launches}}),
         skip_reason=None if due.launches else dg.SkipReason("no campaign is queued and due"),

@@ -98,7 +98,8 @@ def silent_campaigns(
     after_id = int(cursor.get("after", 0))
     relaunches: list[Relaunch] = []
     with parts.open() as opened:
-        stall_seconds = settings.load().stall_seconds
+        loaded = settings.load()
+        stall_seconds = loaded.stall_seconds
         campaigns = opened.campaigns.silent(stall_seconds, after_id, CAMPAIGNS_PER_TICK)
         on_record = runs_by_campaign(
             context.instance, {*map(int, asked), *(campaign.campaign_id for campaign in campaigns)}
@@ -126,7 +127,7 @@ def silent_campaigns(
     # A key that somebody removed, or that was archived, would fail the tick for all campaigns of it.
     keys = [partition_key(one.launch.campaign_id) for one in relaunches]
     return dg.SensorResult(
-        run_requests=[run_request(one.launch) for one in relaunches],
+        run_requests=[run_request(one.launch, loaded.one_process_rows) for one in relaunches],
         dynamic_partitions_requests=[campaign_partitions.build_add_request(keys)] if keys else [],
         cursor=json.dumps(
             {

@@ -27,8 +27,6 @@ WAITING_LAUNCHES_PER_TICK = 1
 """One launch takes Dagster 50 to 100 ms, and a tick is to end within a second."""
 LARGE_ROWS = 20_000
 """From so many recipients on a campaign is large: large ones never take the last place of the run queue."""
-ONE_PROCESS_ROWS = 5_000
-"""Up to so many recipients a campaign is sent within seconds: starting further processes would take longer."""
 SIZED_PER_TICK = 50
 SIZING_SECONDS = 0.2  # of estimates, in one tick
 COUNTING_SECONDS = 0.2  # and of counts, all campaigns of one tick together
@@ -65,11 +63,6 @@ class Launch:
     def size(self) -> Size:
         """The class that the run queue's limit for large campaigns goes by."""
         return "large" if self.rows >= LARGE_ROWS else "small"
-
-    @property
-    def needs_one_process(self) -> bool:
-        """Whether the run's steps go without processes of their own."""
-        return self.rows <= ONE_PROCESS_ROWS
 
 
 def estimated_rows(parts: Parts, campaign: Campaign) -> int:

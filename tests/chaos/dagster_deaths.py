@@ -47,6 +47,7 @@ Victim = Literal[
 ]
 VICTIMS: tuple[Victim, ...] = get_args(Victim)
 JOBS = (campaign_job.name, load_events_job.name, reports_job.name)
+ONE_PROCESS_ROWS = 2500  # some campaigns have step processes, and some have none
 WITH_STEP_PROCESSES: tuple[Victim, ...] = ("step process", "fork server")
 CONNECTIONS, CALL_ROWS, CHUNK_ROWS, LEASE_SECONDS, STALL_SECONDS = 4, 20, 500, 5, 20
 STEPS_AT_ONCE = os.cpu_count() or 1  # Dagster's multiprocess executor
@@ -105,7 +106,9 @@ class Schedule:
             victims = [victim for victim in VICTIMS if victim not in WITH_STEP_PROCESSES]
             job = random.choice(JOBS[1:]) if honours_keys else reports_job.name  # the other provider sends no events
             deaths.append(Death(random.choice(victims), job, 0.0, random.uniform(0.0, 2.0)))
-        return cls(seed, honours_keys, on_unknown, random.randrange(2000, 4000), tuple(deaths))
+        needs_steps = any(death.victim in WITH_STEP_PROCESSES for death in deaths)
+        leads = random.randrange(3000 if needs_steps else 2000, 4000)
+        return cls(seed, honours_keys, on_unknown, leads, tuple(deaths))
 
     def __str__(self) -> str:
         keys = "keys" if self.honours_keys else f"no keys, {self.on_unknown}"
@@ -367,6 +370,7 @@ def dagster_world(folder: Path) -> Iterator[DagsterWorld]:
             variable_of(name): str(value)
             for name, value in {
                 "chunk_rows": CHUNK_ROWS,
+                "one_process_rows": ONE_PROCESS_ROWS,
                 "lease_seconds": LEASE_SECONDS,
                 "stall_seconds": STALL_SECONDS,
                 "provider_connections": CONNECTIONS,

@@ -135,6 +135,7 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("s3_port", "many"),
         ("chunk_rows", "-1"),
         ("lease_seconds", "0"),
+        ("one_process_rows", "-1"),
         ("provider_answer_seconds", "0"),
     ],
 )
