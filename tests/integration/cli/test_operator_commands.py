@@ -10,10 +10,13 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
-from email_platform.adapters.assembly import open_store
+from email_platform.adapters.assembly import open_parts, open_store
 from email_platform.cli.app import app
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
+from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
-from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
+from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads, unique
 
 pytestmark = pytest.mark.integration
 
@@ -152,6 +155,33 @@ def test_a_campaign_that_does_not_exist_is_named_in_one_line() -> None:
         assert result.exit_code == 1, words
         assert "campaign 987654321 does not exist" in result.output
         assert "deleted" not in result.output, "nobody knows"
+
+
+def test_refused_recipients_are_sent_to_again_only_where_the_refusal_is_certain_and_the_code_fits(
+    oltp_engine: Engine, settings: Settings
+) -> None:
+    rows = [*numbered(3), {"email": f"somebody-{unique('lead')}@blocked.example"}]
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, rows)))
+    with open_parts(settings) as parts:
+        freeze_audience(parts, campaign_id)
+        send_chunk(parts, campaign_id, 0, holder=unique("test"))
+        finish_sending(parts, campaign_id)
+
+    result = run("campaign", "retry-rejected", campaign_id, "--code", "another")
+    assert (result.exit_code, row_of(oltp_engine, campaign_id).status) == (0, "sent")
+    assert "0 recipients are sent to again" in result.output
+
+    result = run("campaign", "retry-rejected", campaign_id, "--code", "BlockedDomain")
+    assert result.exit_code == 0, result.output
+    assert "1 recipients are sent to again" in result.output
+    assert row_of(oltp_engine, campaign_id).status == "queued"
+    assert "0 recipients" in run("campaign", "retry-rejected", campaign_id).output, "asking twice changes nothing"
+
+    draft = queue_campaign(oltp_engine, in_city("nowhere"), status="draft")
+    for nobody, words in ((2**62, "campaign 4611686018427387904"), (draft, "without a frozen audience")):
+        result = run("campaign", "retry-rejected", nobody)
+        assert result.exit_code == 1
+        assert words in result.stderr
 
 
 def test_a_campaign_without_unknown_calls_says_so(oltp_engine: Engine) -> None:
