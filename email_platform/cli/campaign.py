@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -167,6 +168,32 @@ def retry_rejected_recipients(
         put_back = retry_rejected(parts, campaign_id, code)
     say(f"{put_back.recipients:,} recipients are sent to again")
     _say_campaign(put_back.campaign)
+
+
+@app.command()
+def create(
+    file: Annotated[Path, typer.Option(help="The campaign as YAML; see examples/campaign.yaml.", dir_okay=False)],
+    html: Annotated[Path | None, typer.Option(help="Its HTML template, instead of the file's.", dir_okay=False)] = None,
+    text: Annotated[Path | None, typer.Option(help="Its text template, likewise.", dir_okay=False)] = None,
+    condition: Annotated[Path | None, typer.Option(help="Its audience as JSON, likewise.", dir_okay=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a campaign from a file, as a draft: the condition and the templates are checked, nothing is sent."""
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.accounts import NewCampaign, PostgresAccounts
+    from email_platform.runs.campaign_file import read_campaign_file
+
+    given = {"html": html, "text": text, "condition": condition}
+    read = read_campaign_file(file, {name: path for name, path in given.items() if path is not None})
+    with open_oltp(Settings.load()) as engine:
+        campaign_id = PostgresAccounts(engine).add_campaign(
+            NewCampaign(read.name, read.sender, read.content, read.condition, read.on_unknown)
+        )
+    if as_json:
+        print_json({"campaign_id": campaign_id, "name": read.name, "status": "draft"})
+    else:
+        say(f"campaign {campaign_id} '{visible(read.name)}': draft")
+        say(f"what it would send: email-platform campaign preview {campaign_id}")
 
 
 # Further commands for one campaign go here, above the functions that the commands share.

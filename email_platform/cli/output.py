@@ -11,15 +11,18 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -88,6 +91,22 @@ def note(text: str) -> None:
 def complain(text: str) -> None:
     """Print why a command failed, on standard error."""
     _console(stderr=True).print(Text(f"error: {visible_lines(text)}", style="red"), soft_wrap=True)
+
+
+@contextmanager
+def progress_of_bytes(file: Path) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error while a file is read, where somebody looks at it.
+
+    Gives a function that takes how many bytes more have been read.
+    """
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(visible(file.name), total=file.stat().st_size)
+        yield lambda count: progress.update(task, advance=count)
 
 
 def print_json(document: Any) -> None:

@@ -1,0 +1,191 @@
+"""Users, senders and new campaigns: the rows that people make before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Engine, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from email_platform.adapters.postgres.tables import app_user, campaign, sender
+from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.domain.campaigns import CampaignContent, OnUnknown
+from email_platform.errors import CommandRefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One row of ``app_user``."""
+
+    user_id: int
+    email: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRow:
+    """One row of ``sender``, with its owner's address."""
+
+    sender_id: int
+    owner_email: str
+    from_address: str
+    from_name: str
+    reply_to: str | None
+    provider: str
+    provider_account: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewCampaign:
+    """A campaign to be made, as a draft.
+
+    Attributes:
+        sender: the id of a sender, or the address that it sends from.
+        condition: as parsed JSON, valid.
+    """
+
+    name: str
+    sender: int | str
+    content: CampaignContent
+    condition: object
+    on_unknown: OnUnknown = "hold"
+    scheduled_at: datetime | None = None
+
+
+class PostgresAccounts:
+    """Makes and lists users and senders, and makes campaigns."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add_user(self, email: str, name: str) -> User:
+        """Make a user.
+
+        Raises:
+            CommandRefusedError: there is one with this address.
+        """
+        statement = insert(app_user).values(email=email, name=name).returning(app_user)
+        try:
+            with oltp_transaction(self._engine) as connection:
+                row = connection.execute(statement).one()
+        except IntegrityError:
+            raise CommandRefusedError(f"there is a user with the address {email} already") from None
+        return User(row.id, row.email, row.name, row.created_at)
+
+    def users(self) -> Sequence[User]:
+        """Every user, by id."""
+        with oltp_transaction(self._engine) as connection:
+            rows = connection.execute(select(app_user).order_by(app_user.c.id)).all()
+        return [User(row.id, row.email, row.name, row.created_at) for row in rows]
+
+    def add_sender(
+        self,
+        owner_email: str,
+        from_address: str,
+        from_name: str,
+        reply_to: str | None,
+        provider: str,
+        provider_account: str,
+    ) -> SenderRow:
+        """Make a sender of this user's.
+
+        Raises:
+            CommandRefusedError: there is no such user, or the same sender exists.
+        """
+        same = (
+            select(sender.c.id)
+            .where(
+                sender.c.from_address == from_address,
+                sender.c.provider == provider,
+                sender.c.provider_account == provider_account,
+            )
+            .limit(1)
+        )
+        with oltp_transaction(self._engine) as connection:
+            owner_id: int | None = connection.execute(
+                select(app_user.c.id).where(app_user.c.email == owner_email)
+            ).scalar_one_or_none()
+            if owner_id is None:
+                raise CommandRefusedError(
+                    f"there is no user {owner_email}; make one with: email-platform user add {owner_email} --name NAME"
+                )
+            known: int | None = connection.execute(same).scalar_one_or_none()
+            if known is not None:
+                raise CommandRefusedError(
+                    f"sender {known} sends from {from_address} through {provider}/{provider_account} already"
+                )
+            sender_id: int = connection.execute(
+                insert(sender)
+                .values(
+                    owner_id=owner_id,
+                    from_address=from_address,
+                    from_name=from_name,
+                    reply_to=reply_to,
+                    provider=provider,
+                    provider_account=provider_account,
+                )
+                .returning(sender.c.id)
+            ).scalar_one()
+        return SenderRow(sender_id, owner_email, from_address, from_name, reply_to, provider, provider_account)
+
+    def senders(self) -> Sequence[SenderRow]:
+        """Every sender, by id."""
+        statement = (
+            select(sender, app_user.c.email.label("owner_email"))
+            .join(app_user, app_user.c.id == sender.c.owner_id)
+            .order_by(sender.c.id)
+        )
+        with oltp_transaction(self._engine) as connection:
+            rows = connection.execute(statement).all()
+        return [
+            SenderRow(
+                row.id,
+                row.owner_email,
+                row.from_address,
+                row.from_name,
+                row.reply_to,
+                row.provider,
+                row.provider_account,
+            )
+            for row in rows
+        ]
+
+    def add_campaign(self, new: NewCampaign) -> int:
+        """Make a draft, owned by its sender's owner; returns its id.
+
+        Raises:
+            CommandRefusedError: no such sender, or several that send from this address.
+        """
+        wanted = sender.c.id == new.sender if isinstance(new.sender, int) else sender.c.from_address == new.sender
+        with oltp_transaction(self._engine) as connection:
+            found = connection.execute(select(sender.c.id, sender.c.owner_id).where(wanted).order_by(sender.c.id)).all()
+            if not found:
+                raise CommandRefusedError(
+                    f"there is no sender {new.sender}; `email-platform sender list` shows them, `sender add` makes one"
+                )
+            if len(found) > 1:
+                ids = ", ".join(str(row.id) for row in found)
+                raise CommandRefusedError(f"several senders send from {new.sender}: {ids}; give the id")
+            content = new.content
+            return int(
+                connection.execute(
+                    insert(campaign)
+                    .values(
+                        owner_id=found[0].owner_id,
+                        sender_id=found[0].id,
+                        name=new.name,
+                        subject_template=content.subject_template,
+                        html_template=content.html_template,
+                        text_template=content.text_template,
+                        mjml=content.mjml,
+                        inline_css=content.inline_css,
+                        condition=new.condition,
+                        on_unknown=new.on_unknown,
+                        scheduled_at=new.scheduled_at,
+                    )
+                    .returning(campaign.c.id)
+                ).scalar_one()
+            )

@@ -1,0 +1,182 @@
+"""`email-platform lead …`: leads from files.
+
+Invariant: every row of a file is counted as added, changed or left out; one that cannot be kept is written with its
+number and the reason into a file that can be mended and imported again.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from email_platform.cli.failures import ExitCode
+from email_platform.cli.output import AsJson, print_json, progress_of_bytes, say
+from email_platform.errors import CommandRefusedError
+from email_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from email_platform.audience.lead_file import ImportedLead, RowProblem
+
+app = typer.Typer(no_args_is_help=True, help="Leads: import them from a file.")
+
+_BATCH_ROWS = 10_000
+_LONGEST_CELL = 1 << 20
+
+
+@app.callback()
+def main() -> None:
+    """Leads: import them from a file."""
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="A CSV file with a header, or a .parquet file.", dir_okay=False)],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="What a column means, as 'E-Mail=email'; 'NAME=' leaves it out; repeatable."),
+    ] = None,
+    number: Annotated[
+        list[str] | None, typer.Option("--number", help="An attribute that is a number; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count; change nothing.")] = False,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Where rows go that are left out; FILE.rejects.csv by default.", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add the leads of a file, and change those whose address is there already; opt-outs stay.
+
+    Columns: email, first_name, last_name, country, city, plan, language, age; any other is an attribute. All of it is
+    one transaction: an import that is interrupted has changed nothing. Exit code 1 where rows were left out.
+    """
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.lead_import import import_leads
+    from email_platform.audience.lead_file import LeadFile
+
+    names = dict(_pair(one) for one in mapping or ())
+    with progress_of_bytes(file) as progress:
+        try:
+            header, rows = _rows(file, progress)
+            read = LeadFile(header, names, number or ())
+        except ValueError as unreadable:
+            raise CommandRefusedError(f"{file}: {unreadable}") from None
+        rejected = _Rejects(rejects or file.with_name(f"{file.name}.rejects.csv"), header)
+        with open_oltp(Settings.load()) as engine, rejected:
+            counts = import_leads(engine, rejected.others(read.read(rows)), dry_run=dry_run)
+    left_out = rejected.count + len(counts.repeated)
+    if as_json:
+        print_json(
+            {
+                "added": counts.added,
+                "changed": counts.changed,
+                "rejected": rejected.count,
+                "repeated": list(counts.repeated),
+                "dry_run": dry_run,
+            }
+        )
+    else:
+        what = "would be " if dry_run else ""
+        say(f"{counts.added:,} leads {what}added, {counts.changed:,} {what}changed, {left_out:,} rows left out")
+        if counts.repeated:
+            shown = ", ".join(map(str, counts.repeated[:10]))
+            say(f"rows whose address an earlier row has: {shown}{' …' if len(counts.repeated) > 10 else ''}")
+        if rejected.count:
+            say(f"rows that are left out, with their reasons: {rejected.path}", style="yellow")
+    if rejected.count:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, meaning = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"--map {text!r}: write it as 'COLUMN=MEANING', or 'COLUMN=' to leave it out")
+    return name, meaning.strip()
+
+
+def _rows(file: Path, progress: Any) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
+    """The header, and each row with its number: the line of a CSV file, or counted from 1."""
+    if file.suffix.lower() == ".parquet":
+        return _parquet_rows(file)
+    csv.field_size_limit(_LONGEST_CELL)
+    lines = _lines(file, progress)
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise ValueError(f"line 1: {error}") from None
+    if not header:
+        raise ValueError("is empty; its first line must name the columns")
+    return header, _csv_rows(file, reader)
+
+
+def _lines(file: Path, progress: Any) -> Iterator[str]:
+    with file.open(encoding="utf-8-sig", errors="strict", newline="") as opened:
+        try:
+            for line in opened:
+                progress(len(line.encode()))
+                yield line
+        except UnicodeDecodeError as error:
+            raise CommandRefusedError(f"{file}: is no UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
+def _csv_rows(file: Path, reader: Any) -> Iterator[tuple[int, Sequence[str]]]:
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise CommandRefusedError(f"{file}, line {reader.line_num}: {error}") from None
+
+
+def _parquet_rows(file: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowException as error:
+        raise ValueError(f"is no Parquet file ({type(error).__name__})") from None
+
+    def rows() -> Iterator[tuple[int, Sequence[str]]]:
+        number = 0
+        for batch in parquet.iter_batches(_BATCH_ROWS):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                yield number, ["" if cell is None else str(cell) for cell in row]
+
+    return list(parquet.schema_arrow.names), rows()
+
+
+class _Rejects:
+    """The file of rows that are left out, made with the first of them: the problem, then the row as it was."""
+
+    def __init__(self, path: Path, header: Sequence[str]) -> None:
+        self.path = path
+        self.count = 0
+        self._header = header
+        self._file: Any = None
+
+    def __enter__(self) -> _Rejects:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def others(self, read: Iterable[ImportedLead | RowProblem]) -> Iterator[ImportedLead]:
+        """The rows without a problem."""
+        from email_platform.audience.lead_file import PROBLEM_COLUMNS, ImportedLead
+
+        for one in read:
+            if isinstance(one, ImportedLead):
+                yield one
+                continue
+            if self._file is None:
+                self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+                csv.writer(self._file).writerow([*PROBLEM_COLUMNS, *self._header])
+            self.count += 1
+            csv.writer(self._file).writerow([one.number, one.problem, *one.cells])

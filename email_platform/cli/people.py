@@ -1,0 +1,130 @@
+"""`email-platform user …` and `email-platform sender …`: who owns campaigns, and from which address they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from email_platform.cli.output import AsJson, Column, Row, print_json, say, show_rows, visible
+from email_platform.domain.addresses import is_valid_address, mailable_address
+from email_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from email_platform.adapters.postgres.accounts import PostgresAccounts, SenderRow, User
+
+user_app = typer.Typer(no_args_is_help=True, help="People who own senders and campaigns: add, list.")
+sender_app = typer.Typer(no_args_is_help=True, help="Addresses that campaigns are sent from: add, list.")
+
+_USER_COLUMNS = (
+    Column("user_id", "id", kind="id"),
+    Column("email", "address"),
+    Column("name", "name"),
+    Column("created_at", "since"),
+)
+_SENDER_COLUMNS = (
+    Column("sender_id", "id", kind="id"),
+    Column("from_address", "from"),
+    Column("from_name", "name"),
+    Column("provider", "provider", show=lambda row: f"{row['provider']}/{row['provider_account']}"),
+    Column("owner_email", "owner", below=True),
+    Column("reply_to", "replies to", below=True),
+)
+
+
+@contextmanager
+def _accounts() -> Iterator[PostgresAccounts]:
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.accounts import PostgresAccounts
+
+    with open_oltp(Settings.load()) as engine:
+        yield PostgresAccounts(engine)
+
+
+def _address(value: str | None) -> str | None:
+    """A checked address in the form that is mailed."""
+    if value is None:
+        return None
+    if not is_valid_address(value):
+        raise typer.BadParameter(f"{visible(value)!r} is no address that can be mailed")
+    return mailable_address(value)
+
+
+Email = Annotated[str, typer.Argument(help="The address.", show_default=False, callback=_address)]
+
+
+@user_app.command("add")
+def add_user(
+    email: Email, name: Annotated[str, typer.Option(help="The user's name.")], as_json: AsJson = False
+) -> None:
+    """Make a user, who can own senders and campaigns."""
+    with _accounts() as accounts:
+        user = accounts.add_user(email, name)
+    if as_json:
+        print_json(_user(user))
+    else:
+        say(f"user {user.user_id}: {visible(user.name)}, {user.email}")
+
+
+@user_app.command("list")
+def list_users(as_json: AsJson = False) -> None:
+    """List every user."""
+    with _accounts() as accounts:
+        rows = [_user(one) for one in accounts.users()]
+    show_rows(_USER_COLUMNS, rows, as_json=as_json, nothing="there is no user yet")
+
+
+@sender_app.command("add")
+def add_sender(
+    from_address: Email,
+    name: Annotated[str, typer.Option(help="The name that recipients see.")],
+    owner: Annotated[str, typer.Option(help="The address of the user who owns it.", callback=_address)],
+    reply_to: Annotated[
+        str | None, typer.Option(help="Where answers go; to the sender by default.", callback=_address)
+    ] = None,
+    provider: Annotated[str, typer.Option(help="Which provider sends it: simulator, ses, sendgrid, …")] = "simulator",
+    account: Annotated[
+        str, typer.Option(help="Which account of the provider, as in its EMAIL_PLATFORM_… variables.")
+    ] = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Make a sender: an address, and the provider account that sends for it."""
+    from email_platform.adapters.providers import provider_names
+    from email_platform.settings.provider_accounts import is_account_name
+
+    if provider not in provider_names():
+        raise typer.BadParameter(f"unknown provider {provider!r}; known: {', '.join(provider_names())}")
+    if not is_account_name(account):
+        raise typer.BadParameter(f"{account!r} cannot name an account: letters, digits, - and _")
+    with _accounts() as accounts:
+        made = accounts.add_sender(owner, from_address, name, reply_to, provider, account)
+    if as_json:
+        print_json(_sender(made))
+    else:
+        say(f"sender {made.sender_id}: {visible(made.from_name)} <{made.from_address}>, through {provider}/{account}")
+
+
+@sender_app.command("list")
+def list_senders(as_json: AsJson = False) -> None:
+    """List every sender."""
+    with _accounts() as accounts:
+        rows = [_sender(one) for one in accounts.senders()]
+    show_rows(_SENDER_COLUMNS, rows, as_json=as_json, nothing="there is no sender yet")
+
+
+def _user(user: User) -> Row:
+    return {"user_id": user.user_id, "email": user.email, "name": user.name, "created_at": user.created_at}
+
+
+def _sender(sender: SenderRow) -> Row:
+    return {
+        "sender_id": sender.sender_id,
+        "from_address": sender.from_address,
+        "from_name": sender.from_name,
+        "reply_to": sender.reply_to,
+        "provider": sender.provider,
+        "provider_account": sender.provider_account,
+        "owner_email": sender.owner_email,
+    }

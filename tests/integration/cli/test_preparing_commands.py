@@ -1,0 +1,237 @@
+"""From nothing to a campaign without SQL: users, senders, leads and campaigns as an operator makes them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import Engine, func, select
+from typer.testing import CliRunner, Result
+
+from email_platform.adapters.postgres.lead_import import import_leads
+from email_platform.adapters.postgres.tables import campaign, lead
+from email_platform.audience.lead_file import ImportedLead
+from email_platform.cli.app import app
+from email_platform.settings import Settings
+from tests.integration.campaign_rows import seed_leads, unique
+
+pytestmark = pytest.mark.integration
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in settings.variables().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def as_json(*arguments: object) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def leads_of(engine: Engine, city: str) -> dict[str, Any]:
+    with engine.connect() as connection:
+        rows = connection.execute(select(lead).where(lead.c.city == city).order_by(lead.c.id)).all()
+    return {row.email: row for row in rows}
+
+
+def test_a_user_a_sender_and_a_campaign_from_the_example_files(oltp_engine: Engine) -> None:
+    address = f"{unique('owner')}@example.com"
+    user = as_json("user", "add", address, "--name", "Owner [/b]")
+    assert user["email"] == address
+    again = run("user", "add", address, "--name", "Owner")
+    assert (again.exit_code, "already" in again.stderr) == (1, True)
+    listed = run("user", "list")
+    assert "Owner [/b]" in listed.output
+
+    from_address = f"{unique('news')}@example.com"
+    sender = as_json("sender", "add", from_address, "--name", "News", "--owner", address)
+    assert (sender["provider"], sender["provider_account"]) == ("simulator", "default")
+    assert run("sender", "add", from_address, "--name", "N", "--owner", address).exit_code == 1
+    unowned = run("sender", "add", "x@example.com", "--name", "N", "--owner", "nobody@example.com")
+    assert "email-platform user add nobody@example.com" in unowned.stderr
+    assert from_address in run("sender", "list").output
+
+    file = Path("campaign.yaml")
+    example = (EXAMPLES / "campaign.yaml").read_text(encoding="utf-8")
+    file.write_text(example.replace("news@example.com", from_address), encoding="utf-8")
+    for name in ("newsletter.html", "newsletter.txt", "condition.json"):
+        Path(name).write_bytes((EXAMPLES / name).read_bytes())
+    campaign_id = as_json("campaign", "create", "--file", file)["campaign_id"]
+    with oltp_engine.connect() as connection:
+        row = connection.execute(select(campaign).where(campaign.c.id == campaign_id)).one()
+    assert (row.status, row.owner_id, row.sender_id) == ("draft", user["user_id"], sender["sender_id"])
+    assert row.html_template == (EXAMPLES / "newsletter.html").read_text(encoding="utf-8")
+    assert row.condition == json.loads((EXAMPLES / "condition.json").read_bytes())
+    assert (row.inline_css, row.mjml, row.on_unknown) == (True, False, "hold")
+    Path("other.json").write_text('{"all": []}', encoding="utf-8")
+    other = as_json("campaign", "create", "--file", file, "--condition", "other.json")["campaign_id"]
+    with oltp_engine.connect() as connection:
+        assert connection.execute(select(campaign.c.condition).where(campaign.c.id == other)).scalar_one() == {
+            "all": []
+        }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", "campaign.yaml, line"),
+        ("- a", "must be a mapping"),
+        (
+            "name: A\nsender: a@example.com\nsubject: s\nhtlm: x\ncondition: {all: []}",
+            "line 4: htlm: unknown key; known: name",
+        ),
+        (
+            "name: A\nsender: a@example.com\nsubject: 7\nhtml: x\ncondition: {all: []}",
+            "line 3: subject: Input should be a valid string",
+        ),
+        ("name: A\nsender: a@example.com\nsubject: s\ncondition: {all: []}", "needs a body"),
+        (
+            "name: A\nsender: a@example.com\nsubject: s\nhtml: x\nhtml_file: y\ncondition: {all: []}",
+            "give html or html_file",
+        ),
+        (
+            "name: A\nsender: a@example.com\nsubject: s\nhtml: x",
+            'needs condition or condition_file; {"all": []} is everybody',
+        ),
+        (
+            "name: A\nsender: a@example.com\nsubject: s\nhtml: x\ncondition: {field: contry, op: eq, value: x}",
+            "country",
+        ),
+        ("name: A\nsender: a@example.com\nsubject: s\nhtml: '{{ frist_name }}'\ncondition: {all: []}", "frist_name"),
+        (
+            "name: A\nsender: nobody@example.com\nsubject: s\nhtml: x\ncondition: {all: []}",
+            "no sender nobody@example.com",
+        ),
+        (
+            "name: A\nsender: a@example.com\nsubject: s\nhtml_file: gone.html\ncondition: {all: []}",
+            "gone.html: No such file",
+        ),
+        (
+            "name: A\nsender: a@example.com\nsubject: s\nhtml: x\ncondition_file: bad.json",
+            "bad.json, line 1, column 2: is no JSON",
+        ),
+    ],
+)
+def test_a_wrong_campaign_file_is_refused_with_the_place_and_the_mend(
+    oltp_engine: Engine, text: str, words: str
+) -> None:
+    Path("campaign.yaml").write_text(text, encoding="utf-8")
+    Path("bad.json").write_text("{x", encoding="utf-8")
+    with oltp_engine.connect() as connection:
+        before = connection.execute(select(func.count()).select_from(campaign)).scalar_one()
+    result = run("campaign", "create", "--file", "campaign.yaml")
+    assert result.exit_code == 1, result.output
+    assert words in result.stderr
+    with oltp_engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(campaign)).scalar_one() == before
+
+
+def test_an_import_adds_changes_and_leaves_out_and_never_touches_an_opt_out(oltp_engine: Engine) -> None:
+    tag = unique("lead")
+    city = seed_leads(
+        oltp_engine,
+        [
+            {
+                "email": f"Known-{tag}@example.com",
+                "attributes": {"old": 1, "price": 5},
+                "unsubscribed_at": "2026-01-01T00:00:00Z",
+            },
+            {"email": f"other-{tag}@example.com", "attributes": {}, "unsubscribed_at": None},
+        ],
+    )
+    lines = [
+        ["E-Mail", "first_name", "city", "price", "ignored"],
+        [f" known-{tag}@EXAMPLE.com\u00a0", "", city, "20.00", "x"],
+        [f"new-{tag}@example.com", "Nele", city, "", "x"],
+        [f"NEW-{tag}@example.com", "Again", city, "1", "x"],
+        ["no-at-sign", "Bad", city, "1", "x"],
+        [f"bad-{tag}@example.com", "Bad", city, "cheap", "x"],
+    ]
+    with Path("leads.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows(lines)
+    options = ("--map", "E-Mail=email", "--map", "ignored=", "--number", "price")
+    dry = run("lead", "import", "leads.csv", *options, "--dry-run", "--json")
+    document = {"added": 1, "changed": 1, "rejected": 2, "repeated": [4], "dry_run": True}
+    assert json.loads(dry.stdout) == document
+    assert len(leads_of(oltp_engine, city)) == 2
+
+    result = run("lead", "import", "leads.csv", *options)
+    assert result.exit_code == 1, "rows were left out"
+    assert "1 leads added, 1 changed, 3 rows left out" in result.output
+    found = leads_of(oltp_engine, city)
+    assert set(found) == {f"Known-{tag}@example.com", f"other-{tag}@example.com", f"new-{tag}@example.com"}
+    known = found[f"Known-{tag}@example.com"]
+    assert (known.first_name, known.unsubscribed_at is not None) == ("Ada", True)
+    with oltp_engine.connect() as connection:
+        texts = connection.execute(select(func.cast(lead.c.attributes, lead.c.email.type)).where(lead.c.id == known.id))
+        assert texts.scalar_one() == '{"old": 1, "price": 20.00}'
+    with Path("leads.csv.rejects.csv").open(encoding="utf-8", newline="") as file:
+        rejected = list(csv.reader(file))
+    assert [row[:2] for row in rejected] == [
+        ["row", "problem"],
+        ["5", "email: no address that can be mailed"],
+        ["6", "price: is no number such as 17 or 20.00"],
+    ]
+    mended = [rejected[0], [*rejected[2][:5], "3", rejected[2][6]]]
+    with Path("mended.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(mended)
+    assert run("lead", "import", "mended.csv", *options).exit_code == 0
+    assert len(leads_of(oltp_engine, city)) == 4
+
+
+def test_a_parquet_file_is_imported_as_well(oltp_engine: Engine) -> None:
+    city, tag = unique("city"), unique("lead")
+    table = pa.table({"email": [f"a-{tag}@example.com", None], "city": [city, city], "age": [41, 2]})
+    pq.write_table(table, "leads.parquet")
+    result = run("lead", "import", "leads.parquet", "--json")
+    assert json.loads(result.stdout)["rejected"] == 1
+    assert [row.age for row in leads_of(oltp_engine, city).values()] == [41]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"address\na@example.com\n", "no column means `email`"),
+        (b"email\n\xff@example.com\n", "is no UTF-8"),
+        (b'email\n"a@example.com\n', "line"),
+    ],
+)
+def test_a_file_that_cannot_be_read_changes_nothing(oltp_engine: Engine, content: bytes, words: str) -> None:
+    Path("leads.csv").write_bytes(content)
+    with oltp_engine.connect() as connection:
+        before = connection.execute(select(func.count()).select_from(lead)).scalar_one()
+    result = run("lead", "import", "leads.csv")
+    assert result.exit_code == 1, result.output
+    assert words in result.stderr
+    with oltp_engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(lead)).scalar_one() == before
+
+
+def test_an_import_that_ends_half_way_has_changed_nothing(oltp_engine: Engine) -> None:
+    city, tag = unique("city"), unique("lead")
+
+    def half() -> Any:
+        for number in range(1000):
+            yield ImportedLead(number, {"email": f"{number}-{tag}@example.com", "city": city}, "{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_leads(oltp_engine, half())
+    assert leads_of(oltp_engine, city) == {}
+    counts = import_leads(oltp_engine, [ImportedLead(1, {"email": f"1-{tag}@example.com", "city": city}, "{}")])
+    assert (counts.added, counts.changed) == (1, 0)
