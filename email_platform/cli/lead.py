@@ -1,7 +1,7 @@
 """`email-platform lead …`: leads from files.
 
-Invariant: every row of a file is counted as added, changed or left out; one that cannot be kept is written with its
-number and the reason into a file that can be mended and imported again.
+Invariant: every row of a file is counted: as added, as changed, as one that repeats an earlier row's address, or as one
+that cannot be kept. The last are written with their numbers and reasons into a file that can be mended and imported.
 """
 
 from __future__ import annotations
@@ -42,32 +42,36 @@ def import_file(
     number: Annotated[
         list[str] | None, typer.Option("--number", help="An attribute that is a number; repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count; change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count; change no lead.")] = False,
     rejects: Annotated[
-        Path | None, typer.Option(help="Where rows go that are left out; FILE.rejects.csv by default.", dir_okay=False)
+        Path | None,
+        typer.Option(help="Where rows go that cannot be kept; FILE.rejects.csv by default.", dir_okay=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add the leads of a file, and change those whose address is there already; opt-outs stay.
 
     Columns: email, first_name, last_name, country, city, plan, language, age; any other is an attribute. All of it is
-    one transaction: an import that is interrupted has changed nothing. Exit code 1 where rows were left out.
+    one transaction: an import that is interrupted has changed nothing, and is run again. Of rows with one address the
+    first counts. Exit code 1 where a row cannot be kept.
     """
     from email_platform.adapters.assembly import open_oltp
     from email_platform.adapters.postgres.lead_import import import_leads
     from email_platform.audience.lead_file import LeadFile
 
     names = dict(_pair(one) for one in mapping or ())
+    rejects = rejects or file.with_name(f"{file.name}.rejects.csv")
+    if rejects.exists() and rejects.samefile(file):
+        raise typer.BadParameter("--rejects names the file itself, which would be overwritten while it is read")
     with progress_of_bytes(file) as progress:
         try:
             header, rows = _rows(file, progress)
             read = LeadFile(header, names, number or ())
         except ValueError as unreadable:
             raise CommandRefusedError(f"{file}: {unreadable}") from None
-        rejected = _Rejects(rejects or file.with_name(f"{file.name}.rejects.csv"), header)
+        rejected = _Rejects(rejects, header)
         with open_oltp(Settings.load()) as engine, rejected:
             counts = import_leads(engine, rejected.others(read.read(rows)), dry_run=dry_run)
-    left_out = rejected.count + len(counts.repeated)
     if as_json:
         print_json(
             {
@@ -80,12 +84,13 @@ def import_file(
         )
     else:
         what = "would be " if dry_run else ""
-        say(f"{counts.added:,} leads {what}added, {counts.changed:,} {what}changed, {left_out:,} rows left out")
+        say(f"{counts.added:,} leads {what}added, {counts.changed:,} {what}changed")
+        say(f"{len(counts.repeated):,} rows repeat an address, {rejected.count:,} cannot be kept")
         if counts.repeated:
-            shown = ", ".join(map(str, counts.repeated[:10]))
-            say(f"rows whose address an earlier row has: {shown}{' …' if len(counts.repeated) > 10 else ''}")
+            shown = ", ".join(map(str, counts.repeated[:10])) + (" …" if len(counts.repeated) > 10 else "")
+            say(f"rows that repeat an earlier row's address, and were not used: {shown}")
         if rejected.count:
-            say(f"rows that are left out, with their reasons: {rejected.path}", style="yellow")
+            say(f"rows that cannot be kept, with their reasons: {rejected.path}", style="yellow")
     if rejected.count:
         raise typer.Exit(ExitCode.REFUSED)
 
@@ -100,7 +105,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _rows(file: Path, progress: Any) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
     """The header, and each row with its number: the line of a CSV file, or counted from 1."""
     if file.suffix.lower() == ".parquet":
-        return _parquet_rows(file)
+        return _parquet_rows(file, progress)
     csv.field_size_limit(_LONGEST_CELL)
     lines = _lines(file, progress)
     reader = csv.reader(lines, strict=True)
@@ -132,7 +137,7 @@ def _csv_rows(file: Path, reader: Any) -> Iterator[tuple[int, Sequence[str]]]:
         raise CommandRefusedError(f"{file}, line {reader.line_num}: {error}") from None
 
 
-def _parquet_rows(file: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
+def _parquet_rows(file: Path, progress: Any) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,7 +148,9 @@ def _parquet_rows(file: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[s
 
     def rows() -> Iterator[tuple[int, Sequence[str]]]:
         number = 0
+        row_bytes = file.stat().st_size / max(1, parquet.metadata.num_rows)
         for batch in parquet.iter_batches(_BATCH_ROWS):
+            progress(int(batch.num_rows * row_bytes))
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 number += 1
                 yield number, ["" if cell is None else str(cell) for cell in row]

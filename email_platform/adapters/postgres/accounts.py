@@ -9,8 +9,10 @@ from datetime import datetime
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from email_platform.adapters.postgres.audience import normalised_address_sql
 from email_platform.adapters.postgres.tables import app_user, campaign, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.domain.addresses import normalised_address
 from email_platform.domain.campaigns import CampaignContent, OnUnknown
 from email_platform.errors import CommandRefusedError
 
@@ -159,7 +161,11 @@ class PostgresAccounts:
         Raises:
             CommandRefusedError: no such sender, or several that send from this address.
         """
-        wanted = sender.c.id == new.sender if isinstance(new.sender, int) else sender.c.from_address == new.sender
+        wanted = (
+            sender.c.id == new.sender
+            if isinstance(new.sender, int)
+            else normalised_address_sql(sender.c.from_address) == normalised_address(new.sender)
+        )
         with oltp_transaction(self._engine) as connection:
             found = connection.execute(select(sender.c.id, sender.c.owner_id).where(wanted).order_by(sender.c.id)).all()
             if not found:

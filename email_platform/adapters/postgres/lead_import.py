@@ -44,7 +44,6 @@ _CHANGE = text(
         attributes = lead.attributes || cast(new.attributes as jsonb)
     from keyed_lead as new
     where new.nth = 1 and email_address_key(lead.email) = new.key
-    returning new.key
     """
 )
 _ADD = text(
@@ -74,7 +73,7 @@ class ImportedCounts:
 
 
 def import_leads(engine: Engine, leads: Iterable[ImportedLead], *, dry_run: bool = False) -> ImportedCounts:
-    """Add and change leads, in one transaction; memory does not grow with their number.
+    """Add and change leads, in one transaction; memory grows with repeated rows only, by their numbers.
 
     An empty cell changes nothing, and attributes that a file does not have stay.
 

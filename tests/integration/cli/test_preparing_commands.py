@@ -67,7 +67,7 @@ def test_a_user_a_sender_and_a_campaign_from_the_example_files(oltp_engine: Engi
 
     file = Path("campaign.yaml")
     example = (EXAMPLES / "campaign.yaml").read_text(encoding="utf-8")
-    file.write_text(example.replace("news@example.com", from_address), encoding="utf-8")
+    file.write_text(example.replace("news@example.com", from_address.upper()), encoding="utf-8")
     for name in ("newsletter.html", "newsletter.txt", "condition.json"):
         Path(name).write_bytes((EXAMPLES / name).read_bytes())
     campaign_id = as_json("campaign", "create", "--file", file)["campaign_id"]
@@ -171,7 +171,10 @@ def test_an_import_adds_changes_and_leaves_out_and_never_touches_an_opt_out(oltp
 
     result = run("lead", "import", "leads.csv", *options)
     assert result.exit_code == 1, "rows were left out"
-    assert "1 leads added, 1 changed, 3 rows left out" in result.output
+    assert "1 leads added, 1 changed" in result.output
+    assert "1 rows repeat an address, 2 cannot be kept" in result.output
+    same = run("lead", "import", "leads.csv", *options, "--rejects", "./leads.csv")
+    assert (same.exit_code, "the file itself" in same.stderr) == (2, True)
     found = leads_of(oltp_engine, city)
     assert set(found) == {f"Known-{tag}@example.com", f"other-{tag}@example.com", f"new-{tag}@example.com"}
     known = found[f"Known-{tag}@example.com"]
