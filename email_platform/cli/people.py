@@ -13,7 +13,7 @@ from email_platform.domain.addresses import is_valid_address, mailable_address
 from email_platform.settings import Settings
 
 if TYPE_CHECKING:
-    from email_platform.adapters.postgres.accounts import PostgresAccounts, SenderRow, User
+    from email_platform.adapters.postgres.accounts import OwnedSender, PostgresAccounts, User
 
 user_app = typer.Typer(no_args_is_help=True, help="People who own senders and campaigns: add, list.")
 sender_app = typer.Typer(no_args_is_help=True, help="Addresses that campaigns are sent from: add, list.")
@@ -103,7 +103,8 @@ def add_sender(
     if as_json:
         print_json(_sender(made))
     else:
-        say(f"sender {made.sender_id}: {visible(made.from_name)} <{made.from_address}>, through {provider}/{account}")
+        sender_id = made.sender.sender_id
+        say(f"sender {sender_id}: {visible(name)} <{from_address}>, through {provider}/{account}")
 
 
 @sender_app.command("list")
@@ -118,7 +119,8 @@ def _user(user: User) -> Row:
     return {"user_id": user.user_id, "email": user.email, "name": user.name, "created_at": user.created_at}
 
 
-def _sender(sender: SenderRow) -> Row:
+def _sender(owned: OwnedSender) -> Row:
+    sender = owned.sender
     return {
         "sender_id": sender.sender_id,
         "from_address": sender.from_address,
@@ -126,5 +128,5 @@ def _sender(sender: SenderRow) -> Row:
         "reply_to": sender.reply_to,
         "provider": sender.provider,
         "provider_account": sender.provider_account,
-        "owner_email": sender.owner_email,
+        "owner_email": owned.owner_email,
     }

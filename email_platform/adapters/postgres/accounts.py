@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -13,8 +14,10 @@ from email_platform.adapters.postgres.audience import normalised_address_sql
 from email_platform.adapters.postgres.tables import app_user, campaign, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.addresses import normalised_address
-from email_platform.domain.campaigns import CampaignContent, OnUnknown
+from email_platform.domain.campaigns import CampaignContent, OnUnknown, Sender
 from email_platform.errors import CommandRefusedError
+
+_SENDER_FIELDS = ("owner_id", "from_address", "from_name", "reply_to", "provider", "provider_account")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +31,11 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class SenderRow:
-    """One row of ``sender``, with its owner's address."""
+class OwnedSender:
+    """A sender, with its owner's address."""
 
-    sender_id: int
+    sender: Sender
     owner_email: str
-    from_address: str
-    from_name: str
-    reply_to: str | None
-    provider: str
-    provider_account: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class PostgresAccounts:
         reply_to: str | None,
         provider: str,
         provider_account: str,
-    ) -> SenderRow:
+    ) -> OwnedSender:
         """Make a sender of this user's.
 
         Raises:
@@ -106,6 +104,13 @@ class PostgresAccounts:
             )
             .limit(1)
         )
+        values: dict[str, Any] = {
+            "from_address": from_address,
+            "from_name": from_name,
+            "reply_to": reply_to,
+            "provider": provider,
+            "provider_account": provider_account,
+        }
         with oltp_transaction(self._engine) as connection:
             owner_id: int | None = connection.execute(
                 select(app_user.c.id).where(app_user.c.email == owner_email)
@@ -119,21 +124,11 @@ class PostgresAccounts:
                 raise CommandRefusedError(
                     f"sender {known} sends from {from_address} through {provider}/{provider_account} already"
                 )
-            sender_id: int = connection.execute(
-                insert(sender)
-                .values(
-                    owner_id=owner_id,
-                    from_address=from_address,
-                    from_name=from_name,
-                    reply_to=reply_to,
-                    provider=provider,
-                    provider_account=provider_account,
-                )
-                .returning(sender.c.id)
-            ).scalar_one()
-        return SenderRow(sender_id, owner_email, from_address, from_name, reply_to, provider, provider_account)
+            new = insert(sender).values(owner_id=owner_id, **values).returning(sender.c.id)
+            sender_id: int = connection.execute(new).scalar_one()
+        return OwnedSender(Sender(sender_id=sender_id, owner_id=owner_id, **values), owner_email)
 
-    def senders(self) -> Sequence[SenderRow]:
+    def senders(self) -> Sequence[OwnedSender]:
         """Every sender, by id."""
         statement = (
             select(sender, app_user.c.email.label("owner_email"))
@@ -141,17 +136,9 @@ class PostgresAccounts:
             .order_by(sender.c.id)
         )
         with oltp_transaction(self._engine) as connection:
-            rows = connection.execute(statement).all()
+            rows = connection.execute(statement).mappings().all()
         return [
-            SenderRow(
-                row.id,
-                row.owner_email,
-                row.from_address,
-                row.from_name,
-                row.reply_to,
-                row.provider,
-                row.provider_account,
-            )
+            OwnedSender(Sender(sender_id=row["id"], **{name: row[name] for name in _SENDER_FIELDS}), row["owner_email"])
             for row in rows
         ]
 
