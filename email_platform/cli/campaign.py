@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_platform.cli.output import AsJson, Column, print_json, say, show_rows, visible, visible_lines
+from email_platform.cli.output import AsJson, Column, print_json, say, show_rows, utc_text, visible, visible_lines
 from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.sending.ledger import UnknownDecision
 from email_platform.settings import Settings
@@ -51,12 +51,19 @@ _UNKNOWN_COLUMNS = (
 @app.command("list")
 def list_campaigns(
     limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=1000)] = 50,
+    status: Annotated[CampaignStatus | None, typer.Option(help="Only those with this status.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only those of the user with this address.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List campaigns, the newest first, with what became of their recipients so far."""
     with _parts() as parts:
-        rows = [_row(parts, campaign) for campaign in parts.campaigns.newest(limit)]
-    show_rows(_CAMPAIGN_COLUMNS, rows, as_json=as_json, nothing="there is no campaign yet")
+        rows = [_row(parts, campaign) for campaign in parts.campaigns.newest(limit, status, owner)]
+    show_rows(
+        _CAMPAIGN_COLUMNS,
+        rows,
+        as_json=as_json,
+        nothing="there is no such campaign" if status or owner else "there is no campaign yet",
+    )
 
 
 @app.command()
@@ -95,9 +102,26 @@ def preview(
 
 
 @app.command()
-def queue(campaign_id: CampaignId) -> None:
+def queue(
+    campaign_id: CampaignId,
+    at: Annotated[
+        str | None, typer.Option(help="Not before this time, as '2026-12-01 09:00 Europe/Berlin'.", show_default=False)
+    ] = None,
+) -> None:
     """Queue a draft, paused or failed campaign; it is sent when its time has come."""
-    _change(campaign_id, CampaignStatus.QUEUED, None)
+    if at is None:
+        _change(campaign_id, CampaignStatus.QUEUED, None)
+        return
+    from email_platform.domain.local_time import scheduled_time
+
+    try:
+        moment = scheduled_time(at)
+    except ValueError as wrong:
+        raise typer.BadParameter(visible(str(wrong)), param_hint="--at") from None
+    with _parts() as parts:
+        parts.campaigns.schedule(campaign_id, moment)
+        _say_campaign(parts.campaigns.change_status(campaign_id, CampaignStatus.QUEUED, None))
+    say(f"not before {utc_text(moment)}")
 
 
 @app.command()

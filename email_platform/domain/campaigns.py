@@ -150,8 +150,19 @@ class CampaignStore(Protocol):
         """
         ...
 
-    def newest(self, limit: int) -> Sequence[Campaign]:
-        """Campaigns of any status, the newest first."""
+    def newest(
+        self, limit: int, status: CampaignStatus | None = None, owner_email: str | None = None
+    ) -> Sequence[Campaign]:
+        """Campaigns, the newest first; of any status and owner where none is given."""
+        ...
+
+    def schedule(self, campaign_id: int, moment: datetime) -> Campaign:
+        """Have the campaign sent not before this moment.
+
+        Raises:
+            CampaignNotFoundError: there is no such row.
+            IllegalTransitionError: it is sending, sent or cancelled.
+        """
         ...
 
     def due(self, small_first: int, longest_waiting: int, behind: Collection[int] = ()) -> Sequence[Campaign]:

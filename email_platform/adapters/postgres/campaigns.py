@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from email_platform.adapters.postgres.tables import campaign, chunk, sender
+from email_platform.adapters.postgres.tables import app_user, campaign, chunk, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import (
     LONGEST_PAUSE,
@@ -45,9 +45,10 @@ from email_platform.domain.campaigns import (
 )
 from email_platform.domain.odd_rows import LATEST, Unreadable, is_odd_time
 from email_platform.domain.texts import without_nul
-from email_platform.errors import AccountingError, CampaignNotFoundError
+from email_platform.errors import AccountingError, CampaignNotFoundError, IllegalTransitionError
 
 _STARTED = {CampaignStatus.SENDING}
+_SCHEDULED = {CampaignStatus.DRAFT, CampaignStatus.QUEUED, CampaignStatus.PAUSED, CampaignStatus.FAILED}
 _ENDED = (CampaignStatus.SENT, CampaignStatus.CANCELLED)  # nothing more will be sent by itself
 # Word for word the conditions of the partial indexes, or PostgreSQL does not use them.
 _UNLAUNCHED = text("campaign.status = 'queued' and campaign.launched_attempt < campaign.attempt")
@@ -108,11 +109,30 @@ class PostgresCampaignStore:
         with oltp_transaction(self._engine) as connection:
             return self._read(connection, campaign_id)
 
-    def newest(self, limit: int) -> Sequence[Campaign]:
-        """Campaigns of any status, the newest first."""
+    def newest(
+        self, limit: int, status: CampaignStatus | None = None, owner_email: str | None = None
+    ) -> Sequence[Campaign]:
+        """Campaigns, the newest first; see the Protocol."""
         statement = self._campaigns().order_by(campaign.c.id.desc()).limit(limit)
+        if status is not None:
+            statement = statement.where(campaign.c.status == status)
+        if owner_email is not None:
+            owned = select(app_user.c.id).where(app_user.c.email == owner_email).scalar_subquery()
+            statement = statement.where(campaign.c.owner_id == owned)
         with oltp_transaction(self._engine) as connection:
             return [self._campaign(row) for row in connection.execute(statement)]
+
+    def schedule(self, campaign_id: int, moment: datetime) -> Campaign:
+        """Have the campaign sent not before this moment; see the Protocol."""
+        with oltp_transaction(self._engine) as connection:
+            locked = select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
+            current: str | None = connection.execute(locked).scalar_one_or_none()
+            if current is None:
+                raise CampaignNotFoundError(campaign_id)
+            if current not in _SCHEDULED:
+                raise IllegalTransitionError(f"campaign {campaign_id} is {current}: it cannot be scheduled any more")
+            connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(scheduled_at=moment))
+            return self._read(connection, campaign_id)
 
     def due(self, small_first: int, longest_waiting: int, behind: Collection[int] = ()) -> Sequence[Campaign]:
         """Queued campaigns to launch next; see the Protocol.

@@ -85,6 +85,35 @@ def test_an_operator_queues_pauses_resumes_and_cancels(oltp_engine: Engine) -> N
     assert "Traceback" not in refused.output
 
 
+def test_a_campaign_is_queued_for_a_time_in_a_zone(oltp_engine: Engine) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city("nowhere"), status="draft")
+    result = run("campaign", "queue", campaign_id, "--at", "2999-07-01 09:00 Europe/Berlin")
+    assert result.exit_code == 0, result.output
+    assert "not before 2999-07-01 07:00:00 UTC" in result.output
+    row = row_of(oltp_engine, campaign_id)
+    assert (row.status, row.scheduled_at) == ("queued", datetime(2999, 7, 1, 7, tzinfo=UTC))
+
+    wrong = run("campaign", "queue", campaign_id, "--at", "2999-07-01 09:00")
+    assert (wrong.exit_code, "names no time zone" in wrong.stderr) == (2, True)
+    sent = queue_campaign(oltp_engine, in_city("nowhere"), status="sent")
+    refused = run("campaign", "queue", sent, "--at", "2999-07-01 09:00 UTC")
+    assert (refused.exit_code, "is sent: it cannot be scheduled" in refused.stderr) == (1, True)
+    assert run("campaign", "queue", 2**62, "--at", "2999-07-01 09:00 UTC").exit_code == 1
+
+
+def test_the_list_is_narrowed_by_status_and_owner(oltp_engine: Engine) -> None:
+    email = f"{unique('owner')}@example.com"
+    mine = queue_campaign(oltp_engine, in_city("nowhere"), status="draft", owner={"email": email})
+    other = queue_campaign(oltp_engine, in_city("nowhere"), status="draft")
+    listed = json.loads(run("campaign", "list", "--owner", email, "--status", "draft", "--json").stdout)
+    assert [one["campaign_id"] for one in listed] == [mine]
+    drafts = json.loads(run("campaign", "list", "--status", "draft", "--json").stdout)
+    assert {mine, other} <= {one["campaign_id"] for one in drafts}
+    nobody = run("campaign", "list", "--owner", "nobody@example.com")
+    assert (nobody.exit_code, "there is no such campaign" in nobody.output) == (0, True)
+    assert run("campaign", "list", "--status", "lost").exit_code == 2
+
+
 def test_the_list_shows_the_newest_campaigns_with_the_reason_of_their_status(oltp_engine: Engine) -> None:
     campaign_id = queue_campaign(oltp_engine, {"all": []})
     assert run("campaign", "pause", campaign_id, "--reason", "wait for the lawyers").exit_code == 0
