@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from email_platform.cli.output import AsJson, Column, print_json, say, show_rows, utc_text, visible, visible_lines
+from email_platform.cli.people import checked_address
 from email_platform.domain.campaigns import Campaign, CampaignStatus
+from email_platform.errors import CommandRefusedError
 from email_platform.sending.ledger import UnknownDecision
 from email_platform.settings import Settings
 
@@ -99,6 +101,31 @@ def preview(
         # Indented, so that no line of a message can pass for one of ours.
         body = visible_lines(message["text"] or message["html"])
         say("\n" + "\n".join(f"    {line}" for line in body.split("\n")))
+
+
+@app.command()
+def test(
+    campaign_id: CampaignId,
+    to: Annotated[str, typer.Option(help="Who gets the message; yourself.", callback=checked_address)],
+    as_lead: Annotated[int, typer.Option(help="Whose values are shown: the lead's id.", min=1, max=2**63 - 1)],
+) -> None:
+    """Send the campaign's message to yourself as one lead would get it, through its provider.
+
+    It is marked in subject and headers, counts for nobody, and its unsubscribe link belongs to nobody.
+    """
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
+    from email_platform.runs.trial import send_trial
+
+    settings = Settings.load()
+    with _parts() as parts, open_oltp(settings) as engine:
+        trial = send_trial(parts, PostgresLeadsNow(engine), campaign_id, as_lead, to)
+    result = trial.result
+    if result.status != "accepted":
+        words = ": ".join(part for part in (result.error_code, result.error_message) if part)
+        raise CommandRefusedError(f"not sent ({result.status}): {words}")
+    say(f"sent to {to}: {visible(trial.subject)}")
+    say(f"the provider's id: {visible(result.provider_message_id)}")
 
 
 @app.command()

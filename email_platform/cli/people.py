@@ -43,7 +43,7 @@ def _accounts() -> Iterator[PostgresAccounts]:
         yield PostgresAccounts(engine)
 
 
-def _address(value: str | None) -> str | None:
+def checked_address(value: str | None) -> str | None:
     """A checked address in the form that is mailed."""
     if value is None:
         return None
@@ -52,7 +52,7 @@ def _address(value: str | None) -> str | None:
     return mailable_address(value)
 
 
-Email = Annotated[str, typer.Argument(help="The address.", show_default=False, callback=_address)]
+Email = Annotated[str, typer.Argument(help="The address.", show_default=False, callback=checked_address)]
 
 
 @user_app.command("add")
@@ -80,9 +80,9 @@ def list_users(as_json: AsJson = False) -> None:
 def add_sender(
     from_address: Email,
     name: Annotated[str, typer.Option(help="The name that recipients see.")],
-    owner: Annotated[str, typer.Option(help="The address of the user who owns it.", callback=_address)],
+    owner: Annotated[str, typer.Option(help="The address of the user who owns it.", callback=checked_address)],
     reply_to: Annotated[
-        str | None, typer.Option(help="Where answers go; to the sender by default.", callback=_address)
+        str | None, typer.Option(help="Where answers go; to the sender by default.", callback=checked_address)
     ] = None,
     provider: Annotated[str, typer.Option(help="Which provider sends it: simulator, ses, sendgrid, …")] = "simulator",
     account: Annotated[

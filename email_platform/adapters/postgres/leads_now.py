@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from psycopg.errors import QueryCanceled
 from sqlalchemy import Engine, Row, Select, Text, cast, false, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from email_platform.adapters.postgres.audience import is_valid_address_sql, normalised_address_sql
+from email_platform.adapters.postgres.audience import (
+    is_valid_address_sql,
+    mailable_address_sql,
+    normalised_address_sql,
+)
 from email_platform.adapters.postgres.condition_sql import compared_value, where_clause
 from email_platform.adapters.postgres.tables import lead
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.condition_answers import Answer, LeadNow
 from email_platform.audience.conditions import Comparison
+from email_platform.domain.manifest import ELIGIBLE_SCHEMA
 from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES, is_odd_time
 from email_platform.errors import PartUnavailableError
 
 SEARCH_SECONDS = 5
 """How long leads are searched by address: there is no index on it, since writing it would cost every import."""
 _VALUE_CHARACTERS = 200
+_COPIED = ("first_name", "last_name", "country", "city", "plan", "language", "age")
 
 
 class PostgresLeadsNow:
@@ -48,6 +55,20 @@ class PostgresLeadsNow:
             Answer(one, bool(found[f"holds_{index}"]), found[f"value_{index}"]) for index, one in enumerate(comparisons)
         ]
         return _lead_now(row, tuple(answers))
+
+    def mailable_row(self, lead_id: int) -> pa.Table | None:
+        """The lead's row as a manifest would have it, but without its id, whether or not it may be mailed."""
+        statement = select(
+            mailable_address_sql(lead.c.email).label("email"),
+            *(lead.c[name] for name in _COPIED),
+            cast(lead.c.attributes, Text).label("attributes"),
+        ).where(lead.c.id == lead_id)
+        with oltp_transaction(self._engine) as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+        if row is None:
+            return None
+        values = {**row, "position": 0, "lead_id": 0, "email": row["email"] or ""}
+        return pa.Table.from_pylist([values], schema=ELIGIBLE_SCHEMA)
 
     def with_address(self, address: str, limit: int) -> Sequence[LeadNow] | None:
         """Leads that have the address; see the Protocol. Reads the table, for at most `SEARCH_SECONDS`."""

@@ -13,12 +13,15 @@ import pytest
 from sqlalchemy import Engine, func, select
 from typer.testing import CliRunner, Result
 
+from email_platform.adapters.assembly import open_parts
 from email_platform.adapters.postgres.lead_import import import_leads
 from email_platform.adapters.postgres.tables import campaign, lead
 from email_platform.audience.lead_file import ImportedLead
 from email_platform.cli.app import app
+from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.sending.ledger import CampaignTotals
 from email_platform.settings import Settings
-from tests.integration.campaign_rows import seed_leads, unique
+from tests.integration.campaign_rows import in_city, queue_campaign, row_of, seed_leads, unique
 
 pytestmark = pytest.mark.integration
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -238,3 +241,35 @@ def test_an_import_that_ends_half_way_has_changed_nothing(oltp_engine: Engine) -
     assert leads_of(oltp_engine, city) == {}
     counts = import_leads(oltp_engine, [ImportedLead(1, {"email": f"1-{tag}@example.com", "city": city}, "{}")])
     assert (counts.added, counts.changed) == (1, 0)
+
+
+def test_a_test_message_is_marked_and_leaves_no_trace_in_the_campaign(oltp_engine: Engine, settings: Settings) -> None:
+    address = f"{unique('me')}@example.com"
+    city = seed_leads(
+        oltp_engine,
+        [
+            {"email": f"{unique('lead')}@example.com", "first_name": "Nele"},
+            {"email": f"{unique('lead')}@example.com", "first_name": None},
+        ],
+    )
+    named, nameless = (row.id for row in leads_of(oltp_engine, city).values())
+    campaign_id = queue_campaign(oltp_engine, in_city(city), status="draft")
+    result = run("campaign", "test", campaign_id, "--to", address, "--as-lead", named)
+    assert result.exit_code == 0, result.output
+    assert f"sent to {address}: [Test] Hello Nele" in result.output
+    log = AcceptedLog(Path(settings.state_folder) / "provider")
+    mine = [row for row in log.rows("0") if row.recipient == address]
+    assert len(mine) == 1
+    with open_parts(settings) as parts:
+        assert parts.manifests.find(campaign_id) is None
+        assert parts.ledger.totals(campaign_id) == CampaignTotals()
+    assert row_of(oltp_engine, campaign_id).status == "draft"
+    assert log.summary(str(campaign_id)).accepted_rows == 0
+
+    blocked = run("campaign", "test", campaign_id, "--to", f"{unique('x')}@blocked.example", "--as-lead", named)
+    assert (blocked.exit_code, "BlockedDomain" in blocked.stderr) == (1, True)
+    without_name = run("campaign", "test", campaign_id, "--to", address, "--as-lead", nameless)
+    assert "first_name is missing" in without_name.stderr
+    for nobody in ((2**62, named), (campaign_id, 2**62)):
+        assert run("campaign", "test", nobody[0], "--to", address, "--as-lead", nobody[1]).exit_code == 1
+    assert run("campaign", "test", campaign_id, "--to", "no-at-sign", "--as-lead", named).exit_code == 2
