@@ -155,7 +155,8 @@ class RefusalWatch:
 class RejectionBreaker:
     """Watches the share of a campaign's recipients whom the provider refuses.
 
-    It counts from the ledger's counts over all chunks when the chunk begins, and then the answers of this process.
+    It counts from what the ledger has of this chunk and those before it when the chunk begins (`AnswerCounts`), and
+    then the answers of this process.
     Who queues a campaign again has seen the counts up to then.
     """
 

@@ -42,6 +42,7 @@ UnknownDecision = Literal["abandon", "resend"]
 Follows = Literal["deferred", "in_doubt"]
 SUPPRESSED_CODE = "suppressed"
 CONTENT_ERROR_CODE = "content_error"
+WATCHED_CHUNKS = 20
 OWN_REFUSALS = frozenset({SUPPRESSED_CODE, CONTENT_ERROR_CODE})
 UNCOUNTED_MARK = "uncounted"  # in a receipt: a deferral for the sender's or the account's sake is no try
 DEFERRED_CODE_PREFIX = "deferred:"
@@ -281,6 +282,9 @@ class CampaignTotals:
 class AnswerCounts:
     """Recipients of one campaign with an answer since it was last queued: who queues it has seen what was before.
 
+    Over a chunk and the `WATCHED_CHUNKS` before it, so that counting costs the same at the end of a large campaign as
+    at its beginning.
+
     Attributes:
         ended: accepted or rejected.
         refused: of them, those whom the provider refused; not those who were left out by us.
@@ -341,8 +345,8 @@ class CallLedger(Protocol):
         """Recipients and calls of the campaign by state."""
         ...
 
-    def answers_since_queued(self, campaign_id: int) -> AnswerCounts:
-        """How many recipients of the campaign, over all chunks, have an answer since it was last queued."""
+    def answers_since_queued(self, campaign_id: int, chunk_index: int) -> AnswerCounts:
+        """How many recipients up to this chunk have an answer since the campaign was last queued."""
         ...
 
     def unknown_calls(self, campaign_id: int) -> Sequence[tuple[int, CallRecord]]:

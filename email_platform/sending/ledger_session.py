@@ -92,8 +92,10 @@ class LedgerSession:
         return records
 
     async def answers(self, lease: Lease) -> AnswerCounts:
-        """The campaign's answers since it was last queued."""
-        counts: AnswerCounts = await self._runtime.blocking(self._ledger.answers_since_queued, lease.campaign_id)
+        """The campaign's answers up to this chunk since it was last queued."""
+        counts: AnswerCounts = await self._runtime.blocking(
+            self._ledger.answers_since_queued, lease.campaign_id, lease.chunk_index
+        )
         return counts
 
     async def commit(self, lease: Lease, outcomes: Sequence[CallOutcome], intents: Sequence[CallIntent]) -> Committed:

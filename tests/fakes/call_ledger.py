@@ -16,6 +16,7 @@ from email_platform.errors import CampaignStoppedError, LeaseLostError
 from email_platform.sending.call_outcome import after_decision, after_intent, after_outcome, after_proof
 from email_platform.sending.ledger import (
     OWN_REFUSALS,
+    WATCHED_CHUNKS,
     AnswerCounts,
     CallIntent,
     CallOutcome,
@@ -222,13 +223,14 @@ class InMemoryCallLedger:
     def _is_at_work(self, chunk: _Chunk) -> bool:
         return chunk.holder is not None and chunk.expires_at is not None and chunk.expires_at > self._clock()
 
-    def answers_since_queued(self, campaign_id: int) -> AnswerCounts:
+    def answers_since_queued(self, campaign_id: int, chunk_index: int) -> AnswerCounts:
         """See the Protocol."""
         since = self._queued_at(campaign_id)
         with self._lock:
             results = [
                 result
-                for chunk in self._of_campaign(campaign_id)
+                for (campaign, index), chunk in self._chunks.items()
+                if campaign == campaign_id and chunk_index - WATCHED_CHUNKS <= index <= chunk_index
                 for record in chunk.calls.values()
                 if record.receipt is not None and record.receipt_at is not None
                 if since is None or record.receipt_at > since

@@ -306,10 +306,10 @@ class PostgresCallLedger:
         with oltp_transaction(self._engine) as connection:
             return connection.execute(statement).scalar_one_or_none() is not None
 
-    def answers_since_queued(self, campaign_id: int) -> AnswerCounts:
+    def answers_since_queued(self, campaign_id: int, chunk_index: int) -> AnswerCounts:
         """How many recipients have an answer since the campaign was last queued; see the Protocol."""
         with oltp_transaction(self._engine) as connection:
-            return answers_since_queued(connection, campaign_id)
+            return answers_since_queued(connection, campaign_id, chunk_index)
 
     def totals(self, campaign_id: int) -> CampaignTotals:
         """Recipients and calls of the campaign by state; see the Protocol."""

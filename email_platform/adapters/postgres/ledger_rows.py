@@ -16,6 +16,7 @@ from email_platform.adapters.postgres.tables import chunk, send_call
 from email_platform.domain.texts import without_nul
 from email_platform.sending.ledger import (
     OWN_REFUSALS,
+    WATCHED_CHUNKS,
     AnswerCounts,
     CallIntent,
     CallOutcome,
@@ -228,14 +229,23 @@ _ANSWERS_SINCE_QUEUED = text(
         )), 0)::bigint as refused
     from send_call
     join campaign on campaign.id = send_call.campaign_id
-    where campaign_id = :campaign_id and receipt_at > coalesce(campaign.queued_at, '-infinity')
+    where
+        campaign_id = :campaign_id
+        and chunk_index between :chunk_index - :watched and :chunk_index
+        and receipt_at > coalesce(campaign.queued_at, '-infinity')
     """
 )
 
 
-def answers_since_queued(connection: Connection, campaign_id: int) -> AnswerCounts:
-    """See `CallLedger.answers_since_queued`; reads one row per call, by primary key."""
-    row = connection.execute(_ANSWERS_SINCE_QUEUED, {"campaign_id": campaign_id, "own": sorted(OWN_REFUSALS)}).one()
+def answers_since_queued(connection: Connection, campaign_id: int, chunk_index: int) -> AnswerCounts:
+    """See `CallLedger.answers_since_queued`; reads one row per call of a few chunks, by primary key."""
+    asked = {
+        "campaign_id": campaign_id,
+        "chunk_index": chunk_index,
+        "watched": WATCHED_CHUNKS,
+        "own": sorted(OWN_REFUSALS),
+    }
+    row = connection.execute(_ANSWERS_SINCE_QUEUED, asked).one()
     return AnswerCounts(row.ended, row.refused)
 
 

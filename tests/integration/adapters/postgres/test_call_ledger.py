@@ -25,6 +25,7 @@ from email_platform.domain.ports import RecipientResult
 from email_platform.errors import CampaignStoppedError, LeaseLostError, PartUnavailableError
 from email_platform.sending.ledger import (
     SUPPRESSED_CODE,
+    WATCHED_CHUNKS,
     AnswerCounts,
     CallIntent,
     CallLedger,
@@ -360,7 +361,7 @@ def test_a_refusal_of_our_own_is_an_end_unless_an_earlier_attempt_is_in_doubt(
     assert totals.accepted + totals.rejected + totals.unknown == 2
 
 
-def test_answers_are_counted_over_all_chunks_from_the_last_queueing_on(bench: Bench) -> None:
+def test_answers_are_counted_over_the_last_chunks_from_the_last_queueing_on(bench: Bench) -> None:
     own = RecipientResult("rejected", "", SUPPRESSED_CODE, "s")
     for chunk_index, results in enumerate(
         (
@@ -371,15 +372,18 @@ def test_answers_are_counted_over_all_chunks_from_the_last_queueing_on(bench: Be
         lease = bench.lease(chunk_index)
         bench.ledger.turn(lease, [], [replace(intent(bench, 0), recipient_count=len(results))])
         bench.ledger.turn(lease, [CallOutcome(0, "accepted", CallReceipt(results))], [])
-    assert bench.ledger.answers_since_queued(bench.campaign_id) == AnswerCounts(ended=4, refused=1)
-    assert bench.ledger.answers_since_queued(bench.campaign_id + 1_000_000) == AnswerCounts()
+    assert bench.ledger.answers_since_queued(bench.campaign_id, 2) == AnswerCounts(ended=4, refused=1)
+    assert bench.ledger.answers_since_queued(bench.campaign_id + 1_000_000, 2) == AnswerCounts()
+    assert bench.ledger.answers_since_queued(bench.campaign_id, 0) == AnswerCounts(ended=3, refused=1)
+    assert bench.ledger.answers_since_queued(bench.campaign_id, 1 + WATCHED_CHUNKS) == AnswerCounts(ended=1)
+    assert bench.ledger.answers_since_queued(bench.campaign_id, 2 + WATCHED_CHUNKS) == AnswerCounts()
     if bench.engine is None:
         bench.memory["queued_at"] = bench.memory["now"] + timedelta(seconds=1)
     else:
         with bench.engine.begin() as connection:
             change = update(campaign).where(campaign.c.id == bench.campaign_id)
             connection.execute(change.values(queued_at=func.clock_timestamp()))
-    assert bench.ledger.answers_since_queued(bench.campaign_id) == AnswerCounts()
+    assert bench.ledger.answers_since_queued(bench.campaign_id, 2) == AnswerCounts()
 
 
 def proof_of(bench: Bench, answer: CallReceipt, before: CallReceipt | None = None) -> Proof:
