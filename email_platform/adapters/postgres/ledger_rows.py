@@ -26,7 +26,7 @@ from email_platform.sending.ledger import (
     Lease,
 )
 
-# One constant statement each, whatever the number of rows: nothing is compiled or planned anew for another number.
+# One constant statement each, whatever the number of rows, so that none is compiled for each number of them.
 _RECORD_OUTCOMES = text(
     """
     update send_call

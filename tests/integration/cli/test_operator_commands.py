@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -18,15 +17,7 @@ from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads, unique
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in settings.variables().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("environment")]
 
 
 def run(*arguments: object) -> Result:

@@ -23,16 +23,8 @@ from email_platform.sending.ledger import CampaignTotals
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, queue_campaign, row_of, seed_leads, unique
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("environment")]
 EXAMPLES = Path(__file__).parents[3] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in settings.variables().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
 
 
 def run(*arguments: object) -> Result:

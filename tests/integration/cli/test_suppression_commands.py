@@ -11,18 +11,9 @@ from typer.testing import CliRunner, Result
 
 from email_platform.adapters.postgres.tables import app_user, sender, suppression
 from email_platform.cli.app import app
-from email_platform.settings import Settings
 from tests.integration.campaign_rows import unique
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in settings.variables().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("environment")]
 
 
 @pytest.fixture
