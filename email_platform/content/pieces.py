@@ -281,7 +281,11 @@ def _assigned_names(tree: nodes.Template) -> tuple[frozenset[str], frozenset[str
     while shrinking:  # a name counts as constant as long as nothing shows that it is not
         local_free = _OF_THE_CAMPAIGN | constant
         lost = {
-            name for each in at_the_top if not _names(each.node) <= local_free for name in _targets(each)
+            name
+            for each in at_the_top
+            # `{% set x, y = … %}` is computed as one: where x varies, y is not known beforehand either.
+            if not (_names(each.node) <= local_free and _targets(each) <= constant)
+            for name in _targets(each)
         } & constant
         constant -= lost
         shrinking = bool(lost)

@@ -171,6 +171,7 @@ LEAD = st.fixed_dictionaries(
 @given(subject=TEMPLATE, html=TEMPLATE, text=TEMPLATE, rows=st.lists(LEAD, min_size=1, max_size=3))
 @example(subject="{{ first_name }}{{ city }}", html="", text="", rows=[{"first_name": "\1", "city": "\1 x \n"}])
 @example(subject="{{ first_name }} x", html="", text="", rows=[{"first_name": ""}, {"first_name": " a"}])
+@example(subject="", html="", text="{% set x, k = 1, 2 %}{{ k }}{% set x = city %}", rows=[{"city": "Bern"}])
 def test_skeleton_and_values_make_the_message_that_jinja_renders_in_one_piece(
     subject: str, html: str, text: str, rows: list[Mapping[str, Any]]
 ) -> None:
