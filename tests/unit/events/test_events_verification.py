@@ -507,10 +507,47 @@ def test_only_an_account_with_its_setting_may_send() -> None:
     assert "plain" not in repr(accounts)
 
 
-def test_every_known_provider_has_a_format_and_a_proof() -> None:
+Request = tuple[Mapping[str, str], bytes]
+
+
+def _standard(secret: str) -> Request:
+    now = datetime.now(UTC)
+    return standard_headers("svix", "msg_1", now, Webhook(secret).sign("msg_1", now, BODY.decode())), BODY
+
+
+def _genuine_and_forged(sns: Sns) -> dict[str, tuple[str, Request, Request]]:
+    """Of each provider: the account's setting, a request that it proves, and one that another key proves."""
+    private, public = sendgrid_key()
+    message = sns.message()
+    standard = (SECRET, _standard(SECRET), _standard("whsec_" + base64.b64encode(b"another").decode()))
+    return {
+        "simulator": standard,
+        "resend": standard,
+        "sendgrid": (
+            public,
+            (sendgrid_headers(private, NOW, BODY), BODY),
+            (sendgrid_headers(sendgrid_key()[0], NOW, BODY), BODY),
+        ),
+        "postmark": ("hook:pass", (basic("hook:pass"), BODY), (basic("hook:other"), BODY)),
+        "mailgun": ("a-key", ({}, mailgun_body("a-key", NOW)), ({}, mailgun_body("another-key", NOW))),
+        "ses": (TOPIC, ({}, encode(message)), ({}, encode({**message, "Message": "forged"}))),
+    }
+
+
+def test_every_known_provider_has_a_format_and_a_proof(sns: Sns) -> None:
     assert set(provider_names()) <= set(FORMATS)
-    for provider in provider_names():
-        assert webhook_variable(provider, "default").startswith("EMAIL_PLATFORM_")
+    assert set(_genuine_and_forged(sns)) == set(provider_names())
+
+
+@pytest.mark.parametrize("provider", provider_names())
+def test_an_account_s_own_requests_are_accepted_and_forged_ones_refused(sns: Sns, provider: str) -> None:
+    setting, genuine, forged = _genuine_and_forged(sns)[provider]
+    verifier = WebhookAccounts({webhook_variable(provider, "default"): setting}, sns.fetch, clock).find(
+        provider, "default"
+    )
+    assert verifier is not None
+    assert not refused(verifier, *genuine)
+    assert refused(verifier, *forged)
 
 
 def test_a_wrong_setting_is_named_and_its_value_is_not() -> None:
