@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,12 +24,12 @@ import yaml
 from dagster._core.events import EngineEventData
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._utils.tags import TagConcurrencyLimitsCounter
-from sqlalchemy import Engine, delete, insert, text, update
+from sqlalchemy import Engine, delete, func, insert, select, text, update
 
 from assets.jobs import ATTEMPT_TAG, campaign_job
 from assets.partitions import campaign_partitions
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
-from assets.step_process import IN_ONE_PROCESS
+from assets.step_process import IN_ONE_PROCESS, runs_in_one_process
 from assets.warehouse import warehouse_dimensions
 from email_platform.adapters import dagster_yaml
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
@@ -488,6 +489,64 @@ def test_large_campaigns_leave_a_place_of_the_run_queue_to_small_ones(
     assert not queue.is_blocked(run_of("small"))
     with oltp_engine.begin() as connection:
         connection.execute(delete(lead).where(lead.c.city == "metropolis"))
+
+
+@pytest.mark.parametrize(
+    ("run_config", "expected"),
+    [
+        ({}, False),
+        (IN_ONE_PROCESS, True),
+        ({"execution": {"config": {"in_one_process": False}}}, False),
+        ({"execution": {"config": {"in_one_process": True, "other": 1}}, "loggers": {}}, True),
+        ({"execution": {}}, False),
+        ({"execution": None}, False),
+    ],
+)
+def test_a_run_is_in_one_process_where_its_configuration_says_so_whatever_else_it_says(
+    run_config: dict[str, Any], expected: bool
+) -> None:
+    assert runs_in_one_process(run_config) is expected
+
+
+def one_process_run(campaign_id: int, folder: Path, **settings: int) -> subprocess.Popen[str]:
+    variables = {variable_of(name): str(value) for name, value in settings.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"{__package__}.one_process_run", str(campaign_id), str(folder)],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answered_calls(engine: Engine, campaign_id: int) -> int:
+    with engine.connect() as connection:
+        is_answered = (send_call.c.campaign_id == campaign_id) & (send_call.c.state == "accepted")
+        return int(connection.execute(select(func.count()).where(is_answered)).scalar_one())
+
+
+def test_an_interrupted_run_in_one_process_sees_its_calls_to_their_end_and_the_next_one_finishes(
+    settings: Settings, oltp_engine: Engine, tmp_path: Path
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(300))))
+    slow = {"simulator_recipients_per_call": 10, "simulator_calls_per_second": 4}
+    with one_process_run(campaign_id, tmp_path, **slow) as run:
+        while answered_calls(oltp_engine, campaign_id) < 3:
+            assert run.poll() is None, "ended before it was interrupted"
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)  # what Dagster does in a run worker when an operator terminates the run
+        output, _ = run.communicate()
+    assert json.loads(output.splitlines()[-1]) == {"success": False, "workers": False}
+    with oltp_engine.connect() as connection:
+        calls = select(send_call.c.state).where(send_call.c.campaign_id == campaign_id)
+        states = set(connection.execute(calls).scalars())
+    assert answered_calls(oltp_engine, campaign_id) < 30, "the interruption came in the middle"
+    assert states <= {"accepted", "planned"}, "each call that was made has its answer on record"
+    with one_process_run(campaign_id, tmp_path) as run:
+        output, _ = run.communicate()
+    assert json.loads(output.splitlines()[-1]) == {"success": True, "workers": False}
+    assert row_of(oltp_engine, campaign_id).status == "sent"
+    accepted = AcceptedLog(Path(settings.state_folder) / "provider").summary(str(campaign_id))
+    assert (accepted.accepted_rows, accepted.distinct_message_ids) == (300, 300)
 
 
 def test_a_campaign_that_waits_in_the_run_queue_is_not_taken_for_dead(

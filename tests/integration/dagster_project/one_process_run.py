@@ -1,0 +1,38 @@
+"""A campaign's run in one process, as a run worker executes it: a process of its own, with the job's executor.
+
+python -m tests.integration.dagster_project.one_process_run CAMPAIGN FOLDER: prints how it ended, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import dagster as dg
+
+from assets.step_process import IN_ONE_PROCESS
+from email_platform.definitions import defs
+
+
+def campaign_job() -> dg.JobDefinition:
+    """The job, as another process finds it."""
+    return defs.resolve_job_def("campaign_job")
+
+
+def main(campaign_id: str, folder: str) -> None:
+    """Run the campaign; the instance's storage is the folder."""
+    with dg.DagsterInstance.local_temp(folder) as instance:
+        instance.add_dynamic_partitions("campaign", [campaign_id])
+        result = dg.execute_job(
+            dg.reconstructable(campaign_job),
+            instance,
+            run_config=dict(IN_ONE_PROCESS),
+            tags={"dagster/partition": campaign_id},
+            raise_on_error=False,
+        )
+        types = {event.event_type_value for event in result.all_events}
+        sys.stdout.write(json.dumps({"success": result.success, "workers": "STEP_WORKER_STARTED" in types}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
