@@ -197,6 +197,18 @@ class AccountRefusedError(ProviderError):
     """
 
 
+class OneRecipientRefusedError(AccountRefusedError):
+    """The only recipient who is left is refused each time; nobody else shows whether the fault is his or the sender's.
+
+    Attributes:
+        offset: his, within the chunk.
+    """
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
 class ProviderDownError(ProviderError):
     """A call failed in every bounded retry, or call after call was deferred whole: the provider takes nothing now."""
 

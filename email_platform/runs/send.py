@@ -30,6 +30,7 @@ from email_platform.errors import (
     IllegalTransitionError,
     InvalidTemplateError,
     LeaseLostError,
+    OneRecipientRefusedError,
     ProviderDownError,
     SendingInterruptedError,
     TooManyRejectedError,
@@ -65,6 +66,15 @@ def _rows_at(recipients: pa.Table, offsets: Sequence[int]) -> pa.Table:
     if offsets and list(offsets) == list(range(offsets[0], offsets[-1] + 1)):
         return recipients.slice(offsets[0], len(offsets))
     return recipients.take(list(offsets))
+
+
+def _about_one_recipient(campaign_id: int, lead_id: int) -> str:
+    """What an operator can do where nobody else is left who would show whether the sender is refused."""
+    return (
+        f". It is lead {lead_id}. If the provider takes the sender's other mail, the refusal is about this address: "
+        f"find it with `email-platform explain --campaign {campaign_id} --lead {lead_id}`, leave it out with "
+        f"`email-platform suppression add`, and resume"
+    )
 
 
 def send_chunk(
@@ -146,7 +156,10 @@ def send_chunk(
         progress = run_to_the_end(deliver, stop)
     except (AccountRefusedError, ConfigurationError, ProviderDownError, TooManyRejectedError) as error:
         with suppress(IllegalTransitionError, CampaignNotFoundError):
-            parts.campaigns.change_status(campaign_id, CampaignStatus.PAUSED, str(error))
+            reason = str(error)
+            if isinstance(error, OneRecipientRefusedError):
+                reason += _about_one_recipient(campaign_id, recipients["lead_id"][error.offset].as_py())
+            parts.campaigns.change_status(campaign_id, CampaignStatus.PAUSED, reason)
         stage_chunk(parts, manifest, chunk_index, recipients)
         raise
     except (CampaignStoppedError, LeaseLostError, SendingInterruptedError):  # a fenced process may bring a late receipt

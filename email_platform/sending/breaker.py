@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from email_platform.errors import AccountRefusedError, CallRejectedError, ProviderDownError, TooManyRejectedError
+from email_platform.errors import (
+    AccountRefusedError,
+    CallRejectedError,
+    OneRecipientRefusedError,
+    ProviderDownError,
+    TooManyRejectedError,
+)
 from email_platform.sending.ledger import OWN_REFUSALS, AnswerCounts, CallReceipt
 from email_platform.sending.policy import RejectionLimits
 
@@ -73,6 +79,7 @@ class RefusalWatch:
         self._moment = 0
         self._since: int | None = None  # of the first of the refusals in a row
         self._calls = 0
+        self._recipients: set[int] = set()  # of the refused calls in the row, by offset
         self._likelihood = 1.0  # that recipients are at fault, each for himself, for all refusals of the row
         self._smallest: dict[int, int] = {}  # by offset: recipients of the smallest refused call with it and others
         self._accepted_from = 0  # the latest beginning of a call that was accepted
@@ -98,6 +105,7 @@ class RefusalWatch:
         self._accepted_from = max(self._accepted_from, began)
         if self._since is not None and began > self._since:
             self._since, self._calls, self._likelihood = None, 0, 1.0
+            self._recipients = set()
 
     def refused(self, offsets: Collection[int], error: CallRejectedError) -> None:
         """A call over these recipients was refused as a whole; one that was too large says nothing of the sender."""
@@ -111,6 +119,7 @@ class RefusalWatch:
         self._last_error = error
         self._since = self._moment if self._since is None else self._since
         self._calls += 1
+        self._recipients.update(offsets)
         for offset in offsets:
             if len(offsets) > 1:
                 self._smallest[offset] = min(len(offsets), self._smallest.get(offset, len(offsets)))
@@ -146,6 +155,13 @@ class RefusalWatch:
         """Why to stop: call after call is refused and nobody is accepted."""
         if self._calls < self.STOP_CALLS or self._likelihood > self.STOP_LIKELIHOOD or self._last_error is None:
             return None
+        if len(self._recipients) == 1:
+            (offset,) = self._recipients
+            return OneRecipientRefusedError(
+                f"the provider refused the only recipient who is left {self._calls} times; "
+                f"the last time: {self._last_error}",
+                offset,
+            )
         return AccountRefusedError(
             f"the provider refused {self._calls} calls in a row, single recipients' among them, and accepted nobody; "
             f"the last time: {self._last_error}"

@@ -18,18 +18,24 @@ import pytest
 from sqlalchemy import Engine
 
 from email_platform.adapters.assembly import open_oltp, open_parts
+from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.audience.freeze import read_chunk
+from email_platform.domain.campaigns import CampaignStatus
+from email_platform.errors import OneRecipientRefusedError
+from email_platform.events.suppression import SuppressionRequest
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
+from email_platform.runs.parts import find_manifest
 from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
-from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads, unique
+from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads, unique
 
 pytestmark = pytest.mark.integration
 
 
 @contextmanager
 def sendgrid() -> Iterator[tuple[str, Counter[str], list[int]]]:
-    """Its address, who was accepted how often, and each call's status; addresses with ``bad`` are refused."""
+    """Its address, who was accepted how often, and each call's status; refuses addresses with ``bad`` or ``odd``."""
     accepted: Counter[str] = Counter()
     statuses: list[int] = []
     ids = count(1)
@@ -47,6 +53,8 @@ def sendgrid() -> Iterator[tuple[str, Counter[str], list[int]]]:
                 for place, address in enumerate(addresses)
                 if "bad" in address
             ]
+            if any("odd" in address for address in addresses):
+                errors = [{"message": "Bad Request", "field": None, "help": None}]  # for a reason that it does not say
             answer = json.dumps({"errors": errors}).encode() if errors else b""
             self.send_response(400 if errors else 202)
             self.send_header("content-length", str(len(answer)))
@@ -99,3 +107,32 @@ def test_the_culprits_that_sendgrid_names_end_as_rejected_and_everybody_else_is_
     assert statuses == [400, 202], "the named ones are left out at once; nobody is looked for by halving"
     refused = [one for one in results if one.status == "rejected"]
     assert all("personalizations" in one.error_code for one in refused), refused
+
+
+def test_the_only_recipient_left_is_named_where_he_is_refused_for_no_reason_and_an_operator_can_end_it(
+    settings: Settings, engine: Engine
+) -> None:
+    odd = f"odd-{unique('lead')}@example.com"
+    rows = [{**row, "email": odd} for row in numbered(1)]
+    campaign_id = queue_campaign(engine, in_city(seed_leads(engine, rows)), sender={"provider": "sendgrid"})
+    with sendgrid() as (url, accepted, statuses):
+        variables = {"EMAIL_PLATFORM_SENDGRID_API_KEY": "k", "EMAIL_PLATFORM_SENDGRID_BASE_URL": url}
+        with open_parts(settings, variables) as parts:
+            freeze_audience(parts, campaign_id)
+            for _ in range(2):  # a resumption changes nothing by itself: nobody shows whose fault it is
+                with pytest.raises(OneRecipientRefusedError, match="the only recipient who is left 5 times"):
+                    send_chunk(parts, campaign_id, 0, holder=unique("test"))
+                row = row_of(engine, campaign_id)
+                (lead_id,) = read_chunk(parts.store, find_manifest(parts, campaign_id), 0)["lead_id"].to_pylist()
+                assert row.status == "paused"
+                assert row.status_reason is not None
+                assert f"It is lead {lead_id}." in row.status_reason
+                assert odd not in row.status_reason
+                parts.campaigns.change_status(campaign_id, CampaignStatus.QUEUED)
+                parts.campaigns.change_status(campaign_id, CampaignStatus.SENDING)
+            PostgresSuppressions(engine).add([SuppressionRequest(odd, "manual", "operator", everywhere=True)])
+            send_chunk(parts, campaign_id, 0, holder=unique("test"))
+            totals = finish_sending(parts, campaign_id).totals
+    assert not accepted
+    assert statuses == [400] * 10
+    assert (totals.accepted, totals.rejected, totals.unknown) == (0, 1, 0)

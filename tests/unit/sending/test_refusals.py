@@ -137,7 +137,7 @@ def test_a_few_recipients_who_are_all_refused_by_name_end_as_refused() -> None:
 def test_a_single_recipient_refused_for_an_unlisted_reason_is_not_booked_and_the_campaign_stops() -> None:
     world = World(False, "hold", eligible=1, chunk_rows=1, call_rows=1)
     world.poison, world.poison_blame = {0}, "unlisted"
-    assert asyncio.run(world.run(0, Process(), [])) == "AccountRefusedError"
+    assert asyncio.run(world.run(0, Process(), [])) == "OneRecipientRefusedError"
     assert world.ledger.totals(CAMPAIGN).planned == 1
     world.poison = set()
     world.recover()
