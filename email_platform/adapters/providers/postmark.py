@@ -14,7 +14,9 @@ Whose fault (Postmark API overview, "HTTP response codes" and "API error codes")
 | --- | --- | --- |
 | 200 | per message | ``ErrorCode`` 0 accepted |
 | code 406 | recipient | inactive: bounced, complained or suppressed |
-| code 300 | unclear | "invalid email request": of ``To``, but also of ``From``, or an empty message |
+| code 300 about the ``From`` address | sender or account | "not a verified sender signature" (support, \
+"Troubleshooting 422 Unprocessable Entity Errors") |
+| code 300 otherwise | unclear | "invalid email request": of ``To``, or an empty message |
 | 413; code 410 | size | payload too large; too many batch messages |
 | 401, 403, 404; codes 10, 400, 401 | sender or account | token; sender signature not found, not confirmed |
 | codes 405, 412, 413, 1235 | account | credits, pending, may not send (code, not status), unknown stream |
@@ -77,6 +79,7 @@ class PostmarkProvider(HttpProvider):
 
     name = "postmark"
     table = ClassificationTable(
+        by_words={"300": [("'from' address", Outcome.ACCOUNT_REFUSED), ("sender signature", Outcome.ACCOUNT_REFUSED)]},
         by_code=_BY_ERROR_CODE,
         by_recipient_code=_BY_ERROR_CODE,
     )

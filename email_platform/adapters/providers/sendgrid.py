@@ -25,7 +25,8 @@ Whose fault (Mail Send, "Errors": each names the field; "How to use the v3 API",
 | 400 about ``personalizations``, "limited to 1000"; 413 | size | |
 | 400 about ``from``, ``reply_to``, ``template_id``, ``asm``, … (`_BY_FIELD`) | sender or account | also beside others |
 | 400 about other fields or none; 406 and others | nobody knows | content, subject, headers, substitutions |
-| 401, 403, 404, 405 | sender or account | key, sender identity not verified, credits, temporary block |
+| 401, 403, 404, 405, 451 | sender or account | key, sender identity not verified, credits, temporary block, \
+data residency |
 | 429 | the moment | rate limitation; ``X-RateLimit-Reset`` is a Unix time |
 | 500, 502, 503, 504 | unknown | "an error occurred when SendGrid attempted to process it": no promise |
 
@@ -98,6 +99,7 @@ class SendGridProvider(HttpProvider):
             "personalizations": [("limited to 1000", Outcome.SIZE), ("limit of 1000 total", Outcome.SIZE)],
         },
         by_code=_BY_FIELD,
+        by_status={451: Outcome.ACCOUNT_REFUSED},
     )
 
     def __init__(
