@@ -21,6 +21,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse import dbt_environment, reports_database
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
@@ -61,12 +62,18 @@ def test_every_mart_is_described_tested_and_read_by_somebody() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """A warehouse of the test's own and what dbt makes of it."""
+    """A warehouse of the test's own and what dbt makes of it.
+
+    Attributes:
+        folder: its name keeps this test's objects apart from those of others.
+        target: dbt's; tests whose databases have the same name share it, so that the project is parsed once.
+    """
 
     settings: Settings
     warehouse: ClickHouseWarehouse
     store: S3ObjectStore
     folder: Path
+    target: Path
 
     def build(self, *arguments: str) -> None:
         """Run `dbt build` and fail with what it printed where a model, test or warning does not pass."""
@@ -79,14 +86,14 @@ class Reports:
         url = self.settings.clickhouse_url.get_secret_value()
         command = [
             *(str(Path(sys.executable).with_name("dbt")), *arguments, "--project-dir", str(PROJECT)),
-            *("--profiles-dir", str(PROJECT), "--target-path", str(self.folder), "--log-path", str(self.folder)),
+            *("--profiles-dir", str(PROJECT), "--target-path", str(self.target), "--log-path", str(self.target)),
         ]
         environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         password = dbt_environment(url)["EMAIL_PLATFORM_DBT_PASSWORD"]
-        assert password not in ended.stdout + ended.stderr + (self.folder / "dbt.log").read_text()
-        found = json.loads((self.folder / results).read_text())["results"]
+        assert password not in ended.stdout + ended.stderr + (self.target / "dbt.log").read_text()
+        found = json.loads((self.target / results).read_text())["results"]
         return {result["unique_id"]: result["status"] for result in found}
 
     def rows(self, mart: str, order_by: str) -> list[dict[str, Any]]:
@@ -128,17 +135,19 @@ class Reports:
 
 
 @pytest.fixture
-def reports(stack: Settings, tmp_path: Path) -> Iterator[Reports]:
-    """An empty, migrated warehouse."""
-    name = f"test_reports_{uuid4().hex[:8]}"
-    url = f"{stack.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/{name}"
+def reports(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
+    """An empty, migrated warehouse; its database always has the same name, which dbt writes into what it has parsed."""
+    url = f"{stack.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/test_reports"
+    with open_warehouse(stack) as any_warehouse:
+        for name in ("test_reports", reports_database(url)):
+            any_warehouse.client.command(f"drop database if exists {name} sync")
     upgrade_to_head(url)
     settings = stack.model_copy(update={"clickhouse_url": SecretStr(url)})
-    warehouse = ClickHouseWarehouse.from_settings(settings)
-    folder = tmp_path / name
-    folder.mkdir()
-    yield Reports(settings, warehouse, S3ObjectStore.from_settings(settings), folder)
-    warehouse.close()
+    target = tmp_path_factory.getbasetemp() / "dbt"
+    target.mkdir(exist_ok=True)
+    folder = tmp_path_factory.mktemp("reports")
+    with open_warehouse(settings) as warehouse:
+        yield Reports(settings, warehouse, S3ObjectStore.from_settings(settings), folder / uuid4().hex[:8], target)
 
 
 def user(user_id: int, **values: Any) -> Mapping[str, Any]:
@@ -224,9 +233,9 @@ def test_the_docs_know_every_mart_and_the_freshness_of_every_source_is_reported(
 
     reports.build()
     reports.dbt("docs", "generate", "--static")
-    catalog = json.loads((reports.folder / "catalog.json").read_text())["nodes"]
+    catalog = json.loads((reports.target / "catalog.json").read_text())["nodes"]
     assert {f"model.email_reports.{mart}" for mart in MARTS} <= set(catalog)
-    page = (reports.folder / "static_index.html").read_text()
+    page = (reports.target / "static_index.html").read_text()
     assert "How the list of suppressed addresses grew" in page
     assert all(f"exposure.email_reports.{name}" in page for name in ("recipient_lookup", "deliverability_watch"))
 

@@ -322,7 +322,7 @@ def test_hostile_texts_come_out_of_every_report_and_a_rebuilt_warehouse_reports_
     def reports_of(settings: Settings, warehouse: ClickHouseWarehouse) -> Reports:
         folder = tmp_path / warehouse.database
         folder.mkdir()
-        return Reports(settings, warehouse, world.store, folder)
+        return Reports(settings, warehouse, world.store, folder, folder)
 
     reports = reports_of(world.settings, world.warehouse)
     campaigns = [world.send(text) for text in TEXTS.values()]
