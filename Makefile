@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
+.PHONY: fuzz help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -62,6 +62,10 @@ chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1
 chaos-dagster: N = 8
 chaos-dagster: setup  ## deaths of Dagster's processes on a running stack, seeded (SEED=1 N=8 REPORT=file.md)
 	$(BIN)/python -m tests.chaos.dagster_deaths --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
+
+MINUTES ?= 10
+fuzz: setup  ## hostile inputs for everything that reads what others wrote; what fails is kept in the corpus (MINUTES=10)
+	$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 EVENTS ?= 200000
 flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=200000 SEED=1)

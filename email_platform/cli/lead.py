@@ -141,21 +141,34 @@ def _parquet_rows(file: Path, progress: Any) -> tuple[list[str], Iterator[tuple[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # Arrow reports a damaged page as OSError, an odd value (a time beyond Python's years) as ValueError or the like.
+    unreadable = (pa.ArrowException, OSError, ValueError, OverflowError)
     try:
         parquet = pq.ParquetFile(file)
-    except pa.ArrowException as error:
+        header = list(parquet.schema_arrow.names)
+    except unreadable as error:
         raise ValueError(f"is no Parquet file ({type(error).__name__})") from None
 
     def rows() -> Iterator[tuple[int, Sequence[str]]]:
         number = 0
         row_bytes = file.stat().st_size / max(1, parquet.metadata.num_rows)
-        for batch in parquet.iter_batches(_BATCH_ROWS):
+        batches = parquet.iter_batches(_BATCH_ROWS)
+        while True:
+            try:
+                batch = next(batches, None)
+                read = [] if batch is None else list(zip(*(each.to_pylist() for each in batch.columns), strict=True))
+            except unreadable as error:
+                raise CommandRefusedError(
+                    f"{file}: cannot be read beyond row {number:,} ({type(error).__name__}); is the file whole?"
+                ) from None
+            if batch is None:
+                return
             progress(int(batch.num_rows * row_bytes))
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            for row in read:
                 number += 1
                 yield number, ["" if cell is None else str(cell) for cell in row]
 
-    return list(parquet.schema_arrow.names), rows()
+    return header, rows()
 
 
 class _Rejects:

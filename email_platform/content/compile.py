@@ -144,6 +144,13 @@ def check_content(compiled: CompiledContent, fields: Collection[str] = CONTENT_F
 def _compile_part(part: str, source: str, *, autoescape: bool) -> Part:
     if len(source) > MAXIMUM_TEMPLATE_CHARACTERS:
         raise InvalidTemplateError(f"{part} template: longer than {MAXIMUM_TEMPLATE_CHARACTERS:,} characters")
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        line = source.count("\n", 0, error.start) + 1
+        raise InvalidTemplateError(
+            f"{part} template, line {line}: holds half a surrogate pair, which is no character; write it again"
+        ) from None
     environment = Sandbox(autoescape)
     try:
         tree = environment.parse(source)

@@ -46,6 +46,8 @@ def _from_mjml(source: str) -> str:
         return str(to_html(source, parser_options=MjmlOptions(include_loader=noop_loader())).content)
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidTemplateError(f"html template: no valid MJML: {error}") from error
+    except BaseException as panic:
+        raise _refused(panic, "the MJML reader") from None
 
 
 def _inlined(source: str) -> str:
@@ -54,6 +56,22 @@ def _inlined(source: str) -> str:
         return str(inliner.inline(source))
     except (InlineError, ValueError) as error:
         raise InvalidTemplateError(f"html template: style sheets cannot be inlined: {error}") from error
+    except BaseException as panic:
+        raise _refused(panic, "the reader of style sheets") from None
+
+
+def _refused(panic: BaseException, reader: str) -> BaseException:
+    """A panic of a library in Rust as a refusal; anything else unchanged.
+
+    PyO3 derives its PanicException from BaseException ("similar to SystemExit", its guide says) and gives no module to
+    import it from: one template would end the process that checks everybody's campaigns.
+    """
+    if type(panic).__name__ != "PanicException":
+        return panic
+    return InvalidTemplateError(
+        f"html template: {reader} stumbles over it, often over a letter that is no ASCII in or beside a broken tag; "
+        "check the tags, or write the letter as an entity such as &eacute;"
+    )
 
 
 def _around_jinja(source: str, change: object, what: str) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from email_platform.local.clickhouse_endpoint.encodings import UnknownEncodingError, decoded
 from email_platform.local.clickhouse_endpoint.exceptions import (
+    BAD_ARGUMENTS,
     NOT_IMPLEMENTED,
     SYNTAX_ERROR,
     UNKNOWN_COMPRESSION_METHOD,
@@ -27,6 +28,10 @@ from email_platform.local.clickhouse_endpoint.request import (
 from email_platform.local.clickhouse_endpoint.statement import IncompleteStatementError, InsertHead, insert_head
 
 _STATEMENT_BYTES = 64 * 1024 * 1024
+_MOST_PARAMETERS = 10_000
+# Below it, a statement that is incomplete is read again with each piece that comes; from there on when it has doubled:
+# one that comes in single bytes would else be read as often as it has bytes.
+_READ_AGAIN_BYTES = 4 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,12 @@ def read_statement(query: str, body: Iterator[bytes], headers: Message, version:
         BrokenBodyError: the body ends before its end.
         BrokenEncodingError: the body does not match its Content-Encoding.
     """
-    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=10_000)
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=_MOST_PARAMETERS)
+    except ValueError:
+        raise refusal(
+            BAD_ARGUMENTS, "BAD_ARGUMENTS", f"More than {_MOST_PARAMETERS:,} parameters in one URL", version
+        ) from None
     content_type = headers.get("Content-Type", "")
     if content_type.lower().startswith("multipart/form-data"):
         try:
@@ -82,9 +92,13 @@ def read_statement(query: str, body: Iterator[bytes], headers: Message, version:
     text = parameters.query.encode("utf-8", "surrogateescape")
     if text:
         text += b"\n"
+    read_bytes = 0
     while True:
         piece = next(chunks, None)
         text += piece or b""
+        if piece is not None and _READ_AGAIN_BYTES < len(text) < 2 * read_bytes:
+            continue
+        read_bytes = len(text)
         try:
             head = insert_head(text, whole=piece is None)
         except IncompleteStatementError:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import BinaryIO
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 _READ_BYTES = 256 * 1024
 _LINE_BYTES = 65536
@@ -50,7 +50,10 @@ _PROTOCOL_PARAMETERS = frozenset(
 )
 # Python's int() would also take a sign, blanks, underscores and a prefix.
 _DECIMAL = re.compile(r"[0-9]{1,18}", re.ASCII)
+# What may stand around a header's value (RFC 9110, 5.5); Python's strip() would take more.
+_BLANKS = " \t"
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 _NAME_IN_FORM = re.compile(rb'name="([^"]*)"')
 _FILE_IN_FORM = re.compile(rb'filename="')
 
@@ -103,8 +106,19 @@ def credentials_of(target: str, headers: Message) -> Credentials:
         except (binascii.Error, ValueError):
             return Credentials("", "")
         return Credentials(name, password)
-    values = dict(parse_qsl(urlsplit(target).query, keep_blank_values=True))
+    values = dict(parse_qsl(path_and_query(target)[1], keep_blank_values=True))
     return Credentials(values.get("user", "default"), values.get("password", ""))
+
+
+def path_and_query(target: str) -> tuple[str, str]:
+    """The two parts of a request's target, in origin form or absolute form (RFC 9112, 3.2); any text has them.
+
+    `urllib.parse.urlsplit` would judge the host of an absolute form, and raise.
+    """
+    path, _, query = target.partition("#")[0].partition("?")
+    if absolute := _ABSOLUTE_FORM.match(path):
+        path = path[absolute.end() :] or "/"
+    return path, query
 
 
 def _utf8(header: str) -> str:
@@ -150,14 +164,15 @@ def body_of(stream: BinaryIO, headers: Message) -> Iterator[bytes]:
     if codings:
         if lengths:
             raise BrokenBodyError("Content-Length and Transfer-Encoding exclude each other; send one of them")
-        if len(codings) > 1 or codings[0].strip().lower() != "chunked":
+        if len(codings) > 1 or codings[0].strip(_BLANKS).lower() != "chunked":
             raise BrokenBodyError(
                 "the only Transfer-Encoding is chunked; a compressed body says so in Content-Encoding"
             )
         return _chunked(stream)
-    if len(lengths) > 1 or not all(_DECIMAL.fullmatch(length.strip()) for length in lengths):
+    length = lengths[0].strip(_BLANKS) if lengths else "0"
+    if len(lengths) > 1 or not _DECIMAL.fullmatch(length):
         raise BrokenBodyError("Content-Length must be one number, digits only")
-    return _counted(stream, int(lengths[0]) if lengths else 0, "the connection ended inside the body")
+    return _counted(stream, int(length), "the connection ended inside the body")
 
 
 def _counted(stream: BinaryIO, remaining: int, broken: str) -> Iterator[bytes]:
@@ -189,13 +204,16 @@ def form_fields(body: bytes, content_type: str) -> list[tuple[str, str]]:
     """Return the text fields of a multipart form.
 
     Raises:
+        BrokenBodyError: the type names no boundary.
         FormWithFilesError: a part is a file.
     """
     boundary = Message()
     boundary["Content-Type"] = content_type
     marker = boundary.get_param("boundary")
+    if not isinstance(marker, str) or not marker.isascii() or not marker:
+        raise BrokenBodyError("multipart/form-data needs a boundary of ASCII characters in its Content-Type")
     fields: list[tuple[str, str]] = []
-    for part in (b"\r\n" + body).split(b"\r\n--" + str(marker).encode())[1:]:
+    for part in (b"\r\n" + body).split(b"\r\n--" + marker.encode())[1:]:
         if part.startswith(b"--"):
             break
         head, _, value = part.partition(b"\r\n\r\n")
@@ -203,5 +221,5 @@ def form_fields(body: bytes, content_type: str) -> list[tuple[str, str]]:
             raise FormWithFilesError
         name = _NAME_IN_FORM.search(head)
         if name:
-            fields.append((name.group(1).decode(), value.decode("utf-8", "surrogateescape")))
+            fields.append((name.group(1).decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")))
     return fields

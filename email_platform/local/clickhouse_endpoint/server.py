@@ -24,7 +24,6 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from email_platform.local.clickhouse_endpoint import exceptions
@@ -43,6 +42,7 @@ from email_platform.local.clickhouse_endpoint.request import (
     Parameters,
     body_of,
     credentials_of,
+    path_and_query,
 )
 from email_platform.local.clickhouse_endpoint.settings import EndpointSettings
 from email_platform.local.clickhouse_endpoint.statement import (
@@ -158,19 +158,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._query_id = ""
         self._started = False
         self._body: Iterator[bytes] = iter(())
-        path = urlsplit(self.path)
+        path, query = path_and_query(self.path)
         try:
             self._body = body_of(self.rfile, self.headers)  # type: ignore[arg-type]
-            if path.path == "/ping":
+            if path == "/ping":
                 self._send_whole(HTTPStatus.OK, b"Ok.\n", {})
-            elif path.path not in ("/", "/query"):
-                self._send_whole(HTTPStatus.NOT_FOUND, b"There is no handle " + path.path.encode()[:200] + b"\n", {})
+            elif path not in ("/", "/query"):
+                self._send_whole(HTTPStatus.NOT_FOUND, b"There is no handle " + path.encode()[:200] + b"\n", {})
             elif self.command not in ("GET", "HEAD", "POST"):
                 self._send_whole(HTTPStatus.NOT_IMPLEMENTED, b"Only GET, HEAD and POST\n", {})
-            elif self.command != "POST" and not path.query:
+            elif self.command != "POST" and not query:
                 self._send_whole(HTTPStatus.OK, b"Ok.\n", {})
             else:
-                self._answer_statement(path.query)
+                self._answer_statement(query)
         except ClickHouseError as failure:
             self._send_failure(failure)
         except (BrokenBodyError, BrokenEncodingError) as failure:

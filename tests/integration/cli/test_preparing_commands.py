@@ -191,6 +191,19 @@ def test_an_import_adds_changes_and_leaves_out_and_never_touches_an_opt_out(oltp
     assert len(leads_of(oltp_engine, city)) == 4
 
 
+def test_a_damaged_parquet_file_is_refused_with_a_sentence_and_changes_nothing(oltp_engine: Engine) -> None:
+    table = pa.table({"email": [f"damaged{number}@example.com" for number in range(1_000)]})
+    pq.write_table(table, "damaged.parquet")
+    whole = Path("damaged.parquet").read_bytes()
+    Path("damaged.parquet").write_bytes(whole[:4] + b"\xff" + whole[5:])
+    result = run("lead", "import", "damaged.parquet")
+    assert result.exit_code != 0
+    assert "is the file whole?" in " ".join(result.stderr.split())
+    assert isinstance(result.exception, SystemExit), "a sentence, no traceback"
+    with oltp_engine.connect() as connection:
+        assert not connection.scalar(select(func.count()).where(lead.c.email.startswith("damaged")))
+
+
 def test_a_parquet_file_is_imported_as_well(oltp_engine: Engine) -> None:
     city, tag = unique("city"), unique("lead")
     table = pa.table({"email": [f"a-{tag}@example.com", None], "city": [city, city], "age": [41, 2]})

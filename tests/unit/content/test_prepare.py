@@ -109,6 +109,13 @@ def test_broken_mjml_is_refused_with_a_sentence() -> None:
         from_mjml("<mj-section><mj-column>")
 
 
+@pytest.mark.parametrize("text", ["caf\N{LATIN SMALL LETTER E WITH ACUTE}?>", "\N{LATIN SMALL LETTER E WITH ACUTE}?>"])
+def test_a_library_that_panics_refuses_one_template_and_ends_nothing(text: str) -> None:
+    """Its exception is no Exception, so it would end the process that checks everybody's campaigns."""
+    with pytest.raises(InvalidTemplateError, match="write the letter as an entity"):
+        from_mjml(f"<mj-section><mj-column><mj-text>{text}</mj-text></mj-column></mj-section>")
+
+
 def test_preparing_is_deterministic() -> None:
     html = "<style>p{color:red}</style>{% for t in attributes.tags %}<p>{{ t }}</p>{% endfor %}"
     assert inlined(html) == inlined(html)

@@ -543,3 +543,10 @@ def test_no_reason_holds_an_address_or_a_leads_value(html: str, attributes: dict
     assert "@" not in problem.reason
     assert "ann@" not in problem.reason.replace("cannot", "")
     assert len(problem.reason) > 10
+
+
+def test_half_a_surrogate_pair_in_a_template_is_refused_with_its_line() -> None:
+    """A campaign's file may hold one as an escape of JSON."""
+    for content in (("a\udc80", "x", ""), ("s", "x", "a\n\ud800"), ("s", "<p>\n\ud83d</p>", "")):
+        with pytest.raises(InvalidTemplateError, match=r"line [12]: holds half a surrogate pair"):
+            compile_content(CampaignContent(*content))

@@ -234,6 +234,8 @@ FRAMINGS = [
     "Content-Length: 1_0\r\n\r\nx\nx\nx\nx\nx\n",
     "Content-Length:\r\n\r\n",
     "Content-Length: 2, 2\r\n\r\nx\n",
+    "Content-Length: \x1f2\r\n\r\nx\n",
+    "Content-Type: multipart/form-data\r\nContent-Length: 3\r\n\r\n--B",
     "Content-Length: 2\r\nContent-Length: 4\r\n\r\nx\ny\n",
     "Content-Length: 2\r\nContent-Length: 2\r\n\r\nx\n",
     "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nx\n\r\n0\r\n\r\n",
