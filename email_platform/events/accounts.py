@@ -3,24 +3,28 @@
 Invariant: an account without its complete webhook settings does not exist for the receiver; no secret is in
 a repr or an error.
 
+Several values, separated by blanks, are all valid: while a secret is replaced, give the new one and then the old one.
+
 | provider | variable (EMAIL_PLATFORM_<PROVIDER>[_<ACCOUNT>]_...) |
 | --- | --- |
-| simulator, resend | WEBHOOK_SECRET: ``whsec_`` and base64 (the simulator: any text) |
+| simulator, resend | WEBHOOK_SECRET: ``whsec_`` and base64 (the simulator: any text without blanks) |
 | sendgrid | WEBHOOK_PUBLIC_KEY: the verification key |
 | postmark | WEBHOOK_CREDENTIALS: user:password |
 | mailgun | WEBHOOK_SIGNING_KEY |
-| ses | WEBHOOK_TOPIC_ARNS: separated by commas or spaces |
+| ses | WEBHOOK_TOPIC_ARNS: separated by commas or blanks |
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 
 from email_platform.domain.ports import Clock
 from email_platform.errors import ConfigurationError
 from email_platform.events.verification import (
+    AnyOfVerifier,
     BasicAuthVerifier,
     Fetch,
     MailgunVerifier,
@@ -40,6 +44,8 @@ _SETTING_OF: Mapping[str, str] = {
     "mailgun": "webhook_signing_key",
     "ses": "webhook_topic_arns",
 }
+# A public key in PEM holds blanks of its own.
+_ONE_VALUE = re.compile(r"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----|\S+", re.DOTALL)
 SIMULATOR_SECRET_VARIABLE = variable_of("provider_webhook_secret")  # the simulator's own
 
 
@@ -105,17 +111,21 @@ class WebhookAccounts:
         if value is None:
             return None
         try:
-            verifier = self._build(provider, value)
+            verifier = self._verifier(provider, value)
         except ConfigurationError as error:
             raise ConfigurationError(f"{found.name(_SETTING_OF[provider])}: {error}") from None
         # Bounded by the variables: only accounts with a setting get here.
         self._verifiers[(provider, account)] = verifier
         return verifier
 
+    def _verifier(self, provider: str, value: str) -> Verifier:
+        if provider == "ses":  # no secret, but topics
+            return SnsVerifier(tuple(value.replace(",", " ").split()), self._fetch, self._clock)
+        verifiers = [self._build(provider, one) for one in _ONE_VALUE.findall(value)]
+        return verifiers[0] if len(verifiers) == 1 else AnyOfVerifier(verifiers)
+
     def _build(self, provider: str, value: str) -> Verifier:
         match provider:
-            case "ses":
-                return SnsVerifier(tuple(value.replace(",", " ").split()), self._fetch, self._clock)
             case "sendgrid":
                 return SendGridVerifier(value, self._clock)
             case "postmark":

@@ -11,12 +11,14 @@ from email_platform.events.verification.sendgrid import (
     SENDGRID_TIMESTAMP_HEADER,
     SendGridVerifier,
 )
+from email_platform.events.verification.several import AnyOfVerifier
 from email_platform.events.verification.sns import Fetch, SnsVerifier, sns_canonical_string
 from email_platform.events.verification.standard_webhooks import StandardWebhooksVerifier
 
 __all__ = [
     "SENDGRID_SIGNATURE_HEADER",
     "SENDGRID_TIMESTAMP_HEADER",
+    "AnyOfVerifier",
     "BasicAuthVerifier",
     "Fetch",
     "MailgunVerifier",

@@ -211,9 +211,9 @@ def basic(credentials: str) -> dict[str, str]:
 
 
 def test_postmark_is_accepted_with_its_credentials_and_no_others() -> None:
-    verifier = BasicAuthVerifier("hook:new-pass hook:old-pass")
-    assert verify(verifier, basic("hook:new-pass"), BODY) == verify(verifier, basic("hook:old-pass"), BODY) == Proof()
-    for headers in ({}, basic("hook:wrong"), basic("hook:new-pass "), {"authorization": "Bearer x"}, basic("")):
+    verifier = BasicAuthVerifier("hook:new-pass")
+    assert verify(verifier, basic("hook:new-pass"), BODY) == Proof()
+    for headers in ({}, basic("hook:old-pass"), basic("hook:new-pass "), {"authorization": "Bearer x"}, basic("")):
         assert refused(verifier, headers, BODY)
     assert refused(verifier, {"authorization": "Basic ***"}, BODY)
     with pytest.raises(ConfigurationError):
@@ -515,23 +515,34 @@ def _standard(secret: str) -> Request:
     return standard_headers("svix", "msg_1", now, Webhook(secret).sign("msg_1", now, BODY.decode())), BODY
 
 
-def _genuine_and_forged(sns: Sns) -> dict[str, tuple[str, Request, Request]]:
-    """Of each provider: the account's setting, a request that it proves, and one that another key proves."""
-    private, public = sendgrid_key()
-    message = sns.message()
-    standard = (SECRET, _standard(SECRET), _standard("whsec_" + base64.b64encode(b"another").decode()))
+def _genuine_and_forged(sns: Sns) -> dict[str, tuple[str, Request, str, Request]]:
+    """Of each provider: the account's setting, a request that it proves, another setting, and one that that one proves.
+
+    SES has no secret: its second setting is empty, and its second request is changed.
+    """
+    (private, public), (other_private, other_public) = sendgrid_key(), sendgrid_key()
+    message, another = sns.message(), "whsec_" + base64.b64encode(b"another").decode()
+    standard = (SECRET, _standard(SECRET), another, _standard(another))
     return {
         "simulator": standard,
         "resend": standard,
         "sendgrid": (
             public,
             (sendgrid_headers(private, NOW, BODY), BODY),
-            (sendgrid_headers(sendgrid_key()[0], NOW, BODY), BODY),
+            other_public,
+            (sendgrid_headers(other_private, NOW, BODY), BODY),
         ),
-        "postmark": ("hook:pass", (basic("hook:pass"), BODY), (basic("hook:other"), BODY)),
-        "mailgun": ("a-key", ({}, mailgun_body("a-key", NOW)), ({}, mailgun_body("another-key", NOW))),
-        "ses": (TOPIC, ({}, encode(message)), ({}, encode({**message, "Message": "forged"}))),
+        "postmark": ("hook:pass", (basic("hook:pass"), BODY), "hook:other", (basic("hook:other"), BODY)),
+        "mailgun": ("a-key", ({}, mailgun_body("a-key", NOW)), "b-key", ({}, mailgun_body("b-key", NOW))),
+        "ses": (TOPIC, ({}, encode(message)), "", ({}, encode({**message, "Message": "forged"}))),
     }
+
+
+def _verifier(sns: Sns, provider: str, setting: str) -> Verifier:
+    variables = {webhook_variable(provider, "default"): setting}
+    verifier = WebhookAccounts(variables, sns.fetch, clock).find(provider, "default")
+    assert verifier is not None
+    return verifier
 
 
 def test_every_known_provider_has_a_format_and_a_proof(sns: Sns) -> None:
@@ -541,13 +552,44 @@ def test_every_known_provider_has_a_format_and_a_proof(sns: Sns) -> None:
 
 @pytest.mark.parametrize("provider", provider_names())
 def test_an_account_s_own_requests_are_accepted_and_forged_ones_refused(sns: Sns, provider: str) -> None:
-    setting, genuine, forged = _genuine_and_forged(sns)[provider]
-    verifier = WebhookAccounts({webhook_variable(provider, "default"): setting}, sns.fetch, clock).find(
-        provider, "default"
-    )
-    assert verifier is not None
+    setting, genuine, _, forged = _genuine_and_forged(sns)[provider]
+    verifier = _verifier(sns, provider, setting)
     assert not refused(verifier, *genuine)
     assert refused(verifier, *forged)
+
+
+@pytest.mark.parametrize("provider", sorted(set(provider_names()) - {"ses"}))
+def test_while_a_secret_is_replaced_the_old_one_and_the_new_one_are_valid(sns: Sns, provider: str) -> None:
+    old, by_old, new, by_new = _genuine_and_forged(sns)[provider]
+    both = _verifier(sns, provider, f"{new} {old}")
+    assert not refused(both, *by_new)
+    assert not refused(both, *by_old)
+    assert refused(_verifier(sns, provider, new), *by_old), "and the old one no longer, once it is taken away"
+    assert refused(both, *_spoilt(provider, by_new))
+
+
+def _spoilt(provider: str, request: Request) -> Request:
+    """The request with its proof spoilt."""
+    headers, body = request
+    if provider == "mailgun":
+        document = json.loads(body)
+        document["signature"]["signature"] = "0" * 64
+        return headers, json.dumps(document).encode()
+    return ({**headers, "authorization": basic("no:body")["authorization"]} if provider == "postmark" else headers), (
+        body if provider == "postmark" else body + b" "
+    )
+
+
+def test_public_keys_in_pem_are_told_apart_by_their_borders(sns: Sns) -> None:
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    pem = [
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+        for key in keys
+    ]
+    verifier = _verifier(sns, "sendgrid", "\n".join(pem))
+    assert [refused(verifier, sendgrid_headers(key, NOW, BODY), BODY) for key in keys] == [False, False]
 
 
 def test_a_wrong_setting_is_named_and_its_value_is_not() -> None:
