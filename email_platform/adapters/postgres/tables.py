@@ -133,6 +133,7 @@ campaign = Table(
     _created_at(),
     Column("launched_attempt", Integer, nullable=False, server_default="0"),  # Dagster is known to have its run
     Column("estimated_rows", BigInteger),  # recipients still to be reached; null: not counted yet
+    Column("version", Integer, nullable=False, server_default="1"),  # raised by each edit
     CheckConstraint(
         "status in ('draft', 'queued', 'sending', 'paused', 'sent', 'cancelled', 'failed')",
         name="status_known",
