@@ -9,6 +9,7 @@ import typer
 from email_platform.cli import (
     campaign,
     campaign_draft,
+    campaign_plan,
     campaign_watch,
     explain,
     lead,
@@ -38,7 +39,7 @@ for module in (stack, parts, reports, explain):  # commands without a noun of th
 app.add_typer(people.user_app, name="user")
 app.add_typer(people.sender_app, name="sender")
 app.add_typer(lead.app, name="lead")
-for module in (campaign_draft, campaign_watch):
+for module in (campaign_draft, campaign_plan, campaign_watch):
     campaign.app.add_typer(module.app)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")
