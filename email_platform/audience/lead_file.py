@@ -7,6 +7,7 @@ named as a number.
 | column | meaning |
 | --- | --- |
 | email | required |
+| own_key | the lead's key in its owner's own system, 1 to 200 characters; it finds the lead whatever its address is |
 | first_name, last_name, city, plan, language | texts; an empty cell says nothing |
 | country | two letters, ISO 3166-1 |
 | age | a whole number, 0 to 150 |
@@ -27,11 +28,12 @@ from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
 
 TEXT_COLUMNS = ("first_name", "last_name", "country", "city", "plan", "language")
 PROBLEM_COLUMNS = ("row", "problem")
-LEAD_COLUMNS = ("email", *TEXT_COLUMNS, "age")
+LEAD_COLUMNS = ("email", "own_key", *TEXT_COLUMNS, "age")
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,100})?")
 _AGE = re.compile(r"[0-9]{1,3}")
 _OLDEST = 150
+_LONGEST_KEY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ def _column(name: str, text: str) -> str | int:
         if not is_valid_address(text):
             raise _BadRowError("email: no address that can be mailed" if text else "email: is empty")
         return mailable_address(text)
+    if name == "own_key" and len(text) > _LONGEST_KEY:
+        raise _BadRowError(f"own_key: has more than {_LONGEST_KEY} characters")
     if name == "age":
         if not _AGE.fullmatch(text) or int(text) > _OLDEST:
             raise _BadRowError(f"age: must be a whole number from 0 to {_OLDEST}")

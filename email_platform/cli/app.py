@@ -6,7 +6,21 @@ import logging
 
 import typer
 
-from email_platform.cli import campaign, explain, lead, legacy, parts, people, reports, stack, suppression, warehouse
+from email_platform.cli import (
+    campaign,
+    campaign_draft,
+    campaign_plan,
+    campaign_watch,
+    explain,
+    lead,
+    legacy,
+    parts,
+    people,
+    reports,
+    stack,
+    suppression,
+    warehouse,
+)
 from email_platform.cli.failures import EXIT_CODES_HELP, CommandLine
 
 app = typer.Typer(
@@ -25,6 +39,8 @@ for module in (stack, parts, reports, explain):  # commands without a noun of th
 app.add_typer(people.user_app, name="user")
 app.add_typer(people.sender_app, name="sender")
 app.add_typer(lead.app, name="lead")
+for module in (campaign_draft, campaign_plan, campaign_watch):
+    campaign.app.add_typer(module.app)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(warehouse.app, name="warehouse")

@@ -79,7 +79,7 @@ def preview(
 
     with _parts() as parts:
         found = preview_campaign(parts, campaign_id, samples)
-    document = _preview_document(found)
+    document = preview_document(found)
     if as_json:
         print_json(document)
         return
@@ -236,9 +236,11 @@ def create(
 
     given = {"html": html, "text": text, "condition": condition}
     read = read_campaign_file(file, {name: path for name, path in given.items() if path is not None})
+    if read.version is not None:
+        raise CommandRefusedError(f"{file}: a new campaign has no version; remove it, or use `campaign edit ID`")
     with open_oltp(Settings.load()) as engine:
         campaign_id = PostgresAccounts(engine).add_campaign(
-            NewCampaign(read.name, read.sender, read.content, read.condition, read.on_unknown)
+            NewCampaign(read.name, read.sender, read.content, read.condition, read.on_unknown, read.scheduled_at)
         )
     if as_json:
         print_json({"campaign_id": campaign_id, "name": read.name, "status": "draft"})
@@ -288,7 +290,8 @@ def _row(parts: Parts, campaign: Campaign) -> dict[str, Any]:
     }
 
 
-def _preview_document(found: CampaignPreview) -> dict[str, Any]:
+def preview_document(found: CampaignPreview) -> dict[str, Any]:
+    """A preview as JSON has it."""
     manifest = found.manifest
     return {
         "campaign_id": found.campaign.campaign_id,

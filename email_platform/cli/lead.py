@@ -1,13 +1,16 @@
 """`email-platform lead …`: leads from files.
 
-Invariant: every row of a file is counted: as added, as changed, as one that repeats an earlier row's address, or as one
-that cannot be kept. The last are written with their numbers and reasons into a file that can be mended and imported.
+Invariant: every row of a file is counted: as added, as changed, as one that repeats an earlier row's address or
+key, or as one that cannot be kept. The last are written with their numbers and reasons into a file that can be mended
+and imported.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,20 +46,24 @@ def import_file(
         list[str] | None, typer.Option("--number", help="An attribute that is a number; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count; change no lead.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin with the first row where an earlier import ended half-way.")
+    ] = False,
     rejects: Annotated[
         Path | None,
         typer.Option(help="Where rows go that cannot be kept; FILE.rejects.csv by default.", dir_okay=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add the leads of a file, and change those whose address is there already; opt-outs stay.
+    """Add the leads of a file, and change those who are there already; opt-outs stay.
 
-    Columns: email, first_name, last_name, country, city, plan, language, age; any other is an attribute. All of it is
-    one transaction: an import that is interrupted has changed nothing, and is run again. Of rows with one address the
-    first counts. Exit code 1 where a row cannot be kept.
+    Columns: email, own_key, first_name, last_name, country, city, plan, language, age; any other is an attribute. A
+    lead is found by own_key (its key in your system), otherwise by its address. It is written in batches: an import
+    that is interrupted goes on behind its last batch when the same command is run again. Of rows with one address or
+    key the first counts. Exit code 1 where a row cannot be kept.
     """
     from email_platform.adapters.assembly import open_oltp
-    from email_platform.adapters.postgres.lead_import import import_leads
+    from email_platform.adapters.postgres.lead_import import forget_import, import_leads
     from email_platform.audience.lead_file import LeadFile
 
     names = dict(_pair(one) for one in mapping or ())
@@ -71,7 +78,10 @@ def import_file(
             raise CommandRefusedError(f"{file}: {unreadable}") from None
         rejected = _Rejects(rejects, header)
         with open_oltp(Settings.load()) as engine, rejected:
-            counts = import_leads(engine, rejected.others(read.read(rows)), dry_run=dry_run)
+            fingerprint = _fingerprint(file, names, number or ())
+            if restart and not dry_run:
+                forget_import(engine, fingerprint)
+            counts = import_leads(engine, rejected.others(read.read(rows)), fingerprint=fingerprint, dry_run=dry_run)
     if as_json:
         print_json(
             {
@@ -79,20 +89,31 @@ def import_file(
                 "changed": counts.changed,
                 "rejected": rejected.count,
                 "repeated": list(counts.repeated),
+                "went_on_after": counts.went_on_after,
                 "dry_run": dry_run,
             }
         )
     else:
+        if counts.went_on_after is not None:
+            say(f"went on after row {counts.went_on_after:,}, where an earlier import of this file had ended")
         what = "would be " if dry_run else ""
         say(f"{counts.added:,} leads {what}added, {counts.changed:,} {what}changed")
-        say(f"{len(counts.repeated):,} rows repeat an address, {rejected.count:,} cannot be kept")
+        say(f"{len(counts.repeated):,} rows repeat an address or key, {rejected.count:,} cannot be kept")
         if counts.repeated:
             shown = ", ".join(map(str, counts.repeated[:10])) + (" …" if len(counts.repeated) > 10 else "")
-            say(f"rows that repeat an earlier row's address, and were not used: {shown}")
+            say(f"rows that repeat an earlier row's address or key, and were not used: {shown}")
         if rejected.count:
             say(f"rows that cannot be kept, with their reasons: {rejected.path}", style="yellow")
     if rejected.count:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _fingerprint(file: Path, names: Mapping[str, str], numbers: Iterable[str]) -> str:
+    """Names the file's content and how it is read: another mapping is another import."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256")
+    digest.update(json.dumps([sorted(names.items()), sorted(numbers)]).encode())
+    return digest.hexdigest()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from email_platform.cli.failures import ExitCode
 from email_platform.cli.output import AsJson, Column, Row, print_json, say, show_rows, visible
 from email_platform.domain.addresses import is_valid_address, mailable_address
+from email_platform.errors import CommandRefusedError
 from email_platform.settings import Settings
 
 if TYPE_CHECKING:
     from email_platform.adapters.postgres.accounts import OwnedSender, PostgresAccounts, User
 
 user_app = typer.Typer(no_args_is_help=True, help="People who own senders and campaigns: add, list.")
-sender_app = typer.Typer(no_args_is_help=True, help="Addresses that campaigns are sent from: add, list.")
+sender_app = typer.Typer(no_args_is_help=True, help="Addresses that campaigns are sent from: add, list, verify.")
 
 _USER_COLUMNS = (
     Column("user_id", "id", kind="id"),
@@ -32,6 +35,12 @@ _SENDER_COLUMNS = (
     Column("owner_email", "owner", below=True),
     Column("reply_to", "replies to", below=True),
 )
+
+_VERDICTS = {
+    "verified": ("verified", "green"),
+    "not_verified": ("NOT verified", "red"),
+    "unknown": ("not known", "yellow"),
+}
 
 
 @contextmanager
@@ -113,6 +122,34 @@ def list_senders(as_json: AsJson = False) -> None:
     with _accounts() as accounts:
         rows = [_sender(one) for one in accounts.senders()]
     show_rows(_SENDER_COLUMNS, rows, as_json=as_json, nothing="there is no sender yet")
+
+
+@sender_app.command("verify")
+def verify_sender(
+    sender_id: Annotated[int, typer.Argument(help="The sender's id.", min=1, max=2**63 - 1, show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Ask the provider whether it would take mail from a sender's address; sends nothing.
+
+    SES, SendGrid, Resend and Mailgun can be asked; of others it says that it cannot know. Exit code 0 for a yes only.
+    """
+    from email_platform.adapters.assembly import provider_account
+    from email_platform.adapters.providers import check_sender
+
+    settings = Settings.load()
+    with _accounts() as accounts:
+        owned = next((one for one in accounts.senders() if one.sender.sender_id == sender_id), None)
+    if owned is None:
+        raise CommandRefusedError(f"there is no sender {sender_id}; `email-platform sender list` shows them")
+    sender = owned.sender
+    checked = check_sender(sender.provider, provider_account(settings, sender, os.environ), sender.from_address)
+    if as_json:
+        print_json({**_sender(owned), "verdict": checked.verdict, "says": checked.says})
+    else:
+        words, style = _VERDICTS[checked.verdict]
+        say(f"sender {sender_id}, {visible(sender.from_address)}: {words}; {visible(checked.says)}", style=style)
+    if checked.verdict != "verified":
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _user(user: User) -> Row:

@@ -118,6 +118,9 @@ class Campaign:
         problem: what of its row cannot be read, and how to mend it; None where all of it can. Such a campaign is not
             launched: it fails with this as the reason.
         on_unknown: what to do with a call whose outcome is unknown where the provider honours no keys.
+        version: raised by each edit; an editor who names an older one is refused.
+        progress_at: the last sign of life of a run that works on it.
+        launched_attempt: the last attempt of which Dagster is known to have a run.
     """
 
     campaign_id: int
@@ -137,6 +140,11 @@ class Campaign:
     attempt_mark: int = 0
     estimated_rows: int | None = None
     problem: str | None = None
+    version: int = 1
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    progress_at: datetime | None = None
+    launched_attempt: int = 0
 
 
 class CampaignStore(Protocol):

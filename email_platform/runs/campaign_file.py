@@ -13,6 +13,8 @@ condition and templates that a run can use.
 | condition or condition_file | required: the audience, as docs/conditions.md has it |
 | mjml, inline_css | true or false; false by default |
 | on_unknown | hold (the default) or resend |
+| scheduled_at | not before this time, with its zone: 2026-12-01 09:00 Europe/Berlin; none by default |
+| version | of the campaign that an edit is made of, as `campaign show` gives it; a new campaign has none |
 """
 
 from __future__ import annotations
@@ -20,19 +22,31 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from email_platform.audience.conditions import parse_condition
 from email_platform.content.compile import check_content, compile_content
 from email_platform.content.prepare import prepared_content
 from email_platform.domain.campaigns import CampaignContent, OnUnknown
+from email_platform.domain.local_time import scheduled_time
 from email_platform.errors import CommandRefusedError, InvalidConditionError
 
 _LONGEST_BYTES = 8 << 20
+_GREATEST_VERSION = 2**31 - 1
+
+
+def _moment(written: object) -> object:
+    """YAML reads some ways to write a time as a time itself: with an offset, or without any zone."""
+    if isinstance(written, datetime) and written.tzinfo is not None:
+        written = f"{written.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    elif isinstance(written, date):
+        written = str(written)
+    return scheduled_time(written) if isinstance(written, str) else written
 
 
 class _CampaignModel(BaseModel):
@@ -50,17 +64,27 @@ class _CampaignModel(BaseModel):
     mjml: bool = False
     inline_css: bool = False
     on_unknown: Literal["hold", "resend"] = "hold"
+    scheduled_at: Annotated[datetime | None, BeforeValidator(_moment)] = None
+    version: int | None = Field(default=None, ge=1, le=_GREATEST_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignFile:
-    """What a file says of a campaign; `condition` is valid."""
+    """What a file says of a campaign.
+
+    Attributes:
+        condition: as parsed JSON, valid.
+        scheduled_at: in UTC; None for as soon as it is queued.
+        version: of the campaign that the file is an edit of; None where the file does not say.
+    """
 
     name: str
     sender: int | str
     content: CampaignContent
     condition: object
     on_unknown: OnUnknown
+    scheduled_at: datetime | None = None
+    version: int | None = None
 
 
 def read_campaign_file(path: Path, overrides: Mapping[str, Path] | None = None) -> CampaignFile:
@@ -98,7 +122,9 @@ def read_campaign_file(path: Path, overrides: Mapping[str, Path] | None = None) 
     condition = _condition(path, model, given.get("condition"))
     content = CampaignContent(model.subject, html, body, model.mjml, model.inline_css)
     check_content(compile_content(prepared_content(content)))
-    return CampaignFile(model.name, model.sender, content, condition, model.on_unknown)
+    return CampaignFile(
+        model.name, model.sender, content, condition, model.on_unknown, model.scheduled_at, model.version
+    )
 
 
 def _problems(path: Path, text: str, error: ValidationError) -> list[str]:
@@ -109,6 +135,7 @@ def _problems(path: Path, text: str, error: ValidationError) -> list[str]:
         place = f", line {lines[key]}" if key in lines else ""
         known = ", ".join(_CampaignModel.model_fields)
         what = f"unknown key; known: {known}" if one["type"] == "extra_forbidden" else str(one["msg"])
+        what = what.removeprefix("Value error, ")
         found.append(f"{path}{place}: {key}: {what}")
     return found
 

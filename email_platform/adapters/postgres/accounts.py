@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, Engine, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from email_platform.adapters.postgres.audience import normalised_address_sql
@@ -148,37 +148,51 @@ class PostgresAccounts:
         Raises:
             CommandRefusedError: no such sender, or several that send from this address.
         """
-        wanted = (
-            sender.c.id == new.sender
-            if isinstance(new.sender, int)
-            else normalised_address_sql(sender.c.from_address) == normalised_address(new.sender)
-        )
         with oltp_transaction(self._engine) as connection:
-            found = connection.execute(select(sender.c.id, sender.c.owner_id).where(wanted).order_by(sender.c.id)).all()
-            if not found:
-                raise CommandRefusedError(
-                    f"there is no sender {new.sender}; `email-platform sender list` shows them, `sender add` makes one"
-                )
-            if len(found) > 1:
-                ids = ", ".join(str(row.id) for row in found)
-                raise CommandRefusedError(f"several senders send from {new.sender}: {ids}; give the id")
-            content = new.content
+            found = find_sender(connection, new.sender)
             return int(
                 connection.execute(
                     insert(campaign)
-                    .values(
-                        owner_id=found[0].owner_id,
-                        sender_id=found[0].id,
-                        name=new.name,
-                        subject_template=content.subject_template,
-                        html_template=content.html_template,
-                        text_template=content.text_template,
-                        mjml=content.mjml,
-                        inline_css=content.inline_css,
-                        condition=new.condition,
-                        on_unknown=new.on_unknown,
-                        scheduled_at=new.scheduled_at,
-                    )
+                    .values(owner_id=found.owner_id, **campaign_values(new, found.id))
                     .returning(campaign.c.id)
                 ).scalar_one()
             )
+
+
+def find_sender(connection: Connection, wanted: int | str) -> Row[Any]:
+    """The sender with this id, or the only one that sends from this address: its ``id`` and ``owner_id``.
+
+    Raises:
+        CommandRefusedError: no such sender, or several that send from this address.
+    """
+    matches = (
+        sender.c.id == wanted
+        if isinstance(wanted, int)
+        else normalised_address_sql(sender.c.from_address) == normalised_address(wanted)
+    )
+    found = connection.execute(select(sender.c.id, sender.c.owner_id).where(matches).order_by(sender.c.id)).all()
+    if not found:
+        raise CommandRefusedError(
+            f"there is no sender {wanted}; `email-platform sender list` shows them, `sender add` makes one"
+        )
+    if len(found) > 1:
+        ids = ", ".join(str(row.id) for row in found)
+        raise CommandRefusedError(f"several senders send from {wanted}: {ids}; give the id")
+    return found[0]
+
+
+def campaign_values(new: NewCampaign, sender_id: int) -> dict[str, Any]:
+    """The columns of ``campaign`` that a person writes."""
+    content = new.content
+    return {
+        "sender_id": sender_id,
+        "name": new.name,
+        "subject_template": content.subject_template,
+        "html_template": content.html_template,
+        "text_template": content.text_template,
+        "mjml": content.mjml,
+        "inline_css": content.inline_css,
+        "condition": new.condition,
+        "on_unknown": new.on_unknown,
+        "scheduled_at": new.scheduled_at,
+    }

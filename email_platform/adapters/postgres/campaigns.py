@@ -317,6 +317,11 @@ class PostgresCampaignStore:
             attempt_mark=row.attempt_mark,
             estimated_rows=row.estimated_rows,
             problem=_problem(row),
+            version=row.version,
+            queued_at=row.queued_at,
+            started_at=row.started_at,
+            progress_at=row.progress_at,
+            launched_attempt=row.launched_attempt,
         )
 
 

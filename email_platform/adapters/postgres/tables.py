@@ -85,12 +85,25 @@ lead = Table(
     Column("attributes", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("unsubscribed_at", DateTime(timezone=True)),
     _created_at(),
+    Column("own_key", Text),  # in the system that its leads come from
+    Index("ix_lead_own_key", "own_key", unique=True, postgresql_where=text("own_key is not null")),
     # Opted-out leads by address: an opt-out belongs to the address, whichever lead has it.
     Index(
         "ix_lead_unsubscribed_address",
         text("email_address_key(email)"),
         postgresql_where=text("unsubscribed_at is not null"),
     ),
+)
+
+# One row per import of leads that has begun and not ended: behind which row of its file it goes on.
+lead_import = Table(
+    "lead_import",
+    metadata,
+    Column("fingerprint", Text, primary_key=True),  # of the file and how it is read
+    Column("last_row", BigInteger, nullable=False),
+    Column("added", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("progress_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 
 suppression = Table(
@@ -133,6 +146,7 @@ campaign = Table(
     _created_at(),
     Column("launched_attempt", Integer, nullable=False, server_default="0"),  # Dagster is known to have its run
     Column("estimated_rows", BigInteger),  # recipients still to be reached; null: not counted yet
+    Column("version", Integer, nullable=False, server_default="1"),  # raised by each edit
     CheckConstraint(
         "status in ('draft', 'queued', 'sending', 'paused', 'sent', 'cancelled', 'failed')",
         name="status_known",

@@ -13,6 +13,7 @@ from email_platform.adapters.providers.registry import (
     ProviderAccount,
     account_from_variables,
     build_provider,
+    check_sender,
     provider_limits,
     provider_names,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "ProviderAccount",
     "account_from_variables",
     "build_provider",
+    "check_sender",
     "provider_limits",
     "provider_names",
 ]

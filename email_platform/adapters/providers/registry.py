@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -28,6 +29,14 @@ from email_platform.adapters.providers.postmark import (
     PostmarkProvider,
 )
 from email_platform.adapters.providers.resend import RESEND_BASE_URL, ResendProvider
+from email_platform.adapters.providers.sender_check import (
+    SenderCheck,
+    cannot_know,
+    check_with_mailgun,
+    check_with_resend,
+    check_with_sendgrid,
+    check_with_ses,
+)
 from email_platform.adapters.providers.sendgrid import SENDGRID_BASE_URL, SendGridProvider
 from email_platform.adapters.providers.ses import SesProvider, open_ses_client
 from email_platform.adapters.providers.simulator import SimulatorProvider
@@ -162,7 +171,8 @@ def _simulator(building: _Building) -> EmailProvider:
     )
 
 
-def _ses(building: _Building) -> EmailProvider:
+def _ses_client(building: _Building) -> tuple[Any, tuple[str, ...]]:
+    """The account's client, and its secrets."""
     account = building.account
     region = building.text("region", account.region)
     keys = [
@@ -179,12 +189,17 @@ def _ses(building: _Building) -> EmailProvider:
         timeouts=building.timeouts,
         max_connections=building.max_connections,
     )
+    return client, tuple(key for key in keys if key is not None)
+
+
+def _ses(building: _Building) -> EmailProvider:
+    client, secrets = _ses_client(building)
     return SesProvider(
         client,
-        configuration_set=account.configuration_set,
+        configuration_set=building.account.configuration_set,
         limits=building.limits(),
         max_connections=building.max_connections,
-        secrets=tuple(key for key in keys if key is not None),
+        secrets=secrets,
     )
 
 
@@ -272,6 +287,27 @@ def build_provider(
         ConfigurationError: an unknown name, a missing credential (which variable) or a limit out of range.
     """
     return _BUILDERS[_known(name)](_Building(name, account, timeouts or CallTimeouts(), max_connections))
+
+
+def check_sender(name: str, account: ProviderAccount, address: str) -> SenderCheck:
+    """Whether the provider would take mail from the address, as far as it can be asked; sends nothing.
+
+    Raises:
+        ConfigurationError: an unknown name, or a missing credential (which variable).
+    """
+    building = _Building(_known(name), account, CallTimeouts(), 1)
+    match name:
+        case "ses":
+            client, _ = _ses_client(building)
+            return check_with_ses(client, address)
+        case "sendgrid":
+            return check_with_sendgrid(building.base_url(SENDGRID_BASE_URL), building.api_key(), address)
+        case "resend":
+            return check_with_resend(building.base_url(RESEND_BASE_URL), building.api_key(), address)
+        case "mailgun":
+            domain = building.text("domain", account.domain)
+            return check_with_mailgun(building.base_url(MAILGUN_BASE_URL), building.api_key(), domain, address)
+    return cannot_know(name)
 
 
 def provider_limits(name: str, account: ProviderAccount) -> ProviderLimits:
