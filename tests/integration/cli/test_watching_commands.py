@@ -80,6 +80,7 @@ def test_show_says_what_a_queued_campaign_waits_for(oltp_engine: Engine) -> None
         connection.execute(
             update(campaign).where(campaign.c.id == first).values(scheduled_at=datetime(2999, 1, 1, tzinfo=UTC))
         )
+    assert json.loads(run("campaign", "show", second, "--json").stdout)["campaigns_before"] == 0, "it comes later"
     shown = run("campaign", "show", first)
     assert "waits for its time, 2999-01-01 00:00:00 UTC" in shown.output
 
