@@ -174,7 +174,12 @@ def waits_for(campaign: Campaign, totals: CampaignTotals, account: AccountUse, n
             return Waiting("operator", f"paused: {reason}", f"{doubt}{command} resume {number}, or cancel {number}")
         case CampaignStatus.FAILED:
             reason = campaign.status_reason or "no reason was given"
-            return Waiting("operator", f"failed: {reason}", f"mend that, then {command} queue {number}")
+            return Waiting(
+                "operator",
+                f"failed: {reason}",
+                f"mend that, then {command} queue {number}; where its content or audience is at fault: {command} clone "
+                f"{number}, and edit the copy, which goes to everybody of its audience",
+            )
         case CampaignStatus.SENT if totals.unknown:
             return Waiting(
                 "operator",

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from email_platform.adapters.postgres.rate_limit import ACTIVE_SECONDS
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import Campaign
+from email_platform.domain.odd_rows import is_odd_time
 from email_platform.runs.campaign_state import AccountUse
 from email_platform.sending.rate_limit import AccountRate
 
@@ -34,7 +35,8 @@ _RATE = text(
     """
 )
 
-# Sending campaigns count as before any other; of two queued ones the one that was queued first.
+# Sending campaigns count as before any other; of two queued ones the one that was queued
+# first; those whose time comes later not at all. Recipients are as they were last counted, which may be too many.
 _BEFORE = text(
     """
     with open_campaign as (
@@ -42,6 +44,7 @@ _BEFORE = text(
             campaign.id,
             campaign.status,
             campaign.queued_at,
+            campaign.scheduled_at,
             sender.provider || '/' || sender.provider_account as account,
             case
                 when campaign_manifest.campaign_id is null then campaign.estimated_rows
@@ -68,8 +71,13 @@ _BEFORE = text(
             account = :account
             and (
                 status = 'sending'
-                or cast(:queued_at as timestamptz) is null
-                or (coalesce(queued_at, '-infinity'), id) < (cast(:queued_at as timestamptz), :campaign_id)
+                or (
+                    coalesce(scheduled_at, '-infinity') <= greatest(now(), cast(:scheduled_at as timestamptz))
+                    and (
+                        cast(:queued_at as timestamptz) is null
+                        or (coalesce(queued_at, '-infinity'), id) < (cast(:queued_at as timestamptz), :campaign_id)
+                    )
+                )
             ) as before
         from open_campaign
     ) as judged
@@ -100,7 +108,12 @@ class PostgresAccountUses:
             ).one_or_none()
             before = connection.execute(
                 _BEFORE,
-                {"account": account, "campaign_id": campaign.campaign_id, "queued_at": campaign.queued_at},
+                {
+                    "account": account,
+                    "campaign_id": campaign.campaign_id,
+                    "queued_at": campaign.queued_at,
+                    "scheduled_at": None if is_odd_time(campaign.scheduled_at) else campaign.scheduled_at,
+                },
             ).one()
         limited = rate.is_limited and used is not None
         return AccountUse(

@@ -80,6 +80,7 @@ def test_show_says_what_a_queued_campaign_waits_for(oltp_engine: Engine) -> None
         connection.execute(
             update(campaign).where(campaign.c.id == first).values(scheduled_at=datetime(2999, 1, 1, tzinfo=UTC))
         )
+    assert json.loads(run("campaign", "show", second, "--json").stdout)["campaigns_before"] == 0, "it comes later"
     shown = run("campaign", "show", first)
     assert "waits for its time, 2999-01-01 00:00:00 UTC" in shown.output
 
@@ -154,3 +155,14 @@ def test_watch_ends_with_1_and_the_reason_where_the_campaign_failed(oltp_engine:
     assert result.exit_code == 1
     assert f"campaign {campaign_id} is failed: the [b]template" in result.output
     assert f"mend that, then email-platform campaign queue {campaign_id}" in result.output
+
+
+def test_watch_draws_a_table_on_a_terminal(oltp_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    campaign_id = queue_campaign(oltp_engine, {"all": []}, status="sent", name="Spring [b]\x1b[2J")
+    result = run("campaign", "watch", campaign_id)
+    assert result.exit_code == 0, result.output
+    assert "eligible" in result.output
+    assert "Spring [b]\\x1b[2J" in result.output
+    assert "\x1b[2J" not in result.output

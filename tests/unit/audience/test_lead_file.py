@@ -89,3 +89,16 @@ def test_whatever_stands_in_a_row_it_becomes_a_lead_with_readable_attributes_or_
     found = only(LeadFile(["email", "age", "note"], {}), *cells)
     if isinstance(found, ImportedLead):
         assert set(json.loads(found.attributes)) <= {"note"}
+
+
+def test_a_leads_own_key_is_a_trimmed_text_that_fits() -> None:
+    file = LeadFile(["No", "email"], {"No": "own_key"})
+    found = only(file, " 007 ", "a@example.com")
+    assert isinstance(found, ImportedLead)
+    assert found.columns == {"email": "a@example.com", "own_key": "007"}
+    assert only(file, "x" * 200, "a@example.com") == ImportedLead(
+        7, {"email": "a@example.com", "own_key": "x" * 200}, "{}"
+    )
+    too_long = only(file, "x" * 201, "a@example.com")
+    assert isinstance(too_long, RowProblem)
+    assert too_long.problem == "own_key: has more than 200 characters"
