@@ -6,7 +6,19 @@ import logging
 
 import typer
 
-from email_platform.cli import campaign, explain, lead, legacy, parts, people, reports, stack, suppression, warehouse
+from email_platform.cli import (
+    campaign,
+    explain,
+    lead,
+    legacy,
+    metrics,
+    parts,
+    people,
+    reports,
+    stack,
+    suppression,
+    warehouse,
+)
 from email_platform.cli.failures import EXIT_CODES_HELP, CommandLine
 
 app = typer.Typer(
@@ -29,6 +41,7 @@ app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")
+app.add_typer(metrics.app, name="metrics")
 
 # Without a handler Python prints the driver's own line about a failure, beside the sentence that `failures` prints.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
