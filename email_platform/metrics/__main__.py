@@ -23,7 +23,7 @@ from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.metrics import PostgresFigures
 from email_platform.errors import ConfigurationError, PortTakenError
 from email_platform.metrics.collector import PlatformCollector
-from email_platform.metrics.dagster_times import DagsterTimes, open_instance, read_dagster_times
+from email_platform.metrics.dagster_times import DagsterTimes, DagsterWatch, open_instance, read_dagster_times
 from email_platform.sending.orphan_watch import exit_with_parent
 from email_platform.settings import Settings
 
@@ -36,13 +36,16 @@ def utc_now() -> datetime:
 
 
 def dagster_reader(opened: ExitStack, variables: Mapping[str, str]) -> Callable[[], DagsterTimes] | None:
-    """Reads the storage of DAGSTER_HOME, opened at the first question; None where the variable is not set."""
+    """The newest reading of the storage of DAGSTER_HOME, in a thread of its own; None where the variable is not set."""
     if not variables.get("DAGSTER_HOME"):
         _logger.warning("DAGSTER_HOME is not set: there are no figures of jobs, sensors and reports")
         return None
     # Not opened again where a question fails: its connections are made for each question.
     open_once = lru_cache(maxsize=1)(lambda: opened.enter_context(open_instance()))
-    return lambda: read_dagster_times(open_once())
+    watch = DagsterWatch(lambda: read_dagster_times(open_once()))
+    watch.start()
+    opened.callback(watch.stop)
+    return watch.latest
 
 
 def serve(options: argparse.Namespace, original_parent: int) -> None:

@@ -31,7 +31,6 @@ _logger = logging.getLogger("email_platform.metrics")
 _OPEN_STATUSES = ("draft", "queued", "sending", "paused")
 _PLAIN_ACCOUNT = re.compile(r"[a-z0-9]+/[A-Za-z0-9_.-]{1,64}", re.ASCII)
 PREFIX = "email_platform_"
-DAGSTER_EVERY_SECONDS = 15.0
 
 
 def account_label(account: str) -> str:
@@ -47,8 +46,7 @@ class PlatformCollector(Collector):
     Args:
         figures: the OLTP database.
         store: the bucket.
-        dagster: reads Dagster's storage; None where this process has no DAGSTER_HOME. Asked at most every 15 s, since
-            each of its questions is a connection of its own.
+        dagster: the newest reading of Dagster's storage; None where this process has no DAGSTER_HOME.
         variables: where accounts' rates are read from.
         clock: UTC-aware.
 
@@ -69,8 +67,6 @@ class PlatformCollector(Collector):
         self._variables = variables
         self._clock = clock
         self._lock: AbstractContextManager[bool] = threading.Lock()
-        self._dagster_times: DagsterTimes | None = None
-        self._dagster_read_at = 0.0
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: a registry that asked would scrape when the process starts."""
@@ -218,11 +214,8 @@ class PlatformCollector(Collector):
 
     def _of_dagster(self) -> list[Metric]:
         now = self._clock().timestamp()
-        if self._dagster_times is None or not 0 <= now - self._dagster_read_at < DAGSTER_EVERY_SECONDS:
-            self._dagster_times = None
-            assert self._dagster is not None
-            self._dagster_times, self._dagster_read_at = self._dagster(), now
-        times = self._dagster_times
+        assert self._dagster is not None
+        times = self._dagster()
         says = "When it last succeeded, in seconds since 1970; absent where it never did."
         jobs = GaugeMetricFamily(f"{PREFIX}job_last_success_timestamp_seconds", says, labels=["job"])
         sensors = GaugeMetricFamily(f"{PREFIX}sensor_last_success_timestamp_seconds", says, labels=["sensor"])

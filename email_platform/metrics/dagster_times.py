@@ -7,12 +7,16 @@ Invariant: one bounded question a job and one a sensor, whatever the number of r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorType, TickStatus
+
+from email_platform.errors import PartUnavailableError
 
 # A test compares these with the definitions, which are not loaded here: they take seconds and 200 MB.
 JOB_NAMES: tuple[str, ...] = (
@@ -43,6 +47,68 @@ class DagsterTimes:
     sensors: Mapping[str, float]
     runs: Mapping[str, int]
     reports_as_of: float | None
+
+
+class DagsterWatch:
+    """Reads Dagster's times in a thread of its own, so that no scrape waits for them: 0.7 s at 100,000 runs on record.
+
+    Args:
+        read: one reading.
+        every_seconds: the pause between two.
+        stale_seconds: what is older is no answer any more.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], DagsterTimes],
+        every_seconds: float = 15.0,
+        stale_seconds: float = 120.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._every_seconds = every_seconds
+        self._stale_seconds = stale_seconds
+        self._monotonic = monotonic
+        self._latest: tuple[float, DagsterTimes | Exception] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="dagster-times", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first reading is at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the reading under way, which is waited for 5 s at most."""
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+
+    def read_once(self) -> None:
+        """Replace the newest reading; a failure is one too."""
+        try:
+            found: DagsterTimes | Exception = self._read()
+        except Exception as failure:  # given to whoever asks
+            found = failure
+        self._latest = (self._monotonic(), found)
+
+    def latest(self) -> DagsterTimes:
+        """The newest reading.
+
+        Raises:
+            PartUnavailableError: there is none yet, it failed, or it is too old.
+        """
+        if self._latest is None:
+            raise PartUnavailableError("Dagster's storage was not read yet")
+        read_at, found = self._latest
+        if isinstance(found, Exception):
+            raise PartUnavailableError(f"Dagster's storage could not be read: {type(found).__name__}") from found
+        if self._monotonic() - read_at > self._stale_seconds:
+            raise PartUnavailableError("Dagster's storage does not answer")
+        return found
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self.read_once()
+            self._stop.wait(self._every_seconds)
 
 
 def open_instance() -> AbstractContextManager[dg.DagsterInstance]:

@@ -153,6 +153,7 @@ def test_every_metric_and_label_of_an_expression_exists_in_a_scrape(stack: Setti
         labels.setdefault(sample.name, set()).update(sample.labels)
     for expression in expressions():
         for selector in selectors(expression):
+            assert selector.name is not None
             assert selector.name in labels, f"{expression}: no scrape has {selector.name}"
             for matcher in selector.matchers.matchers:
                 assert matcher.name in labels[selector.name], f"{expression}: it has no label {matcher.name}"
@@ -161,5 +162,5 @@ def test_every_metric_and_label_of_an_expression_exists_in_a_scrape(stack: Setti
     assert on_dashboard == set(labels) - {"email_platform_up"}, "every metric is shown; this one is a part's too"
     for panel in panels():
         for one in panel["targets"]:
-            names = {label for selector in selectors(one["expr"]) for label in labels[selector.name]}
+            names = {label for selector in selectors(one["expr"]) for label in labels[selector.name or ""]}
             assert set(re.findall(r"\{\{(\w+)\}\}", one["legendFormat"])) <= names, panel["title"]
