@@ -10,6 +10,17 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster_shared.error import SerializableErrorInfo
 from pydantic import SecretStr
 from sqlalchemy import Engine, event, text
 
@@ -374,3 +385,28 @@ def test_the_jobs_are_those_of_the_definitions() -> None:
     from email_platform.metrics.dagster_times import JOB_NAMES
 
     assert sorted(JOB_NAMES) == sorted(job.name for job in defs.jobs or ())
+
+
+def test_a_sensor_s_last_success_is_its_newest_tick_without_an_error(tmp_path: Path) -> None:
+    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(executable_path="python"))
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "repository"), "queued_campaigns")
+    sensor = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData())
+    error = SerializableErrorInfo("as wanted", [], None)
+    ticks = ((TickStatus.SUCCESS, 100.0), (TickStatus.SKIPPED, 200.0), (TickStatus.FAILURE, 300.0))
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        instance.add_instigator_state(sensor)
+        for status, moment in ticks:
+            instance.create_tick(
+                TickData(
+                    instigator_origin_id=origin.get_id(),
+                    instigator_name="queued_campaigns",
+                    instigator_type=InstigatorType.SENSOR,
+                    status=status,
+                    timestamp=moment,
+                    selector_id=sensor.selector_id,
+                    run_ids=[] if status is TickStatus.SUCCESS else None,
+                    error=error if status is TickStatus.FAILURE else None,
+                    skip_reason="nothing" if status is TickStatus.SKIPPED else None,
+                )
+            )
+        assert read_dagster_times(instance).sensors == {"queued_campaigns": 200.0}
