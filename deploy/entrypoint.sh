@@ -5,5 +5,9 @@
 set -eu
 case "${1:-}" in
 dagster*) email-platform dagster-yaml --output "$DAGSTER_HOME/dagster.yaml" ;;
+email-platform)
+    # The metrics read Dagster's storage too.
+    if [ "${2:-}" = metrics ]; then email-platform dagster-yaml --output "$DAGSTER_HOME/dagster.yaml"; fi
+    ;;
 esac
 exec "$@"

@@ -10,6 +10,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import IO, Any
 
 import boto3
@@ -37,6 +38,8 @@ class S3ObjectStore:
 
     Attributes:
         client: the boto3 client, for libraries that want one (dagster-aws).
+
+    Length: one Protocol, most of its methods one request.
     """
 
     def __init__(self, client: Any, bucket: str) -> None:
@@ -132,6 +135,16 @@ class S3ObjectStore:
             for page in pages:
                 for item in page.get("Contents", []):
                     yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'))
+
+    def oldest_of_first(self, prefix: str, most: int = 1000) -> tuple[int, datetime | None]:
+        """How many objects lie under the prefix, counted up to `most` (1000 at most); when the oldest was stored.
+
+        One request, whatever lies there: S3 answers with at most 1,000 keys (its ListObjectsV2 reference).
+        """
+        with self._translated(prefix):
+            answer = self.client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=most)
+        times: list[datetime] = [item["LastModified"] for item in answer.get("Contents", [])]
+        return len(times), min(times, default=None)
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""

@@ -14,6 +14,7 @@ from email_platform.cli import (
     explain,
     lead,
     legacy,
+    metrics,
     parts,
     people,
     reports,
@@ -45,6 +46,7 @@ app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")
+app.add_typer(metrics.app, name="metrics")
 
 # Without a handler Python prints the driver's own line about a failure, beside the sentence that `failures` prints.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())

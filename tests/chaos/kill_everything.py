@@ -32,7 +32,9 @@ from email_platform.local.stack.part import held_free_ports
 from email_platform.local.stack.stack import clean_environment
 from email_platform.settings import Settings, variable_of
 
-PORT_SETTINGS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "dagster_port", "receiver_port")
+PORT_SETTINGS = (
+    *("postgres_port", "s3_port", "clickhouse_port", "provider_port", "dagster_port", "receiver_port", "metrics_port"),
+)
 SHARE_SENT_BEFORE_THE_KILL = 0.4
 PATIENCE_SECONDS = 3600.0
 POLL_SECONDS = 0.2

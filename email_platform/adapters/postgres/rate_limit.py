@@ -87,6 +87,7 @@ _SLOW_DOWN = text(
     """
     update provider_rate
     set
+        throttles = throttles + 1,
         share = case
             when share_at > clock_timestamp() - interval '1 second' and share < 1 then share
             else greatest(

@@ -153,6 +153,7 @@ campaign = Table(
     ),
     CheckConstraint("on_unknown in ('hold', 'resend')", name="on_unknown_known"),
     Index("ix_campaign_open", "status", postgresql_where=text("status in ('queued', 'sending')")),
+    Index("ix_campaign_resting", "status", postgresql_where=text("status in ('draft', 'paused')")),
     Index(
         "ix_campaign_unlaunched",
         "estimated_rows",
@@ -258,6 +259,7 @@ campaign_guard = Table(
     Column("reason", Text, nullable=False),
     Column("stopped_at", DateTime(timezone=True), nullable=False),
     Column("alerted_at", DateTime(timezone=True)),  # null: nobody has taken the alert yet
+    Index("ix_campaign_guard_waiting", "campaign_id", postgresql_where=text("alerted_at is null")),
 )
 
 # One row per provider account that has a rate: when the next call may start, and how far it is throttled.
@@ -270,6 +272,7 @@ provider_rate = Table(
     Column("blocked_until", DateTime(timezone=True), nullable=False),
     Column("share", Float, nullable=False, server_default="1"),  # of the configured rate, after throttling
     Column("share_at", DateTime(timezone=True), nullable=False),
+    Column("throttles", BigInteger, nullable=False, server_default="0"),  # throttled calls, ever
 )
 
 # One row per account and campaign that uses it: when the campaign has had its fair share of the account.

@@ -1,4 +1,5 @@
-"""The embedded parts that are Python processes of ours: S3, ClickHouse's endpoint, the simulator, the receiver.
+"""The embedded parts that are Python processes of ours: S3, ClickHouse's endpoint, the simulator, the receiver,
+the metrics.
 
 Invariant: secrets reach a part through its environment only, and an engine gets no secret but its own. The
 receiver is no engine but the platform itself: like Dagster's processes it reads the settings as an operator would.
@@ -151,3 +152,27 @@ def receiver_parts(settings: Settings, logs: Path, variables: Mapping[str, str])
         )
         for name in names
     ]
+
+
+def metrics_part(settings: Settings, log_file: Path, environment: Mapping[str, str]) -> Part:
+    """What Prometheus asks.
+
+    Args:
+        environment: as Dagster's processes have it, since Dagster's storage is asked too.
+    """
+    port = settings.metrics_port
+    return Part(
+        name="metrics",
+        command=(
+            *(sys.executable, "-m", "email_platform.metrics", "--host", LOOPBACK, "--port", str(port)),
+            "--exit-with-parent",
+        ),
+        environment=environment,
+        working_folder=settings.state_folder,
+        data_folder=None,
+        log_file=log_file,
+        address=f"http://{LOOPBACK}:{port}/metrics",
+        is_ready=lambda: http_status(port, "/metrics") == 200,
+        port=port,
+        port_variable=variable_of("metrics_port"),
+    )

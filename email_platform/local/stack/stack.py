@@ -23,11 +23,18 @@ import psutil
 from email_platform.adapters.preparation import prepare
 from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.local.stack.credentials import complete_values, read_embedded_file, write_embedded_file
-from email_platform.local.stack.dagster_processes import WORKSPACE_FILE, daemon_part, webserver_part, write_dagster_yaml
+from email_platform.local.stack.dagster_processes import (
+    WORKSPACE_FILE,
+    daemon_part,
+    dagster_environment,
+    webserver_part,
+    write_dagster_yaml,
+)
 from email_platform.local.stack.part import Part, held_free_ports
 from email_platform.local.stack.postgres import initialise, postgres_part, prepare_server
 from email_platform.local.stack.python_parts import (
     clickhouse_part,
+    metrics_part,
     object_store_part,
     project_folder,
     provider_part,
@@ -47,8 +54,16 @@ from email_platform.settings import (
 ENGINE_NAMES: tuple[PartName, ...] = ("postgres", "s3", "clickhouse", "provider")
 """The parts that do not depend on others; the receiver and Dagster start once the schemas exist."""
 DAGSTER_PART_NAMES = ("dagster-webserver", "dagster-daemon")
-ALL_PART_NAMES: tuple[str, ...] = (*PART_NAMES, *DAGSTER_PART_NAMES)
-_PORT_FIELDS = ("postgres_port", "s3_port", "clickhouse_port", "provider_port", "receiver_port", "dagster_port")
+ALL_PART_NAMES: tuple[str, ...] = (*PART_NAMES, *DAGSTER_PART_NAMES, "metrics")
+_PORT_FIELDS = (
+    "postgres_port",
+    "s3_port",
+    "clickhouse_port",
+    "provider_port",
+    "receiver_port",
+    "dagster_port",
+    "metrics_port",
+)
 _LOCK_FILE = "supervisor.lock"
 _STATE_FILE = "stack.json"
 _LOCK_TRIES = 6
@@ -144,6 +159,10 @@ def started_stack(
                 supervisor.start(receiver_parts(settings, settings.state_folder / "logs", environ))
                 supervisor.changed()
             _start_dagster(parts, settings, environ, workspace, supervisor)
+            if "metrics" in parts:
+                write_dagster_yaml(settings)
+                log_file = settings.state_folder / "logs" / "metrics.log"
+                supervisor.start([metrics_part(settings, log_file, dagster_environment(settings, environ))])
             supervisor.changed()
             yield Stack(settings, supervisor, external)
         finally:
