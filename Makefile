@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: fuzz help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
+.PHONY: audit fuzz help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -92,6 +92,19 @@ check: setup  ## lint, types, layers, secrets; changes nothing
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dagster definitions validate -m email_platform.definitions
+
+# In an environment of its own: pip-audit's packages are none of ours. It asks PyPI for each pinned
+# package's advisories; without --strict, packages that it could not ask about would pass. A mirror often has none.
+AUDIT := build/audit
+audit:  ## known vulnerabilities of the pinned packages; skipped, with the reason, where the advisories cannot be reached
+	@if $(PYTHON) -c "import urllib.request as r; r.urlopen("$(ADVISORIES)", timeout=15).close()" 2>/dev/null; \
+	then \
+	  $(PYTHON) -m venv $(AUDIT) \
+	  && $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 \
+	  && $(AUDIT)/bin/pip-audit --strict --requirement requirements.txt --no-deps --disable-pip; \
+	else \
+	  echo "skipped: the advisories of the pinned packages cannot be reached from here"; \
+	fi
 
 fix: setup  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .

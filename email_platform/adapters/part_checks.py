@@ -29,6 +29,7 @@ from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
+from email_platform.adapters.postgres.roles import check_roles, role_files
 from email_platform.adapters.postgres.tables import sender as sender_table
 from email_platform.adapters.providers import ProviderAccount, build_provider
 from email_platform.adapters.sns_fetch import fetch_from_sns
@@ -37,6 +38,7 @@ from email_platform.errors import ConfigurationError, EmailPlatformError, PartUn
 from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
 from email_platform.settings import Settings, variable_of
 
+_SHOWN_RIGHTS = 10
 _PROBE_PREFIX = "part-checks/"
 
 
@@ -56,7 +58,7 @@ class PartCheck:
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL, Dagster's storage, S3, ClickHouse, ClickHouse about S3, and each sender's account settings.
+    """Ask PostgreSQL and about its roles, Dagster's storage, S3, ClickHouse and about S3, and each account's settings.
 
     Args:
         settings: the validated settings.
@@ -64,6 +66,7 @@ def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[Pa
     """
     checks: Mapping[str, Callable[[], str]] = {
         "PostgreSQL": lambda: _check_oltp(settings),
+        "PostgreSQL's roles": lambda: _check_roles(settings),
         "Dagster's storage": lambda: _check_dagster_storage(settings, variables),
         "S3": lambda: _check_store(settings),
         "ClickHouse": lambda: _check_warehouse(settings),
@@ -84,6 +87,22 @@ def _check_oltp(settings: Settings) -> str:
             _require_migrated(unapplied_in_oltp(connection))
             version: str = connection.exec_driver_sql("show server_version").scalar_one()
         return f"{version} at {engine.url.host}:{engine.url.port}/{engine.url.database}, schema up to date"
+
+
+def _check_roles(settings: Settings) -> str:
+    """Whether the roles of deploy/roles have the rights of their files; a system without them is none the worse."""
+    with open_oltp(settings) as engine:
+        check_connection(engine)
+        with engine.connect() as connection:
+            present, problems = check_roles(connection, files := role_files())
+    if problems:
+        more = f"\nand {len(problems) - _SHOWN_RIGHTS} more" if len(problems) > _SHOWN_RIGHTS else ""
+        raise ConfigurationError(
+            "\n".join(problems[:_SHOWN_RIGHTS]) + f"{more}\nrun `email-platform roles` as the tables' owner"
+        )
+    if not present:
+        return f"none of deploy/roles are in use: every process has the rights of {engine.url.username}"
+    return f"{len(present)} of {len(files)} are there, each with the rights of its file"
 
 
 def _check_dagster_storage(settings: Settings, variables: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""`email-platform migrate`, `doctor`, `events`, `dagster-yaml`: what a production system runs besides Dagster.
+"""`email-platform migrate`, `roles`, `doctor`, `events`, `dagster-yaml`: what a production system runs besides Dagster.
 
 Invariant: nothing here needs the embedded engines. Drivers are imported inside the commands, so that help and shell
 completion do not wait for them.
@@ -35,11 +35,30 @@ def migrate() -> None:
 
 
 @app.command()
+def roles(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the roles' files are; deploy/roles by default.", file_okay=False)
+    ] = None,
+) -> None:
+    """Make PostgreSQL's roles for each kind of process, with the rights of their files; safe to repeat.
+
+    For a user who owns the tables and may create roles. Run it again after `migrate`; `doctor` says where a right
+    differs.
+    """
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.roles import ROLES_FOLDER, apply_roles
+
+    with open_oltp(Settings.load()) as engine:
+        for role in apply_roles(engine, folder or ROLES_FOLDER):
+            say(f"{role} has the rights of its file")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Ask every part whether the platform can work with it; exit code 1 where one says no.
 
-    Checked are PostgreSQL, Dagster's storage, S3, ClickHouse, ClickHouse's own way to S3, and the settings of every
-    provider account in use. Nothing is sent.
+    Checked are PostgreSQL and its roles, Dagster's storage, S3, ClickHouse, ClickHouse's own way to S3, and the
+    settings of every provider account in use. Nothing is sent.
     """
     from email_platform.adapters.part_checks import check_parts
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -277,6 +278,15 @@ def _make_state_folder(state_folder: Path) -> None:
         raise ConfigurationError(
             f"cannot make the state folder {state_folder} ({failure.strerror}): set {variable_of('state_folder')}"
         ) from failure
+    # One that was there may be open to others, who could read addresses and leads, or put files of their own into it.
+    found = state_folder.stat()
+    if found.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"the state folder {state_folder} belongs to another user, who could read and change everything in it: set "
+            f"{variable_of('state_folder')} to a folder of your own"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        state_folder.chmod(0o700)
 
 
 @contextmanager

@@ -181,6 +181,7 @@ def _launch(part: Part) -> subprocess.Popen[bytes]:
             stderr=log,
             cwd=part.working_folder,
             env=dict(part.environment),
+            umask=0o077,  # whatever a part writes is its owner's, also what its own code opens without a mode
             start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which stops in order
         )
     finally:

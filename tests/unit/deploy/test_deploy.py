@@ -97,6 +97,8 @@ def test_the_image_takes_what_the_definitions_need() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     for folder in ("email_platform", "assets", "sensors", "resources", "dbt_reports"):
         assert f"COPY {folder} {folder}\n" in dockerfile
+    assert "COPY deploy/roles deploy/roles\n" in dockerfile, "email-platform roles and doctor read them"
+    assert "cyclonedx-py environment" in dockerfile
     assert "\nUSER platform\n" in dockerfile
 
 

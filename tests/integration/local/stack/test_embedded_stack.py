@@ -172,6 +172,15 @@ def test_secrets_are_readable_by_their_owner_only_and_in_no_command_line(setting
     assert not [secret for secret in secrets if secret in seen]
 
 
+def test_no_file_that_a_part_writes_is_readable_by_others(settings: Settings) -> None:
+    store_marks(settings)
+    written = [path for path in settings.state_folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    parts = {path.relative_to(settings.state_folder).parts[0] for path in written}
+    assert {"clickhouse", "s3", "logs"} <= parts, parts
+    ours = {path for path in written if path.parent == settings.state_folder}  # the supervisor's, in a folder of 0700
+    assert [path for path in written if path not in ours and stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+
+
 # --- S3 as our clients use it -----------------------------------------------------------------------------------
 
 
@@ -276,6 +285,24 @@ def test_a_second_start_finds_the_data_and_secrets_of_the_first(tmp_path: Path) 
         assert_marks(second)
     assert second.postgres_password() == first.postgres_password()
     assert second.unsubscribe_secret == first.unsubscribe_secret
+
+
+def test_a_state_folder_that_others_can_read_is_made_private(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    with small_stack(state, parts=("s3",)):
+        assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+def test_a_state_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)  # as that user would see it
+    with pytest.raises(ConfigurationError, match="belongs to another user"), small_stack(state, parts=("s3",)):
+        raise AssertionError("it was started")
+    assert list(state.iterdir()) == []
 
 
 def test_a_lost_secrets_file_does_not_lose_the_data(tmp_path: Path) -> None:

@@ -1,0 +1,17 @@
+-- Runs, sensors and commands: everything that the platform does with rows, and nothing with tables (no create, alter,
+-- drop, truncate). Migrations are the owner's.
+-- Applied by `email-platform roles`, checked by `email-platform doctor`; safe to repeat. It is a role without login:
+--   create user my_application password '...' in role email_platform_application;
+-- A server has one role of this name for all its databases; its rights are given in each database apart.
+do $$
+begin
+    if not exists (select from pg_roles where rolname = 'email_platform_application') then
+        create role email_platform_application nologin;
+    end if;
+    execute format('revoke all on all tables in schema %I from email_platform_application', current_schema());
+    execute format('grant usage on schema %I to email_platform_application', current_schema());
+end
+$$;
+grant select, insert, update on app_user, sender, lead, campaign, campaign_manifest, chunk, send_call to email_platform_application;
+grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow to email_platform_application;
+grant select on email_platform_alembic_version to email_platform_application;

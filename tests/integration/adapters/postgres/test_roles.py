@@ -1,0 +1,201 @@
+"""The roles of deploy/roles on the real PostgreSQL: each does its process's work, and is refused everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
+
+from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.part_checks import check_parts
+from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.adapters.postgres.manifests import PostgresManifestStore
+from email_platform.adapters.postgres.roles import ROLES_FOLDER, apply_roles, check_roles, role_files
+from email_platform.adapters.postgres.tables import metadata
+from email_platform.errors import ConfigurationError
+from email_platform.events.suppression import SuppressionRequest
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
+from email_platform.runs.load import account, load_staged
+from email_platform.runs.send import send_chunk
+from email_platform.settings import Settings
+from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
+from tests.integration.own_databases import own_settings
+
+pytestmark = pytest.mark.integration
+
+PASSWORD = "only-for-this-test"
+ROLES = ("application", "lead_reader", "loader", "receiver", "reports")
+
+
+@pytest.fixture(scope="module")
+def mine(stack: Settings) -> Iterator[Settings]:
+    """A database of its own with the roles in it, and a user for each."""
+    settings = own_settings(stack, "roles_apart")
+    with open_oltp(settings) as engine:
+        assert list(apply_roles(engine)) == [f"email_platform_{role}" for role in ROLES]
+        apply_roles(engine)  # safe to repeat
+        with engine.begin() as connection:
+            for role in ROLES:
+                connection.execute(text(f"create user my_{role} password '{PASSWORD}' in role email_platform_{role}"))
+        yield settings
+        with engine.begin() as connection:  # roles are the server's, which other tests use
+            for role in ROLES:
+                connection.execute(text(f"drop owned by my_{role}, email_platform_{role}"))
+                connection.execute(text(f"drop role my_{role}, email_platform_{role}"))
+
+
+@pytest.fixture
+def owner(mine: Settings) -> Iterator[Engine]:
+    with open_oltp(mine) as engine:
+        yield engine
+
+
+def as_user(settings: Settings, role: str) -> Settings:
+    url = make_url(settings.postgres_url.get_secret_value()).set(username=f"my_{role}", password=PASSWORD)
+    return settings.model_copy(update={"postgres_url": SecretStr(url.render_as_string(hide_password=False))})
+
+
+@contextmanager
+def engine_of(settings: Settings, role: str) -> Iterator[Engine]:
+    with open_oltp(as_user(settings, role)) as engine:
+        yield engine
+
+
+def refused(engine: Engine, statement: str) -> bool:
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(statement))
+    except ProgrammingError as error:
+        return "InsufficientPrivilege" in type(error.orig).__name__
+    return False
+
+
+def test_the_application_sends_and_finishes_a_campaign_and_the_loader_loads_it(mine: Settings, owner: Engine) -> None:
+    campaign_id = queue_campaign(owner, in_city(seed_leads(owner, numbered(120))))
+    with open_parts(as_user(mine, "application")) as parts:
+        manifest = freeze_audience(parts, campaign_id).manifest
+        for index in range(manifest.chunk_count):
+            send_chunk(parts, campaign_id, index, holder="roles")
+        finish_sending(parts, campaign_id)
+    loader = as_user(mine, "loader")
+    with open_parts(loader) as parts, open_warehouse(loader) as warehouse:
+        load_staged(parts.register, warehouse)
+        assert all(line.holds for line in account(parts, warehouse, campaign_id))
+        assert parts.ledger.totals(campaign_id).accepted == 120
+
+
+def test_the_receiver_unsubscribes_whoever_a_link_names(mine: Settings, owner: Engine) -> None:
+    campaign_id = queue_campaign(owner, in_city(seed_leads(owner, numbered(1))))
+    with owner.connect() as connection:
+        newest = connection.execute(text("select id, email from lead order by id desc limit 1")).one()
+        lead_id, address = int(newest.id), str(newest.email)
+        sender_id = connection.scalar(text(f"select sender_id from campaign where id = {campaign_id}"))
+    with engine_of(mine, "receiver") as engine:
+        request = SuppressionRequest(
+            address="", reason="unsubscribe", source="page", everywhere=False, lead_id=lead_id, campaign_id=campaign_id
+        )
+        assert PostgresSuppressions(engine).add([request]) == 1
+        assert PostgresManifestStore(engine).find(campaign_id) is None
+    with owner.connect() as connection:
+        found = connection.execute(text("select sender_id, reason from suppression where address = :a"), {"a": address})
+        assert found.all() == [(sender_id, "unsubscribe")]
+
+
+READS = {
+    "lead_reader": ("select count(*), max(email) from lead", "select * from suppression"),
+    "reports": (
+        "select id, name, status, estimated_rows from campaign",
+        "select campaign_id, eligible_rows, excluded_by_reason from campaign_manifest",
+        "select id, name from app_user",
+    ),
+}
+TOO_MUCH = {
+    "application": (
+        *(f"truncate {table}" for table in metadata.tables),
+        *("create table mine (a int)", "drop table lead", "alter table lead add column a int"),
+        *("delete from send_call", "delete from lead", "delete from campaign_manifest", "delete from campaign"),
+        "update email_platform_alembic_version set version_num = ''",
+    ),
+    "receiver": (
+        *("select attributes from lead", "select first_name from lead", "select html_template from campaign"),
+        *("delete from suppression", "update suppression set reason = 'manual'", "select * from send_call"),
+        *("update campaign set status = 'queued'", "insert into lead (email) values ('x')", "select * from app_user"),
+    ),
+    "loader": (
+        *("select email from lead", "select address from suppression", "update send_call set state = 'planned'"),
+        *("delete from staged_object", "update campaign set status = 'queued'", "insert into suppression select"),
+    ),
+    "reports": (
+        *("select email from lead", "select email from app_user", "select html_template from campaign"),
+        *("select condition from campaign", "select content from campaign_manifest", "select * from send_call"),
+        *("update campaign set name = 'x'", "delete from staged_object"),
+    ),
+    "lead_reader": (
+        "update lead set email = 'x'",
+        "delete from lead",
+        "select name from campaign",
+        "select * from sender",
+    ),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_is_refused_what_is_not_its_work(mine: Settings, role: str) -> None:
+    with engine_of(mine, role) as engine:
+        assert [statement for statement in TOO_MUCH[role] if not refused(engine, statement)] == []
+        for statement in READS.get(role, ()):
+            assert not refused(engine, statement)
+
+
+def test_doctor_says_which_right_is_missing_and_which_is_too_much(mine: Settings, owner: Engine) -> None:
+    def said() -> tuple[bool, str]:
+        (check,) = [each for each in check_parts(mine, {}) if each.part == "PostgreSQL's roles"]
+        return check.fits, check.says
+
+    assert said() == (True, "5 of 5 are there, each with the rights of its file")
+    with owner.begin() as connection:
+        connection.execute(text("revoke insert on suppression from email_platform_receiver"))
+        connection.execute(text("grant delete, select on lead to email_platform_reports"))
+    fits, says = said()
+    assert not fits
+    assert "email_platform_receiver lacks insert on suppression.address" in says
+    assert "email_platform_reports has delete on lead beyond its file" in says
+    assert "run `email-platform roles`" in says
+    apply_roles(owner)
+    assert said()[0]
+
+
+def test_a_user_who_may_not_grant_gets_a_sentence_where_postgresql_only_warns(mine: Settings, owner: Engine) -> None:
+    with owner.begin() as connection:
+        connection.execute(text("revoke insert on suppression from email_platform_receiver"))
+    with engine_of(mine, "application") as engine, pytest.raises(ConfigurationError, match="owns the tables"):
+        apply_roles(engine)
+    apply_roles(owner)
+
+
+def test_every_table_is_named_by_the_application_s_file() -> None:
+    (application,) = [file for file in role_files() if file.role == "email_platform_application"]
+    assert set(metadata.tables) <= {table for table, _, _ in application.grants}
+
+
+def test_a_file_with_a_grant_that_cannot_be_checked_is_refused(tmp_path: Path) -> None:
+    good = (ROLES_FOLDER / "receiver.sql").read_text()
+    for bad in (
+        "grant all on lead to email_platform_receiver, x;",
+        "grant select on lead\n to email_platform_receiver;",
+    ):
+        (tmp_path / "a.sql").write_text(f"{good}{bad}\n")
+        with pytest.raises(ConfigurationError, match="a line of its own"):
+            role_files(tmp_path)
+
+
+def test_a_system_without_roles_is_none_the_worse(settings: Settings, tmp_path: Path) -> None:
+    with open_oltp(settings) as engine, engine.connect() as connection:
+        assert check_roles(connection, role_files(tmp_path)) == ([], [])
