@@ -6,7 +6,19 @@ import logging
 
 import typer
 
-from email_platform.cli import campaign, explain, lead, legacy, parts, people, reports, stack, suppression, warehouse
+from email_platform.cli import (
+    campaign,
+    explain,
+    lead,
+    legacy,
+    parts,
+    people,
+    report,
+    reports,
+    stack,
+    suppression,
+    warehouse,
+)
 from email_platform.cli.failures import EXIT_CODES_HELP, CommandLine
 
 app = typer.Typer(
@@ -27,6 +39,7 @@ app.add_typer(people.sender_app, name="sender")
 app.add_typer(lead.app, name="lead")
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")
+app.add_typer(report.app, name="report")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")
 
