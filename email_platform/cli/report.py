@@ -7,7 +7,7 @@ Drivers and the drawing library are imported inside the commands: help and shell
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -32,13 +32,13 @@ class ShowByDefault(TyperGroup):
 app = typer.Typer(
     cls=ShowByDefault,
     no_args_is_help=True,
-    help="Reports as files: `report 17 --html FILE`, `report --all --html FILE`.",
+    help="Reports as files: `report 17 --html FILE`, `report --all --html FILE`, `report export MART`.",
 )
 
 
 @app.callback()
 def main() -> None:
-    """Reports as files: `report 17 --html FILE`, `report --all --html FILE`."""
+    """Reports as files: `report 17 --html FILE`, `report --all --html FILE`, `report export MART`."""
 
 
 @app.command()
@@ -68,3 +68,21 @@ def show(
     part.write_text(page, encoding="utf-8")
     part.replace(html)
     say(f"wrote {html} ({len(page.encode()):,} bytes)")
+
+
+@app.command()
+def export(
+    mart: Annotated[str, typer.Argument(help="The mart: campaign_summary, campaign_recipients, email ...")],
+    out: Annotated[Path, typer.Option(help="Write the rows here; a file that is there is replaced.", dir_okay=False)],
+    form: Annotated[
+        Literal["csv", "parquet"], typer.Option("--format", help="csv: UTF-8, times in UTC; parquet: with types.")
+    ] = "csv",
+    campaign: Annotated[int | None, typer.Option(help="Only this campaign's rows.", min=1, max=2**63 - 1)] = None,
+) -> None:
+    """Write the rows of a mart as a CSV or Parquet file, as they come: any size, in constant memory."""
+    from email_platform.adapters.assembly import open_warehouse
+    from email_platform.adapters.clickhouse.exports import export_mart
+
+    with open_warehouse(Settings.load()) as warehouse:
+        rows = export_mart(warehouse, mart, out, form, campaign)
+    say(f"wrote {out} ({rows:,} rows)")
