@@ -74,8 +74,13 @@ def export_mart(
 
 
 def _selected(name: str, kind: str) -> str:
-    """A column as a reader of the file wants it: ClickHouse gives a Date to Arrow as a bare number of days."""
-    return f"toDate32(mart.{name}) as {name}" if kind in ("Date", "Nullable(Date)") else f"mart.{name} as {name}"
+    """A column as a reader of the file wants it: to Arrow, ClickHouse gives Date and DateTime as bare numbers."""
+    bare = kind.removeprefix("Nullable(")
+    if bare.startswith("DateTime") and not bare.startswith("DateTime64"):
+        return f"toDateTime64(mart.{name}, 0, 'UTC') as {name}"
+    if bare.startswith("Date") and not bare.startswith("Date32") and not bare.startswith("DateTime"):
+        return f"toDate32(mart.{name}) as {name}"
+    return f"mart.{name} as {name}"
 
 
 @contextmanager
