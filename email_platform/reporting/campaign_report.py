@@ -79,8 +79,8 @@ def campaign_figures(summary: pd.Series) -> dict[str, str]:
         "audience": count(summary["considered"]),
         "accepted": count(summary["accepted"]),
         "delivered": percent(summary["delivered_rate"]),
-        "opened, of delivered": share(summary["opened"], summary["delivered"]),
-        "unsubscribed, of delivered": share(summary["unsubscribed"], summary["delivered"]),
+        "opened, of delivered": percent(summary["open_rate"]),
+        "unsubscribed, of delivered": percent(summary["unsubscribe_rate"]),
         "emails per minute": number(summary["emails_per_minute"]),
     }
 
@@ -181,9 +181,9 @@ def _unsubscribes(frames: CampaignFrames, summary: pd.Series) -> Section:
         "unsubscribes",
         "Unsubscribes and complaints",
         f"{count(summary['unsubscribed'])} recipients unsubscribed, "
-        f"{share(summary['unsubscribed'], summary['delivered'])} of delivered; "
+        f"{percent(summary['unsubscribe_rate'])} of delivered; "
         f"{count(summary['complained'])} complained, "
-        f"{share(summary['complained'], summary['delivered'])} of delivered.",
+        f"{percent(summary['complaint_rate'])} of delivered.",
         charts.lines("chart-unsubscribes", "Unsubscribes and complaints over time", filled["at"],
                      {name: filled[name] for name in names}, "recipients"),
         Table(("from", "unsubscribed", "complained"), rows),
@@ -198,8 +198,8 @@ def _currency(summary: pd.Series) -> list[str]:
         else f"{count(not_loaded)} deliveries are staged and not counted here: still to be loaded, or set aside."
     )
     return [
-        f"Status and audience are those of {moment(summary['snapshot_at'])}. The other figures are those of the "
-        "reports' last refresh.",
+        f"Status and audience are those of {moment(summary['snapshot_at'])}. The other figures hold what was "
+        f"loaded until {moment(summary['as_of'])}.",
         whole,
         "Bounces, opens and complaints that come later correct these figures at the next refresh.",
     ]

@@ -52,7 +52,7 @@ class OverviewFrames:
     """All campaigns.
 
     Attributes:
-        totals: one row: campaigns, the sums of the counts of `campaign_summary`, snapshot_at.
+        totals: one row: campaigns, the sums of the counts of `campaign_summary`, snapshot_at, as_of.
         campaigns: the newest rows of `campaign_summary`, at most `MOST_CAMPAIGNS`.
         days_step_seconds: the width of a bucket of `days`, whole days.
         days: recipients by the UTC day of the provider's answer. Columns bucket (seconds since 1970), accepted,

@@ -6,7 +6,7 @@ import pandas as pd
 
 from email_platform.reporting import charts
 from email_platform.reporting.frames import OverviewFrames, without_gaps
-from email_platform.reporting.page import Page, Section, Table, count, duration, moment, render, share, text
+from email_platform.reporting.page import Page, Section, Table, count, duration, moment, percent, render, share, text
 from email_platform.reporting.sections import domains_section, reasons_section
 
 _DAY_SECONDS = 86_400
@@ -39,8 +39,8 @@ def overview_report(frames: OverviewFrames) -> str:
                 reasons_section(frames.reasons),
             ),
             currency=[
-                f"Status and audience are those of {moment(newest)}. The other figures are those of the reports' "
-                "last refresh."
+                f"Status and audience are those of {moment(newest)}. The other figures hold what was "
+                f"loaded until {moment(totals['as_of'])}."
                 if pd.notna(newest)
                 else "No campaign is in the reports yet.",
                 "Every delivery that is staged is counted."
@@ -56,8 +56,8 @@ def _campaigns(frames: OverviewFrames, campaigns: int) -> Section:
         [
             str(row.campaign_id), text(row.name), text(row.status), moment(row.first_sent_at), count(row.eligible),
             count(row.accepted), count(row.delivered), share(row.delivered, row.accepted), count(row.bounced_hard),
-            share(row.opened, row.delivered), share(row.clicked, row.delivered),
-            share(row.unsubscribed, row.delivered), share(row.complained, row.delivered),
+            percent(row.open_rate), percent(row.click_rate),
+            percent(row.unsubscribe_rate), percent(row.complaint_rate),
         ]
         for row in frames.campaigns.itertuples()
     ]  # fmt: skip

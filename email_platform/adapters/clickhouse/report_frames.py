@@ -117,7 +117,7 @@ def read_overview(warehouse: ClickHouseWarehouse) -> OverviewFrames:
     return OverviewFrames(
         totals=warehouse.query_frame(
             f"select count() as campaigns, sum(eligible) as eligible, sum(not_loaded) as not_loaded, {_SUMS}, "  # noqa: S608
-            f"maxOrNull(snapshot_at) as snapshot_at from {marts}.campaign_summary",
+            f"maxOrNull(snapshot_at) as snapshot_at, max(as_of) as as_of from {marts}.campaign_summary",
             {},
         ),
         campaigns=warehouse.query_frame(

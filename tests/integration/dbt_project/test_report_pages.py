@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from email_platform.adapters.clickhouse import reports_database
 from email_platform.cli.app import app
+from email_platform.reporting.frames import MOST_BUCKETS, MOST_DOMAINS
 from tests.integration.dbt_project.test_dbt_reports import (
     HOSTILE,
     NOON,
@@ -124,3 +126,49 @@ def test_a_campaign_that_the_reports_lack_is_named_and_no_file_appears(
     assert result.exit_code == 1
     assert re.search(r"the reports have no campaign 17: .*refresh", result.output)
     assert not page.exists()
+
+
+def test_a_page_of_a_million_recipients_in_ten_thousand_domains_is_small_and_counts_each(
+    reports: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever times events carry: some open in 1970, some in 2290."""
+    for name, value in reports.settings.variables().items():
+        monkeypatch.setenv(name, value)
+    reports.build()
+    database = reports_database(reports.settings.clickhouse_url.get_secret_value())
+    for statement in (
+        f"insert into {database}.campaign_summary (campaign_id, considered, eligible, delivered, opened) "
+        "values (17, 1000000, 1000000, 1000000, 1000000)",
+        f"insert into {database}.int_domain_counts (campaign_id, recipient_domain, accepted, delivered) "
+        "select 17, concat('d', toString(number), '.example'), 100, 100 from numbers(10000)",
+        f"""
+        create or replace view {database}.campaign_recipients as
+        with toDateTime64('2026-03-28 12:00:00', 3, 'UTC') + toIntervalSecond(number % 20000) as at
+        select
+            17 as campaign_id,
+            number as lead_id,
+            'accepted' as outcome,
+            at as occurred_at,
+            toNullable(at + toIntervalMinute(number % 9)) as delivered_at,
+            toNullable(multiIf(
+                number = 0, toDateTime64('1970-01-01 00:00:00', 3, 'UTC'),
+                number = 1, toDateTime64('2290-01-01 00:00:00', 3, 'UTC'),
+                at
+            )) as opened_at,
+            cast(null, 'Nullable(DateTime64(3, \'UTC\'))') as clicked_at,
+            clicked_at as bounced_at,
+            clicked_at as complained_at,
+            clicked_at as unsubscribed_at
+        from numbers(1000000)
+        """,
+    ):
+        reports.warehouse.client.command(statement)
+    file = tmp_path / "report.html"
+    result = run("17", "--html", str(file))
+    assert result.exit_code == 0, result.output
+    assert file.stat().st_size < 200_000
+    page = PageText.of(file.read_text(encoding="utf-8"))
+    assert page.sum("sending", 1) == page.sum("reactions", 1) == page.sum("reactions", 2) == 1_000_000
+    assert page.sum("domains", 1) == 1_000_000
+    assert page.row("domains", "all others")[1] == f"{100 * (10_000 - MOST_DOMAINS):,}"
+    assert max(len(page.tables[section]) for section in ("sending", "reactions")) <= MOST_BUCKETS + 1

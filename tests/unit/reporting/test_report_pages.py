@@ -33,7 +33,8 @@ def summary_row(**values: Any) -> dict[str, Any]:
         "excluded_suppressed": 0, "excluded_unsubscribed": 0, "excluded_invalid_address": 0,
         "excluded_duplicate_address": 0, "excluded_unreadable": 0, "not_attempted": 0, "not_loaded": 0,
         **dict.fromkeys(COUNTS, 0), "first_sent_at": None, "last_sent_at": None, "duration_seconds": None,
-        "emails_per_minute": None, "delivered_rate": None, "snapshot_at": NOON, **values,
+        "emails_per_minute": None, "delivered_rate": None, "open_rate": None, "click_rate": None,
+        "unsubscribe_rate": None, "complaint_rate": None, "as_of": NOON, "snapshot_at": NOON, **values,
     }  # fmt: skip
 
 
@@ -138,7 +139,14 @@ def test_what_is_not_loaded_is_shown() -> None:
 
 def test_an_overview_of_more_campaigns_than_it_shows_says_so() -> None:
     one = frames(2, domains=1)
-    totals = {"campaigns": 5_000, "eligible": 10, "not_loaded": 0, **dict.fromkeys(COUNTS, 2), "snapshot_at": NOON}
+    totals = {
+        "campaigns": 5_000,
+        "eligible": 10,
+        "not_loaded": 0,
+        **dict.fromkeys(COUNTS, 2),
+        "snapshot_at": NOON,
+        "as_of": NOON,
+    }
     days = pd.DataFrame(
         [(86_400 * 20_000, 2, 1, 1, 0)], columns=["bucket", "accepted", "delivered", "opened", "bounced"]
     )
