@@ -165,9 +165,10 @@ def _reactions(frames: CampaignFrames) -> Section:
     return Section(
         "reactions",
         "Deliveries, opens and clicks over time",
-        f"Recipients by their first event of each kind, in steps of {duration(frames.reactions_step_seconds)}.",
-        charts.lines("chart-reactions", "Recipients by their first delivery, open and click over time", filled["at"],
-                     {name: filled[name] for name in ("delivered", "opened", "clicked")}, "recipients"),
+        f"Recipients by their first event of each kind, in steps of {duration(frames.reactions_step_seconds)}. "
+        "The chart shows the sums so far, the table what each step adds.",
+        charts.lines("chart-reactions", "Recipients delivered to, opened and clicked so far, over time", filled["at"],
+                     {name: filled[name].cumsum() for name in ("delivered", "opened", "clicked")}, "recipients"),
         Table(("from", "delivered", "opened", "clicked", "bounced"), rows),
     )  # fmt: skip
 
