@@ -1,7 +1,7 @@
 """Charts as inline SVG, drawn by matplotlib.
 
 Invariant: a chart says nothing that does not follow from the table under it. Its colours are the page's (CSS
-variables): it is readable in dark, light and print; series differ by dashes and hatches too. Labels are ASCII: a domain's other
+variables): it is readable in dark, light and print; series differ by dashes too. Labels are ASCII: a domain's other
 characters are escaped there, since the font may lack them (the table has them as they are).
 
 Matplotlib writes SVG with text as text where ``svg.fonttype`` is ``none``:

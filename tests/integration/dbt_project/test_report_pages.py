@@ -155,7 +155,7 @@ def test_a_page_of_a_million_recipients_in_ten_thousand_domains_is_small_and_cou
                 number = 1, toDateTime64('2290-01-01 00:00:00', 3, 'UTC'),
                 at
             )) as opened_at,
-            cast(null, 'Nullable(DateTime64(3, \'UTC\'))') as clicked_at,
+            nullIf(at, at) as clicked_at,
             clicked_at as bounced_at,
             clicked_at as complained_at,
             clicked_at as unsubscribed_at
