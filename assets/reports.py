@@ -25,6 +25,9 @@ from resources.warehouse import WarehouseResource
 # older, the daemon is down or builds fail.
 DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26))
 
+MOST_PAGES = 200
+"""Report pages of one run of `campaign_reports`: each takes a second or two."""
+
 dbt_project = DbtProject(project_dir=PROJECT_FOLDER)
 
 
@@ -110,7 +113,7 @@ def campaign_reports(context: dg.AssetExecutionContext, dbt: DbtCliResource, war
 
     Grain: as in each report. The refreshes of `reports_job` take in what is new by themselves; this is for campaigns
     whose rows are doubted. Rows of deliveries that the raw table has no more stay: `full_refresh` of `reports_job`
-    takes those away.
+    takes those away. Each campaign's report page is written into the bucket, for at most `MOST_PAGES` in one run.
     """
     campaigns = [campaign_id_of(key) for key in context.partition_keys]
     os.environ.update(warehouse.dbt_environment())
@@ -118,6 +121,18 @@ def campaign_reports(context: dg.AssetExecutionContext, dbt: DbtCliResource, war
     dbt.cli([*BUILD, *asked], manifest=_manifest_path()).wait()
     with warehouse.open() as clickhouse:
         reported = clickhouse.reported_counts(campaigns)
-    for key, campaign in zip(context.partition_keys, campaigns, strict=True):
-        counts = reported.get(campaign, {"campaign_summary": "has no such campaign"})
-        context.add_asset_metadata(counts, partition_key=key)
+        for number, (key, campaign) in enumerate(zip(context.partition_keys, campaigns, strict=True)):
+            if campaign not in reported:
+                context.add_asset_metadata({"campaign_summary": "has no such campaign"}, partition_key=key)
+                continue
+            page = warehouse.keep_page(clickhouse, campaign) if number < MOST_PAGES else None
+            shown = (
+                {
+                    "report": dg.MetadataValue.url(page.link),
+                    "report_object": page.key,
+                    "summary": dg.MetadataValue.md(page.summary),
+                }
+                if page
+                else {}
+            )
+            context.add_asset_metadata({**reported[campaign], **shown}, partition_key=key)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -9,6 +10,9 @@ from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse import dbt_environment
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from resources.settings import SettingsResource
+
+if TYPE_CHECKING:
+    from email_platform.adapters.report_pages import KeptPage
 
 
 class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
@@ -21,6 +25,12 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
         """Connect; the connection is closed on leaving."""
         with open_warehouse(self.settings.load()) as warehouse:
             yield warehouse
+
+    def keep_page(self, warehouse: ClickHouseWarehouse, campaign_id: int) -> "KeptPage":
+        """Write a campaign's report page into the bucket."""
+        from email_platform.adapters.report_pages import keep_campaign_page  # draws: slow to import
+
+        return keep_campaign_page(self.settings.load(), warehouse, campaign_id)
 
     def dbt_environment(self) -> Mapping[str, str]:
         """The variables that `dbt_reports/profiles.yml` reads."""

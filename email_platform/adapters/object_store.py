@@ -87,10 +87,10 @@ class S3ObjectStore:
                     raise
                 self.client.create_bucket(Bucket=self._bucket)
 
-    def put(self, key: str, body: bytes) -> ObjectInfo:
-        """Store the body under the key, replacing what was there."""
+    def put(self, key: str, body: bytes, content_type: str = "binary/octet-stream") -> ObjectInfo:
+        """Store the body under the key, replacing what was there; the type is for browsers (the default is S3's)."""
         with self._translated(key):
-            answer = self.client.put_object(Bucket=self._bucket, Key=key, Body=body)
+            answer = self.client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType=content_type)
         return ObjectInfo(key, len(body), answer["ETag"].strip('"'))
 
     @contextmanager

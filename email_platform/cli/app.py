@@ -17,6 +17,7 @@ from email_platform.cli import (
     metrics,
     parts,
     people,
+    report,
     reports,
     stack,
     suppression,
@@ -44,6 +45,7 @@ for module in (campaign_draft, campaign_plan, campaign_watch):
     campaign.app.add_typer(module.app)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")
+app.add_typer(report.app, name="report")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")
 app.add_typer(metrics.app, name="metrics")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from rich.padding import Padding
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from email_platform.domain.texts import visible as visible
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, for programs.")]
 Row = Mapping[str, Any]
@@ -55,11 +56,6 @@ class Column:
     show: Callable[[Row], str] | None = None
 
 
-def visible(text: str) -> str:
-    r"""The text on one line, with every character that would act on a terminal escaped as ``\x1b`` or ``\u202e``."""
-    return "".join(one if one == " " or not _acts(one) else _escaped(one) for one in text)
-
-
 def visible_lines(text: str) -> str:
     """The same, keeping line breaks and tabs: for texts that have lines of their own."""
     return "\n".join("\t".join(visible(cell) for cell in line.split("\t")) for line in _lines(text))
@@ -67,15 +63,6 @@ def visible_lines(text: str) -> str:
 
 def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").split("\n")
-
-
-def _acts(character: str) -> bool:
-    """Control, format, surrogate, private and unassigned characters, and Unicode's own line separators."""
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def say(text: str, style: str | None = None) -> None:

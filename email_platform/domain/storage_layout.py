@@ -10,6 +10,7 @@
     events/raw/<date>/<batch>.parquet                          the bodies of one batch, for a replay
     events/normalised/<date>/<batch>.parquet                   their events, loaded into the warehouse
     events/quarantine/<date>/<batch>.parquet                   bodies that could not be read, with the reason
+    reports/campaign=<id>.html                                 a campaign's report as people read it; can be made again
 
 The campaign's row of ``campaign_manifest`` in PostgreSQL decides which of its manifests counts, never a listing.
 """
@@ -95,6 +96,11 @@ def legacy_emails_key(month: str, first_id: int) -> str:
 def legacy_left_key(month: str, first_id: int, version: int) -> str:
     """What one range's rows of a month had lost by a snapshot of the old table (microseconds since 1970)."""
     return f"legacy/month={month}/ids-{first_id:012d}-left-{version}.parquet"
+
+
+def report_page_key(campaign_id: int) -> str:
+    """A campaign's report as HTML; each refresh that is asked for replaces it."""
+    return f"reports/campaign={campaign_id}.html"
 
 
 EVENT_INBOX_PREFIX = "events/inbox/"

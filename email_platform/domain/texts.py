@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import overload
 
 
@@ -16,3 +17,17 @@ def without_nul(text: str | None) -> str | None:
     address: two different ones would become the same.
     """
     return None if text is None else text.replace("\0", "")
+
+
+def visible(text: str) -> str:
+    r"""The text on one line; characters that act on a terminal or on the text beside them as ``\x1b`` or ``\u202e``."""
+    return "".join(one if one == " " or not _acts(one) else _escaped(one) for one in text)
+
+
+def _acts(character: str) -> bool:
+    """Control, format, surrogate, private and unassigned characters, and Unicode's own line separators."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -134,8 +134,14 @@ select
     last_sent_at,
     duration_seconds,
     accepted / nullIf(duration_seconds, 0) * 60 as emails_per_minute,
-    accepted / nullIf(accepted + rejected + unknown + abandoned, 0) as accepted_rate,
-    delivered / nullIf(delivered + bounced_hard + bounced_soft + blocked + rejected_later, 0) as delivered_rate,
+    {{ rate('accepted_rate') }},
+    {{ rate('delivered_rate') }},
+    {{ rate('bounce_rate') }},
+    {{ rate('open_rate') }},
+    {{ rate('click_rate') }},
+    {{ rate('complaint_rate') }},
+    {{ rate('unsubscribe_rate') }},
     finished_at,
-    snapshot_at
+    snapshot_at,
+    (select maxOrNull(loaded_at) from {{ ref('int_loads_done') }}) as as_of
 from joined

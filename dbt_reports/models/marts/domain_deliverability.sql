@@ -20,8 +20,8 @@ select
     {% for name in counts %}
     {{ name }},
     {% endfor %}
-    delivered / nullIf(delivered + bounced_hard + bounced_soft + blocked + rejected_later, 0) as delivered_rate,
-    bounced_hard / nullIf(delivered + bounced_hard + bounced_soft + blocked + rejected_later, 0) as hard_bounce_rate,
-    bounced_soft / nullIf(delivered + bounced_hard + bounced_soft + blocked + rejected_later, 0) as soft_bounce_rate,
-    complained / nullIf(delivered, 0) as complaint_rate
+    {{ rate('delivered_rate') }},
+    {{ rate('hard_bounce_rate') }},
+    {{ rate('soft_bounce_rate') }},
+    {{ rate('complaint_rate') }}
 from domains

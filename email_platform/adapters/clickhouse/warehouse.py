@@ -7,12 +7,14 @@ order; every count here reads it so, with final. Loads: `email_platform.adapters
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pyarrow as pa
+from urllib3.exceptions import HTTPError
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress, reports_database_beside
 from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, clickhouse_errors, connect
@@ -23,10 +25,14 @@ from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.domain.manifest import EXCLUSION_REASONS
 from email_platform.domain.ports import LoadOutcome, StagedObject
+from email_platform.errors import PartUnavailableError
 from email_platform.runs.legacy_table import Fingerprint
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_STATUSES
 from email_platform.staging.dimensions import DimensionName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SNAPSHOTS = "dimension_snapshot"
 _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
@@ -282,6 +288,32 @@ class ClickHouseWarehouse:
         with clickhouse_errors(self._address, self._secrets):
             return list(self.client.query(statement, parameters=dict(parameters)).result_rows)
         raise AssertionError("unreachable")
+
+    def query_frame(self, statement: str, parameters: Mapping[str, Any]) -> pd.DataFrame:
+        """The rows of a statement as a pandas frame, with the statement's column names; errors as of `query`."""
+        with self.arrow_batches(statement, parameters) as (schema, batches):
+            return pa.Table.from_batches(batches, schema).to_pandas()
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def arrow_batches(
+        self, statement: str, parameters: Mapping[str, Any]
+    ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        """The columns of a statement, and its rows as they come, batch by batch.
+
+        Raises:
+            ConfigurationError, PartUnavailableError: as `query`, also while the rows are read.
+        """
+        with clickhouse_errors(self._address, self._secrets):
+            stream = self.client.query_arrow_stream(statement, parameters=dict(parameters), use_strings=True)
+        with stream:
+            yield stream.gen.schema, self._read(stream.gen)
+
+    def _read(self, reader: Any) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (pa.ArrowException, OSError, HTTPError) as error:  # the connection's or the format's, never the caller's
+            raise PartUnavailableError(f"ClickHouse at {self._address} broke off while rows were read") from error
 
 
 def _hashed(column: pa.Field) -> str:

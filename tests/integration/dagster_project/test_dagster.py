@@ -32,7 +32,7 @@ from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.step_process import IN_ONE_PROCESS, runs_in_one_process
 from assets.warehouse import warehouse_dimensions
 from email_platform.adapters import dagster_yaml
-from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.assembly import open_oltp, open_parts, open_store, open_warehouse
 from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG, SIZE_TAG
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.tables import campaign, chunk, lead, send_call
@@ -304,6 +304,14 @@ def test_a_backfill_of_reports_computes_a_range_of_campaigns_in_one_run(
         "999999999": None,
     }
     assert shown["999999999"]["campaign_summary"].value == "has no such campaign"
+    assert "report" not in shown["999999999"]
+    for key, size in ((str(ids[0]), 10), (str(ids[1]), 20)):
+        link = shown[key]["report"].value
+        assert link == f"{own.s3_endpoint_url}/{own.s3_bucket}/reports/campaign={key}.html".replace("=", "%3D")
+        assert f"| audience | {size} |" in str(shown[key]["summary"].value)
+        stored = open_store(own).client.get_object(Bucket=own.s3_bucket, Key=shown[key]["report_object"].value)
+        assert stored["ContentType"] == "text/html; charset=utf-8"
+        assert f"Campaign {key}: " in stored["Body"].read().decode()
 
 
 def test_a_row_that_the_reports_cannot_hold_stops_no_refresh_and_is_named_by_a_check(

@@ -300,7 +300,7 @@ def import_old_table(settings: Settings) -> None:
 
 
 # When something was computed or loaded, which differs from build to build and says nothing of the data.
-WHEN_IT_WAS_LEARNT = {"email": ("updated_at",), "campaign_summary": ("snapshot_at",)}
+WHEN_IT_WAS_LEARNT = {"email": ("updated_at",), "campaign_summary": ("snapshot_at", "as_of")}
 
 
 def fingerprints(reports: Reports) -> dict[str, tuple[int, str]]:
