@@ -83,6 +83,9 @@ docs: setup  ## the documentation as a site in build/site; fails on a dead link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
+openapi: setup  ## write docs/openapi.json after a change of the HTTP API; a test compares it
+	$(BIN)/python -m email_platform.api.openapi docs/openapi.json
+
 check: setup  ## lint, types, layers, secrets; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
@@ -13,11 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from email_platform.api import campaign_actions, campaigns, people, reports
-from email_platform.api.problems import Problem, response_for
+from email_platform.api.problems import Problem, Refusal, response_for
 from email_platform.api.services import OpenServices
 
 VERSION = "1"
-LARGEST_BODY_BYTES = 12 << 20
+_MODULES = (campaigns, campaign_actions, people, reports)
 # As many as the pools of database connections have, so that no request waits for one of these.
 _THREADS = 10
 _DESCRIPTION = """\
@@ -44,12 +45,11 @@ def create_app(open_services: OpenServices) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # their scripts come from a CDN
         redoc_url=None,
-        max_body_size=LARGEST_BODY_BYTES,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
         exception_handlers={HTTPException: _problem, RequestValidationError: _problem, Exception: _problem},
     )
-    for module in (campaigns, campaign_actions, people, reports):
+    for module in _MODULES:
         app.include_router(module.router)
 
     @app.get("/health", include_in_schema=False)
@@ -77,5 +77,16 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-async def _problem(_: Request, failure: Exception) -> JSONResponse:
+async def _problem(request: Request, failure: Exception) -> JSONResponse:
+    if isinstance(failure, HTTPException) and failure.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        methods = ", ".join(sorted(_methods_of(request.url.path)))
+        return response_for(
+            Refusal(405, f"here one can {methods} only", "See /openapi.json.", headers={"Allow": methods})
+        )
     return response_for(failure)
+
+
+def _methods_of(path: str) -> set[str]:
+    """Of every endpoint at this path; the framework's own answer names those of the first one only."""
+    routes = [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
+    return {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from email_platform.adapters.postgres.accounts import NewCampaign
 from email_platform.api.problems import field_refusal
@@ -20,6 +20,13 @@ from email_platform.domain.local_time import scheduled_time
 _LONGEST_NAME = 500
 _LONGEST_BODY = 4 << 20
 _GREATEST_VERSION = 2**31 - 1
+_EXAMPLE: dict[str, Any] = {
+    "name": "Spring sale",
+    "sender_id": 1,
+    "subject": "{{ first_name | default('Hello') }}, spring is here",
+    "html": "<p>Everything is 20% off.</p><p><a href='{{ unsubscribe_url }}'>Unsubscribe</a></p>",
+    "condition": {"all": [{"field": "country", "op": "in", "value": ["DE", "FR"]}]},
+}
 
 
 def _time(written: str) -> str:
@@ -44,6 +51,8 @@ Reason = Annotated[Text, Field(max_length=1000, description="Why; it is kept wit
 
 class CampaignBody(Strict):
     """All that a campaign says; docs/templates.md and docs/conditions.md have the languages."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     name: Annotated[Text, Field(min_length=1, max_length=_LONGEST_NAME)]
     sender_id: Id
@@ -73,6 +82,8 @@ class CampaignBody(Strict):
 
 class CampaignEdit(CampaignBody):
     """All that the draft is to say; what is left out gets its default."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_EXAMPLE, "version": 1}]})
 
     version: Annotated[
         int, Field(ge=1, le=_GREATEST_VERSION, description="The version that you have edited; an older one gets 409.")
@@ -231,6 +242,8 @@ class PlanDocument(BaseModel):
 class TrialBody(Strict):
     """Who gets the test message, and whose values it shows."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": "me@example.com", "as_lead": 1}]})
+
     to: Address
     as_lead: Id
 
@@ -251,6 +264,8 @@ class TrialDocument(BaseModel):
 
 class QueueBody(Strict):
     """When it is sent; without a time as soon as possible, or at the campaign's own time."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"at": "2026-12-01 09:00 Europe/Berlin"}]})
 
     at: Time | None = None
 

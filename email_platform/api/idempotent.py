@@ -28,6 +28,7 @@ async def _request_name(
     idempotency_key: Annotated[
         str,
         Header(
+            alias="Idempotency-Key",
             min_length=1,
             max_length=200,
             pattern=r"^[!-~]+$",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import Response
 
@@ -29,6 +29,12 @@ from email_platform.events.suppression_csv import CsvProblem, csv_line, parse_cs
 router = api_router("/v1")
 
 MOST_LEADS = 10_000
+_EXAMPLE_LEAD: dict[str, Any] = {
+    "email": "ada@example.com",
+    "own_key": "crm-17",
+    "first_name": "Ada",
+    "attributes": {"orders": 3},
+}
 _Word = Annotated[str, Field(max_length=1000)]
 
 
@@ -52,6 +58,8 @@ class LeadBody(Strict):
 
 class LeadsBody(Strict):
     """Up to 10,000 leads; thousands at once cost hardly more than one, since each request reads the table once."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"leads": [_EXAMPLE_LEAD]}]})
 
     leads: Annotated[list[LeadBody], Field(min_length=1, max_length=MOST_LEADS)]
 
@@ -169,6 +177,8 @@ def list_senders(caller: AnyCaller, services: Work, limit: Limit = 50, after: Af
 
 class SuppressionBody(Strict):
     """An address that must not be mailed; without a sender by nobody, which only an operator may say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"address": "ada@example.com"}]})
 
     address: Annotated[Text, Field(min_length=1, max_length=320)]
     sender_id: Id | None = None

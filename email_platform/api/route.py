@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 import orjson
-from fastapi import Depends, Request, Security
+from fastapi import Depends, HTTPException, Request, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
@@ -26,12 +26,26 @@ from email_platform.errors import PartUnavailableError
 
 _logger = logging.getLogger("email_platform.api")
 
+LARGEST_BODY_BYTES = 12 << 20
 _LONGEST_KEY = 200
 _READING = frozenset({"GET", "HEAD"})
 
 
 class ExactRequest(Request):
     """A request whose JSON is what RFC 8259 allows: no NaN, no half of a surrogate pair, no endless nesting."""
+
+    async def body(self) -> bytes:
+        """The body, read up to `LARGEST_BODY_BYTES`; raises HTTPException 413."""
+        if not hasattr(self, "_body"):
+            read = bytearray()
+            async for piece in self.stream():
+                read += piece
+                if len(read) > LARGEST_BODY_BYTES:
+                    raise HTTPException(
+                        413, f"the body is larger than {LARGEST_BODY_BYTES >> 20} MB: send less at once"
+                    )
+            self._body = bytes(read)
+        return self._body
 
     async def json(self) -> Any:
         """The body; raises json.JSONDecodeError."""
