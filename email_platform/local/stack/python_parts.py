@@ -1,4 +1,4 @@
-"""The embedded parts that are Python processes of ours: S3, ClickHouse's endpoint, the simulator, the receiver, the API.
+"""The embedded parts that are Python processes of ours: S3, ClickHouse, the simulator, the receiver, the API.
 
 Invariant: secrets reach a part through its environment only, and an engine gets no secret but its own. The
 receiver and the API are no engines but the platform itself: like Dagster's processes they read the settings as an
