@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit fuzz help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
+.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -82,6 +82,9 @@ chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it ag
 docs: setup  ## the documentation as a site in build/site; fails on a dead link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
+
+openapi: setup  ## write docs/openapi.json after a change of the HTTP API; a test compares it
+	$(BIN)/python -m email_platform.api.openapi docs/openapi.json
 
 check: setup  ## lint, types, layers, secrets; changes nothing
 	$(BIN)/ruff format --check .

@@ -5,6 +5,8 @@ EmailPlatformError
 │   └── PortTakenError          another process listens where an embedded part should
 ├── PartUnavailableError        a part (PostgreSQL, S3, ClickHouse, provider) did not answer in time
 ├── CommandRefusedError         a command cannot do what the operator asked of it; the message says why
+│   ├── ConflictError           somebody else changed it, or its state does not allow it; look again, then decide
+│   └── IdempotencyKeyReusedError   one key of the HTTP API's caller names two different requests
 ├── InvalidConditionError       a campaign's audience condition breaks the grammar (path and mend inside)
 ├── InvalidTemplateError        a campaign's content cannot be rendered for anybody
 ├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
@@ -49,6 +51,14 @@ class PartUnavailableError(EmailPlatformError):
 
 class CommandRefusedError(EmailPlatformError):
     """A command cannot do what the operator asked of it, and nothing was changed; the message says why."""
+
+
+class ConflictError(CommandRefusedError):
+    """What it is about was changed by somebody else, or is in a state that does not allow it."""
+
+
+class IdempotencyKeyReusedError(CommandRefusedError):
+    """The caller of the HTTP API gave two different requests the same Idempotency-Key."""
 
 
 class InvalidConditionError(EmailPlatformError):

@@ -7,6 +7,7 @@ import logging
 import typer
 
 from email_platform.cli import (
+    api,
     campaign,
     campaign_draft,
     campaign_plan,
@@ -36,8 +37,9 @@ app = typer.Typer(
     epilog=EXIT_CODES_HELP,
 )
 
-for module in (stack, parts, reports, explain):  # commands without a noun of their own
+for module in (stack, parts, api, reports, explain):  # commands without a noun of their own
     app.add_typer(module.app)
+app.add_typer(api.key_app, name="api-key")
 app.add_typer(people.user_app, name="user")
 app.add_typer(people.sender_app, name="sender")
 app.add_typer(lead.app, name="lead")

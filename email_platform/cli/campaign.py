@@ -22,7 +22,6 @@ from email_platform.settings import Settings
 
 if TYPE_CHECKING:
     from email_platform.runs.parts import Parts
-    from email_platform.runs.preview import CampaignPreview
 
 app = typer.Typer(no_args_is_help=True, help="Look at campaigns; queue, pause, resume and cancel them.")
 
@@ -75,6 +74,7 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show who would get what if the campaign were sent now; sends nothing and changes nothing."""
+    from email_platform.runs.documents import preview_document
     from email_platform.runs.preview import preview_campaign
 
     with _parts() as parts:
@@ -287,34 +287,4 @@ def _row(parts: Parts, campaign: Campaign) -> dict[str, Any]:
         "unknown": totals.unknown + totals.in_call,
         "chunks": totals.chunks,
         "chunks_finished": totals.chunks_finished,
-    }
-
-
-def preview_document(found: CampaignPreview) -> dict[str, Any]:
-    """A preview as JSON has it."""
-    manifest = found.manifest
-    return {
-        "campaign_id": found.campaign.campaign_id,
-        "name": found.campaign.name,
-        "status": found.campaign.status,
-        "status_reason": found.campaign.status_reason,
-        "considered": manifest.considered_rows,
-        "eligible": manifest.eligible_rows,
-        "excluded_by_reason": {str(reason): leads for reason, leads in manifest.excluded_by_reason.items()},
-        "chunks": manifest.chunk_count,
-        "calls": sum(-(-manifest.chunk_size_rows(at) // manifest.call_rows) for at in range(manifest.chunk_count)),
-        "recipients_per_call": manifest.call_rows,
-        "check": str(found.check),
-        "samples": [
-            {
-                "lead_id": message.lead_id,
-                "problem": message.problem,
-                "address": message.address,
-                "subject": message.subject,
-                "headers": dict(message.headers),
-                "text": message.text,
-                "html": message.html,
-            }
-            for message in found.samples
-        ],
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_platform.cli.campaign import CampaignId, preview_document
+from email_platform.cli.campaign import CampaignId
 from email_platform.cli.campaign_watch import open_watched
 from email_platform.cli.output import AsJson, print_json, say, utc_text, visible
 
@@ -33,12 +33,13 @@ def plan(
     The time is estimated from the account's rate and from the campaigns before it. Links are judged by how they are
     written; none is opened.
     """
+    from email_platform.runs.documents import plan_document
     from email_platform.runs.plan import plan_campaign
 
     with open_watched() as (parts, accounts):
         planned = plan_campaign(parts, accounts, campaign_id, count)
     written = _write(samples, planned.preview.samples[:count]) if samples is not None else []
-    document = _document(planned, written)
+    document = {**plan_document(planned), "sample_files": [str(path) for path in written]}
     if as_json:
         print_json(document)
     else:
@@ -81,28 +82,6 @@ def _say(planned: CampaignPlan, document: dict[str, Any]) -> None:
         say(f"no warnings for the {planned.reviewed} messages that were looked at")
     for path in document["sample_files"]:
         say(f"sample: {visible(path)}")
-
-
-def _document(planned: CampaignPlan, written: list[Path]) -> dict[str, Any]:
-    account = planned.account
-    document = preview_document(planned.preview)
-    del document["samples"]
-    return {
-        **document,
-        "scheduled_at": planned.preview.campaign.scheduled_at,
-        "account": account.account,
-        "recipients_per_second": account.recipients_per_second,
-        "calls_per_second": account.calls_per_second,
-        "share": account.share,
-        "campaigns_before": account.campaigns_before,
-        "recipients_before": account.recipients_before,
-        "uncounted_before": account.uncounted_before,
-        "alone_seconds": planned.alone_seconds,
-        "longest_seconds": planned.longest_seconds,
-        "reviewed": planned.reviewed,
-        "warnings": [{"warning": warning, "messages": count} for warning, count in planned.warnings.items()],
-        "sample_files": [str(path) for path in written],
-    }
 
 
 def _write(folder: Path, messages: tuple[SampleMessage, ...]) -> list[Path]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +32,7 @@ _STATUS_STYLES = {"sent": "green", "failed": "bold red", "paused": "yellow", "ca
 def show(campaign_id: CampaignId, as_json: AsJson = False) -> None:
     """Show one campaign: status, sender, content, times, counts, its place in the queue, and what it waits for."""
     from email_platform.runs.campaign_state import campaign_state
+    from email_platform.runs.documents import state_document
 
     with open_watched() as (parts, accounts):
         state = campaign_state(parts, accounts, campaign_id)
@@ -115,55 +116,6 @@ def say_waiting(state: CampaignState) -> None:
         say(f"  waits for: {state.waiting.kind.replace('_', ' ')} - {visible(state.waiting.what)}", style="yellow")
         if state.waiting.do:
             say(f"  to do: {visible(state.waiting.do)}", style="yellow")
-
-
-def state_document(state: CampaignState, owner: str) -> dict[str, Any]:
-    """The campaign's state as JSON has it; datetimes beside."""
-    campaign, totals, manifest = state.campaign, state.totals, state.manifest
-    return {
-        "campaign_id": campaign.campaign_id,
-        "name": campaign.name,
-        "status": campaign.status,
-        "status_reason": campaign.status_reason,
-        "version": campaign.version,
-        "owner": owner,
-        "sender_id": campaign.sender.sender_id,
-        "from_address": campaign.sender.from_address,
-        "account": state.account.account,
-        "subject": campaign.content.subject_template,
-        "html_bytes": len(campaign.content.html_template.encode()),
-        "text_bytes": len(campaign.content.text_template.encode()),
-        "mjml": campaign.content.mjml,
-        "inline_css": campaign.content.inline_css,
-        "condition": campaign.condition if isinstance(campaign.condition, dict | list) else str(campaign.condition),
-        "on_unknown": campaign.on_unknown,
-        "problem": campaign.problem,
-        "created_at": campaign.created_at,
-        "scheduled_at": campaign.scheduled_at,
-        "queued_at": campaign.queued_at,
-        "started_at": campaign.started_at,
-        "finished_at": campaign.finished_at,
-        "attempt": campaign.attempt,
-        "frozen_at": manifest.frozen_at if manifest else None,
-        "eligible": manifest.eligible_rows if manifest else None,
-        "excluded_by_reason": (
-            {str(reason): leads for reason, leads in manifest.excluded_by_reason.items()} if manifest else {}
-        ),
-        "accepted": totals.accepted,
-        "rejected": totals.rejected,
-        "unknown": totals.unknown + totals.in_call,
-        "abandoned": totals.abandoned,
-        "planned": totals.planned,
-        "calls": sum(totals.calls_by_state.values()),
-        "chunks": totals.chunks,
-        "chunks_finished": totals.chunks_finished,
-        "recipients_per_second": round(state.recipients_per_second, 1),
-        "eta_seconds": None if state.eta_seconds is None else round(state.eta_seconds),
-        "campaigns_before": state.account.campaigns_before,
-        "waits_for": state.waiting.kind if state.waiting else None,
-        "waits_because": state.waiting.what if state.waiting else None,
-        "to_do": state.waiting.do if state.waiting else None,
-    }
 
 
 def _progress(state: CampaignState) -> CampaignProgress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,7 @@ def explain(
         raise typer.BadParameter("give --campaign and --lead, or --address")
     from email_platform.adapters.assembly import open_explain
     from email_platform.runs import explain as explaining
+    from email_platform.runs.documents import explanation_document
 
     with open_explain(Settings.load()) as parts:
         if address is not None:
@@ -41,7 +42,7 @@ def explain(
         elif campaign is not None and lead is not None:
             found = explaining.explain(parts, campaign, lead)
             if as_json:
-                print_json(_document(found))
+                print_json(explanation_document(found))
             else:
                 _show(found)
 
@@ -52,19 +53,11 @@ def _show(found: Explanation) -> None:
         say(f"  {utc_text(fact.at) if fact.at else 'now':<20}  {fact.kind:<12}  {fact.text}")
 
 
-def _document(found: Explanation) -> dict[str, Any]:
-    return {
-        "campaign_id": found.campaign_id,
-        "lead_id": found.lead_id,
-        "verdict": found.verdict,
-        "summary": found.summary,
-        "facts": [{"kind": fact.kind, "at": fact.at, "text": fact.text} for fact in found.facts],
-    }
-
-
 def _show_history(history: AddressHistory, *, as_json: bool) -> None:
     if as_json:
-        print_json(_history_document(history))
+        from email_platform.runs.documents import history_document
+
+        print_json(history_document(history))
         return
     say(history.address)
     for suppression in history.suppressions:
@@ -89,31 +82,3 @@ def _show_history(history: AddressHistory, *, as_json: bool) -> None:
             f"  {utc_text(email.occurred_at)}  campaign {email.campaign_id}, lead {email.lead_id}: "
             f"{email.status}{why}{events}"
         )
-
-
-def _history_document(history: AddressHistory) -> dict[str, Any]:
-    return {
-        "address": history.address,
-        "suppressions": [
-            {"sender_id": one.sender_id, "reason": one.reason, "source": one.source, "created_at": one.created_at}
-            for one in history.suppressions
-        ],
-        "leads": None
-        if history.leads is None
-        else [{"lead_id": one.lead_id, "unsubscribed_at": one.unsubscribed_at} for one in history.leads],
-        "open_campaigns": [_document(one) for one in history.open_campaigns],
-        "emails": None
-        if history.emails is None
-        else [
-            {
-                "campaign_id": one.campaign_id,
-                "lead_id": one.lead_id,
-                "status": one.status,
-                "error": one.error,
-                "occurred_at": one.occurred_at,
-                "is_old": one.is_old,
-                "events": [event.type for event in one.events],
-            }
-            for one in history.emails
-        ],
-    }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _DOWN_TIMEOUT_SECONDS = 180.0
-_PART_NAMES_HELP = f"{', '.join(PART_NAMES)}, dagster-webserver, dagster-daemon, metrics"
+_PART_NAMES_HELP = f"{', '.join(PART_NAMES)}, api, dagster-webserver, dagster-daemon, metrics"
 _PART_COLUMNS = (
     Column("name", "part"),
     Column("address", "address"),
@@ -66,6 +66,8 @@ def up(
             _show_parts(statuses(state_folder))
             for name in sorted(stack.external):
                 say(f"{name} is external: its address is set in the environment")
+            if "api" in parts:
+                say(f"HTTP API: http://127.0.0.1:{stack.settings.api_port}")
             if "dagster-webserver" in parts:
                 say(f"Dagster's UI: http://127.0.0.1:{stack.settings.dagster_port}")
             say("running; Ctrl-C stops everything")

@@ -85,11 +85,12 @@ def open_app(
         engine.dispose()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """A server that exits with 0 when it is asked to stop."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and SIGINT."""
         # uvicorn's own would raise the signal again after the clean stop, and the exit code would be -15.
         originals = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -192,7 +193,7 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
             if options.exit_with_parent:
                 exit_with_parent(original_parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
             _logger.info("receiving events on http://%s:%d", *listener.getsockname()[:2])
-            _Server(config).run(sockets=[listener])
+            Server(config).run(sockets=[listener])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from email_platform.errors import ConfigurationError
+from email_platform.settings.api import ApiSettings
 from email_platform.settings.clickhouse import CLICKHOUSE, ClickHouseSettings
 from email_platform.settings.legacy import (
     DEFAULT_LEGACY_FIRST_MONTH,
@@ -77,6 +78,7 @@ class Settings(
     RunSettings,
     SendingSettings,
     ReceiverSettings,
+    ApiSettings,
     ProviderSettings,
     ClickHouseSettings,
     ObjectStoreSettings,

@@ -149,14 +149,15 @@ class PostgresAccounts:
             CommandRefusedError: no such sender, or several that send from this address.
         """
         with oltp_transaction(self._engine) as connection:
-            found = find_sender(connection, new.sender)
-            return int(
-                connection.execute(
-                    insert(campaign)
-                    .values(owner_id=found.owner_id, **campaign_values(new, found.id))
-                    .returning(campaign.c.id)
-                ).scalar_one()
-            )
+            return add_campaign(connection, new)
+
+
+def add_campaign(connection: Connection, new: NewCampaign) -> int:
+    """`PostgresAccounts.add_campaign` in the caller's transaction."""
+    found = find_sender(connection, new.sender)
+    values = campaign_values(new, found.id)
+    statement = insert(campaign).values(owner_id=found.owner_id, **values).returning(campaign.c.id)
+    return int(connection.execute(statement).scalar_one())
 
 
 def find_sender(connection: Connection, wanted: int | str) -> Row[Any]:

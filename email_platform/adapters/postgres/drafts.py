@@ -6,13 +6,13 @@ never undoes another one unseen.
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, func, insert, literal, select, update
+from sqlalchemy import Connection, Engine, func, insert, literal, select, update
 
 from email_platform.adapters.postgres.accounts import NewCampaign, campaign_values, find_sender
 from email_platform.adapters.postgres.tables import campaign
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import CampaignStatus
-from email_platform.errors import CampaignNotFoundError, CommandRefusedError
+from email_platform.errors import CampaignNotFoundError, CommandRefusedError, ConflictError
 
 _COPIED = (
     "owner_id",
@@ -44,8 +44,8 @@ class PostgresDrafts:
 
         Raises:
             CampaignNotFoundError: no such campaign.
-            CommandRefusedError: it is no draft any more, has been edited by somebody else, or would get another
-                owner's sender; says what to do.
+            ConflictError: it is no draft any more, or has been edited by somebody else; says what to do.
+            CommandRefusedError: it would get another owner's sender, or one that is not there.
         """
         with oltp_transaction(self._engine) as connection:
             row = connection.execute(
@@ -56,15 +56,15 @@ class PostgresDrafts:
             if row is None:
                 raise CampaignNotFoundError(campaign_id)
             if row.status != CampaignStatus.DRAFT:
-                raise CommandRefusedError(_no_draft(campaign_id, CampaignStatus(row.status)))
+                raise ConflictError(_no_draft(campaign_id, CampaignStatus(row.status)))
             look = f"see what it says now (email-platform campaign show {campaign_id})"
             if version is None and row.version > 1:
-                raise CommandRefusedError(
+                raise ConflictError(
                     f"campaign {campaign_id} was edited before and is at version {row.version}: {look}, then edit "
                     f"with --version {row.version}"
                 )
             if version is not None and version != row.version:
-                raise CommandRefusedError(
+                raise ConflictError(
                     f"campaign {campaign_id} is at version {row.version}, and this is an edit of version {version}: "
                     f"somebody else has edited it; {look}, put both edits together, then use --version {row.version}"
                 )
@@ -87,13 +87,18 @@ class PostgresDrafts:
         Raises:
             CampaignNotFoundError: no such campaign.
         """
+        with oltp_transaction(self._engine) as connection:
+            return self.clone_in(connection, campaign_id, name)
+
+    @staticmethod
+    def clone_in(connection: Connection, campaign_id: int, name: str | None) -> tuple[int, str]:
+        """The same in the caller's transaction."""
         new_name = (
             literal(name) if name is not None else func.left(literal("Copy of ") + campaign.c.name, _LONGEST_NAME)
         )
         copied = select(new_name, *(campaign.c[column] for column in _COPIED)).where(campaign.c.id == campaign_id)
         statement = insert(campaign).from_select(["name", *_COPIED], copied).returning(campaign.c.id, campaign.c.name)
-        with oltp_transaction(self._engine) as connection:
-            row = connection.execute(statement).one_or_none()
+        row = connection.execute(statement).one_or_none()
         if row is None:
             raise CampaignNotFoundError(campaign_id)
         return row.id, row.name

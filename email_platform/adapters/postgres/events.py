@@ -101,7 +101,8 @@ def _suppression(row: Row[Any]) -> Suppression:
     return Suppression(row.address, row.sender_id, row.reason, row.source, row.created_at)
 
 
-def _suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
+def suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
+    """Suppress in the caller's transaction; returns how many rows are new."""
     added = 0
     # One order for every writer, or two batches with the same addresses could wait for each other. Requests that lift a
     # suppression come last: a complaint and its withdrawal may be in one batch.
@@ -129,7 +130,7 @@ class PostgresSuppressions:
     def add(self, requests: Iterable[SuppressionRequest]) -> int:
         """Suppress, in one transaction; returns how many rows are new."""
         with oltp_transaction(self._engine) as connection:
-            return _suppress(connection, requests)
+            return suppress(connection, requests)
 
     def suppressed(self, sender_id: int, lead_ids: Sequence[int], addresses: Sequence[str]) -> Mapping[int, str]:
         """Which of these leads may not be mailed now, by anybody or by this sender; see `SuppressionLookup`."""
@@ -205,7 +206,7 @@ class PostgresEventIntake:
                 _register(connection, staged, None)
             for one in quarantined:
                 _register(connection, one.staged, one.reason)
-            return _suppress(connection, requests)
+            return suppress(connection, requests)
 
     def quarantined(self) -> Sequence[StagedObject]:
         """The quarantine's objects that were not replayed, the oldest first."""

@@ -186,6 +186,13 @@ def import_leads(
     return ImportedCounts(added, changed, tuple(repeated), None if first == _BEFORE_THE_FIRST_ROW else first)
 
 
+def upsert_leads(connection: Connection, leads: Iterable[ImportedLead]) -> ImportedCounts:
+    """Add and change a few leads in the caller's transaction, as `import_leads` does; reads the table once."""
+    repeated: list[int] = []
+    added, changed = _apply(connection, list(_without_repeats(leads, repeated)))
+    return ImportedCounts(added, changed, tuple(repeated))
+
+
 def forget_import(engine: Engine, fingerprint: str) -> None:
     """Have the next import of the file begin with its first row."""
     with oltp_transaction(engine) as connection:

@@ -285,6 +285,50 @@ provider_rate_flow = Table(
     Column("seen_at", DateTime(timezone=True), nullable=False),  # when it last asked; an active campaign asks often
 )
 
+# One row per key of the HTTP API; the key itself is shown once and kept nowhere. Tokens: requests that it has left.
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False),  # of the key, so that people know which it is
+    Column("key_sha256", LargeBinary, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
+    Column("user_id", BigInteger, ForeignKey("app_user.id")),  # whose campaigns it sees; null: everybody's
+    _created_at(),
+    Column("revoked_at", DateTime(timezone=True)),
+    Column("last_used_at", DateTime(timezone=True)),
+    Column("tokens", Float, nullable=False, server_default="0"),
+    Column("tokens_at", DateTime(timezone=True)),  # when they were counted; null: never used
+    CheckConstraint("role in ('owner', 'operator', 'reader')", name="role_known"),
+    CheckConstraint("role = 'reader' or (role = 'owner') = (user_id is not null)", name="user_fits"),
+)
+
+# One row per Idempotency-Key: what was asked for and what was answered. Status null: nobody knows whether it was done.
+api_request = Table(
+    "api_request",
+    metadata,
+    Column("key_id", BigInteger, ForeignKey("api_key.id"), primary_key=True, autoincrement=False),
+    Column("idempotency_key", Text, primary_key=True),
+    Column("request_sha256", LargeBinary, nullable=False),
+    _created_at(),
+    Column("status", SmallInteger),
+    Column("body", JSONB),
+    Index("ix_api_request_created_at", "created_at"),
+)
+
+# One row per request to the HTTP API that may change something, made before it does. Status null: it never answered.
+api_audit = Table(
+    "api_audit",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("key_id", BigInteger, ForeignKey("api_key.id"), nullable=False),
+    Column("method", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("status", SmallInteger),
+)
+
 
 @event.listens_for(metadata, "before_create")
 def _make_functions(target: MetaData, connection: Connection, **_: object) -> None:

@@ -1,8 +1,8 @@
-"""The embedded parts that are Python processes of ours: S3, ClickHouse's endpoint, the simulator, the receiver,
-the metrics.
+"""The embedded parts that are Python processes of ours: S3, ClickHouse, the simulator, the receiver, the API, the metrics.
 
 Invariant: secrets reach a part through its environment only, and an engine gets no secret but its own. The
-receiver is no engine but the platform itself: like Dagster's processes it reads the settings as an operator would.
+receiver and the API are no engines but the platform itself: like Dagster's processes they read the settings as an
+operator would.
 """
 
 from __future__ import annotations
@@ -175,4 +175,30 @@ def metrics_part(settings: Settings, log_file: Path, environment: Mapping[str, s
         is_ready=lambda: http_status(port, "/metrics") == 200,
         port=port,
         port_variable=variable_of("metrics_port"),
+    )
+
+
+def api_part(settings: Settings, log_file: Path, variables: Mapping[str, str]) -> Part:
+    """The HTTP API; it gets the caller's whole environment, since providers' accounts are in it."""
+    port = settings.api_port
+    return Part(
+        name="api",
+        command=(
+            *(sys.executable, "-m", "email_platform.api", "--host", LOOPBACK, "--port", str(port)),
+            "--exit-with-parent",
+        ),
+        environment={
+            **variables,
+            **python_environment(variables),
+            variable_of("state_folder"): str(settings.state_folder),
+        },
+        working_folder=settings.state_folder,
+        data_folder=None,
+        log_file=log_file,
+        address=f"http://{LOOPBACK}:{port}",
+        is_ready=lambda: http_status(port, "/health") == 200,
+        port=port,
+        port_variable=variable_of("api_port"),
+        # Requests at work are answered within 20 s.
+        grace_seconds=30.0,
     )

@@ -34,6 +34,7 @@ from email_platform.local.stack.dagster_processes import (
 from email_platform.local.stack.part import Part, held_free_ports
 from email_platform.local.stack.postgres import initialise, postgres_part, prepare_server
 from email_platform.local.stack.python_parts import (
+    api_part,
     clickhouse_part,
     metrics_part,
     object_store_part,
@@ -55,13 +56,14 @@ from email_platform.settings import (
 ENGINE_NAMES: tuple[PartName, ...] = ("postgres", "s3", "clickhouse", "provider")
 """The parts that do not depend on others; the receiver and Dagster start once the schemas exist."""
 DAGSTER_PART_NAMES = ("dagster-webserver", "dagster-daemon")
-ALL_PART_NAMES: tuple[str, ...] = (*PART_NAMES, *DAGSTER_PART_NAMES, "metrics")
+ALL_PART_NAMES: tuple[str, ...] = (*PART_NAMES, "api", *DAGSTER_PART_NAMES, "metrics")
 _PORT_FIELDS = (
     "postgres_port",
     "s3_port",
     "clickhouse_port",
     "provider_port",
     "receiver_port",
+    "api_port",
     "dagster_port",
     "metrics_port",
 )
@@ -158,6 +160,9 @@ def started_stack(
             prepare(settings, {*engines, *external})
             if "receiver" in parts and "receiver" not in external:
                 supervisor.start(receiver_parts(settings, settings.state_folder / "logs", environ))
+                supervisor.changed()
+            if "api" in parts:
+                supervisor.start([api_part(settings, settings.state_folder / "logs" / "api.log", environ)])
                 supervisor.changed()
             _start_dagster(parts, settings, environ, workspace, supervisor)
             if "metrics" in parts:

@@ -76,7 +76,7 @@ def test_the_example_s_provider_account_is_one_that_sends_and_receives() -> None
 def test_every_command_of_the_composition_exists() -> None:
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
     services = compose_services()
-    assert set(services) == {"migrate", "code", "webserver", "daemon", "receiver", "metrics"}
+    assert set(services) == {"migrate", "code", "webserver", "daemon", "receiver", "api", "metrics"}
     for name, service in services.items():
         program, *arguments = service["command"]
         if program == "email-platform":
