@@ -63,6 +63,7 @@ def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, 
     data_folder = settings.state_folder / "clickhouse"
     url = urlsplit(settings.clickhouse_url.get_secret_value())
     database = url.path.lstrip("/")
+    memory = settings.embedded_clickhouse_memory_megabytes
     return Part(
         name="clickhouse",
         command=(
@@ -70,6 +71,8 @@ def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, 
             *("--data-folder", str(data_folder), "--host", LOOPBACK, "--port", str(settings.clickhouse_port)),
             *("--user", unquote(url.username or ""), "--database", database, "--exit-with-parent"),
             *("--s3-endpoint", StagingLocation.from_settings(settings).reachable_url),
+            *("--threads-per-query", str(settings.embedded_clickhouse_threads)),
+            *(() if memory is None else ("--maximum-memory-bytes", str(memory * 1024 * 1024))),
         ),
         environment={
             **python_environment(variables),
