@@ -13,5 +13,5 @@ begin
 end
 $$;
 grant select, insert, update on app_user, sender, lead, campaign, campaign_manifest, chunk, send_call to email_platform_application;
-grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow to email_platform_application;
+grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import to email_platform_application;
 grant select on email_platform_alembic_version to email_platform_application;

@@ -11,7 +11,7 @@ begin
     execute format('grant usage on schema %I to email_platform_reports', current_schema());
 end
 $$;
-grant select (id, owner_id, sender_id, name, status, status_reason, scheduled_at, attempt, queued_at, started_at, finished_at, progress_at, created_at, estimated_rows) on campaign to email_platform_reports;
+grant select (id, owner_id, sender_id, name, status, status_reason, scheduled_at, attempt, queued_at, started_at, finished_at, progress_at, created_at, estimated_rows, version) on campaign to email_platform_reports;
 grant select (campaign_id, eligible_rows, excluded_by_reason, frozen_at) on campaign_manifest to email_platform_reports;
 grant select (id, name) on app_user to email_platform_reports;
 grant select on sender, campaign_guard, staged_object to email_platform_reports;

@@ -36,6 +36,7 @@ from email_platform.adapters.providers import (
     build_provider,
     provider_limits,
 )
+from email_platform.content.apart import RenderingLimits
 from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
@@ -144,7 +145,9 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
             limits=limits,
             provider=provider,
             limiter=limiter,
-            renderer=lambda content_of: TemplateRenderer(content_of, signer),
+            renderer=lambda content_of: TemplateRenderer(
+                content_of, signer, apart=RenderingLimits(settings.render_seconds, settings.render_memory_megabytes)
+            ),
             content_errors=ContentErrorLimits(settings.content_error_share, settings.content_error_minimum),
         )
 

@@ -122,7 +122,7 @@ def test(
         trial = send_trial(parts, PostgresLeadsNow(engine), campaign_id, as_lead, to)
     result = trial.result
     if result.status != "accepted":
-        words = ": ".join(part for part in (result.error_code, result.error_message) if part)
+        words = visible(": ".join(part for part in (result.error_code, result.error_message) if part))
         raise CommandRefusedError(f"not sent ({result.status}): {words}")
     say(f"sent to {to}: {visible(trial.subject)}")
     say(f"the provider's id: {visible(result.provider_message_id)}")

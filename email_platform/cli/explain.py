@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from email_platform.cli.output import AsJson, print_json, say, utc_text
+from email_platform.cli.output import AsJson, print_json, say, utc_text, visible
 from email_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def explain(
 
 
 def _show(found: Explanation) -> None:
-    say(f"campaign {found.campaign_id}, lead {found.lead_id}: {found.summary}")
+    say(f"campaign {found.campaign_id}, lead {found.lead_id}: {visible(found.summary)}")
     for fact in found.facts:
-        say(f"  {utc_text(fact.at) if fact.at else 'now':<20}  {fact.kind:<12}  {fact.text}")
+        say(f"  {utc_text(fact.at) if fact.at else 'now':<20}  {fact.kind:<12}  {visible(fact.text)}")
 
 
 def _show_history(history: AddressHistory, *, as_json: bool) -> None:
@@ -59,11 +59,11 @@ def _show_history(history: AddressHistory, *, as_json: bool) -> None:
 
         print_json(history_document(history))
         return
-    say(history.address)
+    say(visible(history.address))
     for suppression in history.suppressions:
         scope = "every sender" if suppression.sender_id is None else f"sender {suppression.sender_id}"
         reason = suppression.reason.replace("_", " ")
-        say(f"  suppressed for {scope}: {reason}, by {suppression.source}, {utc_text(suppression.created_at)}")
+        say(f"  suppressed for {scope}: {reason}, by {visible(suppression.source)}, {utc_text(suppression.created_at)}")
     if not history.suppressions:
         say("  not on the suppression list")
     if history.leads is None:
@@ -72,13 +72,13 @@ def _show_history(history: AddressHistory, *, as_json: bool) -> None:
         opted_out = f", unsubscribed {utc_text(lead.unsubscribed_at)}" if lead.unsubscribed_at else ""
         say(f"  lead {lead.lead_id} has it now{opted_out}")
     for found in history.open_campaigns:
-        say(f"  campaign {found.campaign_id}, lead {found.lead_id}: {found.summary}")
+        say(f"  campaign {found.campaign_id}, lead {found.lead_id}: {visible(found.summary)}")
     if history.emails is None:
         say("  loaded emails are not known: the warehouse does not answer")
     for email in history.emails or ():
-        why = f": {email.error}" if email.error else ""
-        events = "".join(f", {event.type}" for event in email.events)
+        why = f": {visible(email.error)}" if email.error else ""
+        events = "".join(f", {visible(event.type)}" for event in email.events)
         say(
             f"  {utc_text(email.occurred_at)}  campaign {email.campaign_id}, lead {email.lead_id}: "
-            f"{email.status}{why}{events}"
+            f"{visible(email.status)}{why}{events}"
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from email_platform.cli.failures import ExitCode
-from email_platform.cli.output import AsJson, Column, Row, say, show_rows
+from email_platform.cli.output import AsJson, Column, Row, say, show_rows, visible, visible_lines
 from email_platform.domain.suppression_reasons import SuppressionReason
 from email_platform.errors import CommandRefusedError
 from email_platform.settings import Settings
@@ -141,7 +141,7 @@ class _Rejects:
         self._write((str(problem.line), problem.problem), problem.text)
         self._count += 1
         if self._count <= _PROBLEMS_SHOWN:
-            say(f"line {problem.line}: {problem.problem}", style="yellow")
+            say(f"line {problem.line}: {visible(problem.problem)}", style="yellow")
 
     def _write(self, cells: tuple[str, ...], line: str) -> None:
         from email_platform.events.suppression_csv import csv_line
@@ -159,7 +159,9 @@ def export_file(
 
     with _suppressions() as suppressions:
         if str(file) == "-":
-            sys.stdout.writelines(export_csv(suppressions.all()))
+            lines_of = export_csv(suppressions.all())
+            # For a file or a program the bytes as they are; on a terminal nothing may act.
+            sys.stdout.writelines(map(visible_lines, lines_of) if sys.stdout.isatty() else lines_of)
             return
         unfinished = file.with_name(f"{file.name}.unfinished")
         with unfinished.open("w", encoding="utf-8", newline="") as lines:
@@ -183,7 +185,7 @@ def add(
     with _suppressions() as suppressions:
         [request] = parse_csv([header, line], suppressions.sender_ids())
         if isinstance(request, CsvProblem):
-            raise CommandRefusedError(f"{address}: {request.problem}")
+            raise CommandRefusedError(f"{visible(address)}: {visible(request.problem)}")
         new = suppressions.add([request])
         say("suppressed" if new else "was suppressed before")
         _show(suppressions.of_address(request.address))
@@ -197,7 +199,9 @@ def remove(address: Address, sender: Sender = None) -> None:
     with _suppressions() as suppressions:
         removed = suppressions.remove(normalised_address(address.strip()), sender)
         if not removed:
-            raise CommandRefusedError(f"{address} is not suppressed" + (f" for sender {sender}" if sender else ""))
+            raise CommandRefusedError(
+                f"{visible(address)} is not suppressed" + (f" for sender {sender}" if sender else "")
+            )
     say(f"removed {len(removed)}:")
     _show(removed)
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from email_platform.content.apart import ROWS_AT_ONCE, RenderingApart
 from email_platform.content.compile import CompiledContent, required_attributes
 from email_platform.content.exact_number import attributes_of
 from email_platform.content.layout import Layout
@@ -30,7 +32,6 @@ BUDGET_SECONDS = 30.0
 _LEAD_IDS_SHOWN = 5
 _REASONS_SHOWN = 5
 _SCAN_ROWS = 8_192
-_RENDERED_AT_ONCE = 10  # messages held in memory, each of at most 2 MB, and between two looks at the clock
 _UNREADABLE = "attributes cannot be read (JSON)"
 
 
@@ -110,6 +111,7 @@ def check_against_manifest(
     sample_rows: int = SAMPLE_ROWS,
     rendered_rows: int = RENDERED_ROWS,
     budget_seconds: float = BUDGET_SECONDS,
+    apart: RenderingApart | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> ContentCheck:
     """Who of the manifest's recipients cannot be rendered.
@@ -118,21 +120,23 @@ def check_against_manifest(
     every row. Messages are rendered for every row of an audience of at most `rendered_rows` for as long as
     `budget_seconds` last; otherwise for a sample that is spread evenly and has the longest attributes of each batch.
 
+    With `apart`, messages are rendered in its process, within its limits; otherwise in this one.
+
     Raises:
-        InvalidTemplateError: the template itself is at fault: nobody that was looked at can be rendered.
+        InvalidTemplateError: the template itself is at fault: nobody that was looked at can be rendered, or rendering
+            somebody took more than the limits.
     """
-    finder = _Finder(manifest, compiled)
-    step = 1 if manifest.eligible_rows <= rendered_rows else max(1, manifest.eligible_rows // max(1, sample_rows))
-    sparse_step = max(1, manifest.eligible_rows // max(1, sample_rows))
-    ends_at = monotonic() + budget_seconds
-    columns = list(dict.fromkeys(["position", "lead_id", *compiled.used_columns]))
-    with store.reader(eligible_key(manifest.prefix)) as reader:
-        for batch in pq.ParquetFile(reader).iter_batches(batch_size=_SCAN_ROWS, columns=columns):
-            if monotonic() < ends_at:
-                finder.look_at(batch, step, lambda: monotonic() < ends_at)
-            else:  # as much time again for the sample
-                finder.look_at(batch, max(step, sparse_step), lambda: monotonic() < ends_at + budget_seconds)
-    found = finder.result()
+    with nullcontext() if apart is None else apart:
+        found = _find(
+            store,
+            manifest,
+            compiled,
+            _Finder(manifest, compiled, apart),
+            sample_rows,
+            rendered_rows,
+            budget_seconds,
+            monotonic,
+        )
     if found.rendered_rows and found.problem_rows == found.rendered_rows:
         first = next(iter(found.reasons))
         mend = ""
@@ -144,13 +148,36 @@ def check_against_manifest(
     return found
 
 
+def _find(
+    store: ObjectStore,
+    manifest: Manifest,
+    compiled: CompiledContent,
+    finder: _Finder,
+    sample_rows: int,
+    rendered_rows: int,
+    budget_seconds: float,
+    monotonic: Callable[[], float],
+) -> ContentCheck:
+    step = 1 if manifest.eligible_rows <= rendered_rows else max(1, manifest.eligible_rows // max(1, sample_rows))
+    sparse_step = max(1, manifest.eligible_rows // max(1, sample_rows))
+    ends_at = monotonic() + budget_seconds
+    columns = list(dict.fromkeys(["position", "lead_id", *compiled.used_columns]))
+    with store.reader(eligible_key(manifest.prefix)) as reader:
+        for batch in pq.ParquetFile(reader).iter_batches(batch_size=_SCAN_ROWS, columns=columns):
+            if monotonic() < ends_at:
+                finder.look_at(batch, step, lambda: monotonic() < ends_at)
+            else:  # as much time again for the sample
+                finder.look_at(batch, max(step, sparse_step), lambda: monotonic() < ends_at + budget_seconds)
+    return finder.result()
+
+
 class _Finder:
     """Counts problems, batch by batch."""
 
-    def __init__(self, manifest: Manifest, compiled: CompiledContent) -> None:
-        self._manifest, self._compiled = manifest, compiled
-        self._links = _SampleLinks()
-        self._layout = Layout(compiled, manifest, self._links)
+    def __init__(self, manifest: Manifest, compiled: CompiledContent, apart: RenderingApart | None) -> None:
+        self._manifest, self._compiled, self._apart = manifest, compiled, apart
+        self._links = SampleLinks()
+        self._layout = None if apart is not None else Layout(compiled, manifest, self._links)
         self._paths = [(f"attributes.{key}", key.split(".")) for key in sorted(required_attributes(compiled))]
         self._rows = self._rendered_rows = self._problem_rows = self._lacking_rows = 0
         self._reasons: dict[str, int] = {}
@@ -174,19 +201,24 @@ class _Finder:
         self._rendered_rows += known
         self._problem_rows += known
         rows = batch.filter(pa.array([each and row not in lacking for row, each in enumerate(chosen)], pa.bool_()))
-        for first in range(0, rows.num_rows, _RENDERED_AT_ONCE):
+        for first in range(0, rows.num_rows, ROWS_AT_ONCE):
             if not may_go_on():
                 return
-            self._render(rows.slice(first, _RENDERED_AT_ONCE))
+            self._render(rows.slice(first, ROWS_AT_ONCE))
 
     def _render(self, rows: pa.RecordBatch) -> None:
         self._rendered_rows += rows.num_rows
         table = pa.Table.from_batches([rows])
-        rendered = render_rows(self._compiled, table, self._manifest, self._links, self._layout)
-        for lead_id, values in zip(rows.column("lead_id").to_pylist(), rendered.values, strict=True):
-            if isinstance(values, ContentProblem):
+        for lead_id, reason in zip(rows.column("lead_id").to_pylist(), self._reasons_of(table), strict=True):
+            if reason is not None:
                 self._problem_rows += 1
-                self._note(values.reason, lead_id)
+                self._note(reason, lead_id)
+
+    def _reasons_of(self, rows: pa.Table) -> Sequence[str | None]:
+        if self._apart is not None:
+            return self._apart.problems(rows)
+        rendered = render_rows(self._compiled, rows, self._manifest, self._links, self._layout)
+        return [each.reason if isinstance(each, ContentProblem) else None for each in rendered.values]
 
     def _note(self, reason: str, lead_id: int) -> None:
         self._reasons[reason] = self._reasons.get(reason, 0) + 1
@@ -226,8 +258,9 @@ def _every(batch: pa.RecordBatch, step: int) -> list[bool]:
     return [position % step == 0 for position in batch.column("position").to_pylist()]
 
 
-class _SampleLinks:
+class SampleLinks:
     """Links as long as the real ones, for a check that sends nothing."""
 
     def url(self, campaign_id: int, lead_id: int, sender_id: int) -> str:
+        """The same for everybody."""
         return f"https://unsubscribe.example/{'0' * 60}"

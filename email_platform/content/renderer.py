@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from email_platform.content.apart import RenderingApart, RenderingLimits, has_programs
 from email_platform.content.check import ContentCheck, check_against_manifest
 from email_platform.content.compile import ContentLimits, check_content, compile_content
 from email_platform.content.layout import Layout, UnsubscribeLinks
@@ -20,21 +21,52 @@ class TemplateRenderer:
     """`email_platform.runs.parts.Renderer` for one campaign's content."""
 
     def __init__(
-        self, content_of: Campaign | Manifest, unsubscribe: UnsubscribeLinks, limits: ContentLimits | None = None
+        self,
+        content_of: Campaign | Manifest,
+        unsubscribe: UnsubscribeLinks,
+        limits: ContentLimits | None = None,
+        apart: RenderingLimits | None = None,
     ) -> None:
         """Compile the content and check its variables.
+
+        Args:
+            content_of: whose content.
+            unsubscribe: makes the signed links.
+            limits: how large a message may be.
+            apart: check and samples render in a process of their own with these limits; None: in this one.
 
         Raises:
             InvalidTemplateError: it cannot be compiled, or names an unknown variable.
         """
         self._compiled = compile_content(content_of.content, limits)
         check_content(self._compiled)
-        self._unsubscribe = unsubscribe
+        self._content, self._unsubscribe = content_of.content, unsubscribe
+        self._apart = apart if apart is not None and has_programs(self._compiled) else None
         self._laid_out: tuple[Manifest, Layout] | None = None
 
     def check(self, store: ObjectStore, manifest: Manifest) -> ContentCheck:
         """Which recipients of the manifest cannot be rendered; see `check_against_manifest`."""
-        return check_against_manifest(store, manifest, self._compiled)
+        return check_against_manifest(store, manifest, self._compiled, apart=self._process(manifest))
+
+    def sample(self, manifest: Manifest, rows: pa.Table) -> RenderedRows:
+        """As `render`, for messages that nobody has checked; in the process of the check.
+
+        Raises:
+            InvalidTemplateError: as for `render`, or it takes more than the limits.
+        """
+        process = self._process(manifest)
+        if process is None:
+            return self.render(manifest, rows)
+        campaign_id, sender_id = manifest.campaign_id, manifest.sender.sender_id
+        leads = [0, *rows.column("lead_id").to_pylist()]
+        with process:
+            values = process.values(rows, {lead: self._unsubscribe.url(campaign_id, lead, sender_id) for lead in leads})
+        return RenderedRows(Layout(self._compiled, manifest, self._unsubscribe).skeleton, values)
+
+    def _process(self, manifest: Manifest) -> RenderingApart | None:
+        if self._apart is None:
+            return None
+        return RenderingApart(self._content, self._compiled.limits, manifest, self._apart)
 
     def render(self, manifest: Manifest, rows: pa.Table) -> RenderedRows:
         """The manifest's skeleton and the values of each row, in order; see `render_rows`.

@@ -41,6 +41,14 @@ class Renderer(Protocol):
         """
         ...
 
+    def sample(self, manifest: Manifest, rows: pa.Table) -> RenderedRows:
+        """As `render`, for a few messages that nobody has checked.
+
+        Raises:
+            InvalidTemplateError: they cannot be rendered within the limits.
+        """
+        ...
+
     def render(self, manifest: Manifest, rows: pa.Table) -> RenderedRows:
         """One skeleton for all, and each row's values, in order."""
         ...

@@ -81,7 +81,7 @@ def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> Campai
         messages: tuple[SampleMessage, ...] = ()
         if manifest.eligible_rows and samples:
             rows = read_chunk(parts.store, manifest, 0).slice(0, samples)
-            messages = _messages(renderer.render(manifest, rows), rows)
+            messages = _messages(renderer.sample(manifest, rows), rows)
         return CampaignPreview(campaign, manifest, messages, check)
     finally:
         if frozen is None:

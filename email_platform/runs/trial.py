@@ -77,7 +77,7 @@ def send_trial(parts: Parts, leads: LeadRows, campaign_id: int, lead_id: int, ad
         on_unknown=campaign.on_unknown,
         frozen_at=parts.clock(),
     )
-    rendered = parts.renderer(manifest).render(manifest, row)
+    rendered = parts.renderer(manifest).sample(manifest, row)
     (values,) = rendered.values
     if isinstance(values, ContentProblem):
         raise CommandRefusedError(f"lead {lead_id} gets no message: {values.reason}")

@@ -32,7 +32,7 @@ class Target:
         name: also its folder in the corpus.
         inputs: new inputs.
         check: raises, whatever it is, where an input is handled wrongly.
-        bounded_inputs: how many a bounded run tries: about six seconds' worth.
+        bounded_inputs: how many a bounded run tries: one to six seconds' worth.
     """
 
     name: str

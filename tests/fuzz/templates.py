@@ -181,6 +181,6 @@ def check_prepared(content: bytes) -> None:
 
 
 TARGETS = [
-    Target("templates", GENERATED | changed_bytes(SEEDS), check, 60),
+    Target("templates", GENERATED | changed_bytes(SEEDS), check, 40),
     Target("html-preparation", changed_bytes(SEEDS), check_prepared, 200),
 ]

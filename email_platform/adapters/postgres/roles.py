@@ -52,6 +52,13 @@ _COLUMNS = text("""
     join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.relkind = 'r' and c.relnamespace = current_schema()::regnamespace and c.relname in :tables
 """).bindparams(bindparam("tables", expanding=True))
+# For the role itself and for everybody: before PostgreSQL 15, PUBLIC could create in schema public (its release notes).
+_CREATORS = text("""
+    select r.rolname, current_schema() as schema
+    from pg_roles as r
+    where r.rolname in :roles and has_schema_privilege(r.oid, current_schema(), 'create')
+    order by r.rolname
+""").bindparams(bindparam("roles", expanding=True))
 _PRESENT = text("select rolname from pg_roles where rolname in :roles").bindparams(bindparam("roles", expanding=True))
 
 
@@ -105,7 +112,7 @@ def apply_roles(engine: Engine, folder: Path = ROLES_FOLDER) -> Sequence[str]:
             # Without parameters the driver sends all statements of the file as they are.
             connection.execution_options(no_parameters=True).exec_driver_sql(file.sql)
         # A grant by somebody who may not give it is a warning only (PostgreSQL, GRANT, "Notes"): look what came of it.
-        _, problems = check_roles(connection, files)
+        _, problems = check_roles(connection, files, of_tables_only=True)
         if problems:
             raise ConfigurationError(f"{_refused_by(engine)}: {problems[0]}")
     return [file.role for file in files]
@@ -126,8 +133,14 @@ def _refused_by(engine: Engine) -> str:
     )
 
 
-def check_roles(connection: Connection, files: Sequence[RoleFile]) -> tuple[Sequence[str], Sequence[str]]:
-    """Which of the roles exist, and a sentence for each right that differs from its file."""
+def check_roles(
+    connection: Connection, files: Sequence[RoleFile], *, of_tables_only: bool = False
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Which of the roles exist, and a sentence for each right that differs from its file.
+
+    No role makes tables: one that may create in the schema could put its own in the way of ours. `of_tables_only`
+    leaves that out, since it is given to everybody, and not by the files.
+    """
     if not files:
         return [], []
     names = [file.role for file in files]
@@ -150,6 +163,11 @@ def check_roles(connection: Connection, files: Sequence[RoleFile]) -> tuple[Sequ
             problems += [
                 f"{file.role} has {_shown(right)} beyond its file" for right in sorted(actual[file.role] - wanted)
             ]
+    if not of_tables_only:
+        problems += [
+            f'{row.rolname} may create tables: revoke create on schema "{row.schema}" from public, {row.rolname}'
+            for row in connection.execute(_CREATORS, {"roles": present})
+        ]
     return present, problems
 
 

@@ -50,10 +50,10 @@ listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = ''
 password_encryption = 'scram-sha-256'
-max_connections = 100
+max_connections = {limits.connections}
 # A demo machine shares its memory with ClickHouse and Dagster; the hot set (ledger, leases) is small.
-shared_buffers = '128MB'
-work_mem = '16MB'
+shared_buffers = '{limits.shared_megabytes}MB'
+work_mem = '{limits.work_megabytes}MB'
 maintenance_work_mem = '128MB'
 max_wal_size = '1GB'
 checkpoint_timeout = '10min'
@@ -66,6 +66,21 @@ log_line_prefix = '%m [%p] '
 timezone = 'UTC'
 """
 _ACCESS_RULES = "host all all 127.0.0.1/32 scram-sha-256\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server may take of the machine.
+
+    Attributes:
+        shared_megabytes: ``shared_buffers``.
+        work_megabytes: ``work_mem``.
+        connections: ``max_connections``.
+    """
+
+    shared_megabytes: int = 128
+    work_megabytes: int = 16
+    connections: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +222,13 @@ def clear_remains(data_folder: Path) -> None:
     (data_folder / "postmaster.pid").unlink(missing_ok=True)
 
 
-def postgres_part(server: Server, data_folder: Path, log_file: Path, port: int, password: str) -> Part:
+def postgres_part(server: Server, data_folder: Path, log_file: Path, port: int, password: str, limits: Limits) -> Part:
     """The server as a part; its data folder must be initialised before it starts."""
 
     def before_start() -> None:
         clear_remains(data_folder)
         _write_for(server.account, data_folder / "postgresql.auto.conf", "")
-        _write_for(server.account, data_folder / "postgresql.conf", _CONFIGURATION.format(port=port))
+        _write_for(server.account, data_folder / "postgresql.conf", _CONFIGURATION.format(port=port, limits=limits))
         _write_for(server.account, data_folder / "pg_hba.conf", _ACCESS_RULES)
 
     def is_ready() -> bool:

@@ -1,4 +1,4 @@
-"""The embedded parts that are Python processes of ours: S3, ClickHouse, the simulator, the receiver, the API, the metrics.
+"""The embedded parts that are Python processes of ours: S3, ClickHouse, the simulator, receiver, API and metrics.
 
 Invariant: secrets reach a part through its environment only, and an engine gets no secret but its own. The
 receiver and the API are no engines but the platform itself: like Dagster's processes they read the settings as an
@@ -63,6 +63,7 @@ def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, 
     data_folder = settings.state_folder / "clickhouse"
     url = urlsplit(settings.clickhouse_url.get_secret_value())
     database = url.path.lstrip("/")
+    memory = settings.embedded_clickhouse_memory_megabytes
     return Part(
         name="clickhouse",
         command=(
@@ -70,6 +71,8 @@ def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, 
             *("--data-folder", str(data_folder), "--host", LOOPBACK, "--port", str(settings.clickhouse_port)),
             *("--user", unquote(url.username or ""), "--database", database, "--exit-with-parent"),
             *("--s3-endpoint", StagingLocation.from_settings(settings).reachable_url),
+            *("--threads-per-query", str(settings.embedded_clickhouse_threads)),
+            *(() if memory is None else ("--maximum-memory-bytes", str(memory * 1024 * 1024))),
         ),
         environment={
             **python_environment(variables),

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import signal
-import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from email_platform.local.stack.dagster_processes import (
     write_dagster_yaml,
 )
 from email_platform.local.stack.part import Part, held_free_ports
-from email_platform.local.stack.postgres import initialise, postgres_part, prepare_server
+from email_platform.local.stack.postgres import Limits, initialise, postgres_part, prepare_server
 from email_platform.local.stack.python_parts import (
     api_part,
     clickhouse_part,
@@ -42,6 +41,7 @@ from email_platform.local.stack.python_parts import (
     provider_part,
     receiver_parts,
 )
+from email_platform.local.stack.state_folder import make_state_folder, private
 from email_platform.local.stack.supervisor import Supervisor
 from email_platform.settings import (
     PART_NAMES,
@@ -134,7 +134,7 @@ def started_stack(
     if unknown:
         raise ConfigurationError(f"no such part: {', '.join(sorted(unknown))}; parts are {', '.join(ALL_PART_NAMES)}")
     state_folder = state_folder.absolute()
-    _make_state_folder(state_folder)
+    make_state_folder(state_folder)
     with _sole_supervisor(state_folder):
         _wait_for_earlier_processes(state_folder, say)
         if ports == "free":
@@ -276,28 +276,10 @@ def _settings_for_start(
     )
 
 
-def _make_state_folder(state_folder: Path) -> None:
-    try:
-        state_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as failure:
-        raise ConfigurationError(
-            f"cannot make the state folder {state_folder} ({failure.strerror}): set {variable_of('state_folder')}"
-        ) from failure
-    # One that was there may be open to others, who could read addresses and leads, or put files of their own into it.
-    found = state_folder.stat()
-    if found.st_uid != os.geteuid():
-        raise ConfigurationError(
-            f"the state folder {state_folder} belongs to another user, who could read and change everything in it: set "
-            f"{variable_of('state_folder')} to a folder of your own"
-        )
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        state_folder.chmod(0o700)
-
-
 @contextmanager
 def _sole_supervisor(state_folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel drops with the process."""
-    with (state_folder / _LOCK_FILE).open("a+", encoding="utf-8") as lock:
+    with open(state_folder / _LOCK_FILE, "a+", encoding="utf-8", opener=private) as lock:
         for patience in range(_LOCK_TRIES, 0, -1):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -348,7 +330,12 @@ def _engine_part(
     server = prepare_server(data_folder)
     password = settings.postgres_password()
     initialise(server, data_folder, password, set_password=new_password)
-    return postgres_part(server, data_folder, log_file, settings.postgres_port, password)
+    limits = Limits(
+        settings.embedded_postgres_shared_megabytes,
+        settings.embedded_postgres_work_megabytes,
+        settings.embedded_postgres_connections,
+    )
+    return postgres_part(server, data_folder, log_file, settings.postgres_port, password, limits)
 
 
 def _start_dagster(
@@ -391,7 +378,8 @@ def _write_state(state_folder: Path, supervisor: Supervisor) -> None:
             }
         )
     unfinished = state_folder / f"{_STATE_FILE}.unfinished"
-    unfinished.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    with open(unfinished, "w", encoding="utf-8", opener=private) as file:
+        file.write(json.dumps(state, indent=1))
     unfinished.replace(state_folder / _STATE_FILE)
 
 

@@ -137,6 +137,13 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("lease_seconds", "0"),
         ("one_process_rows", "-1"),
         ("provider_answer_seconds", "0"),
+        ("render_seconds", "0"),
+        ("render_memory_megabytes", "10"),
+        ("embedded_clickhouse_memory_megabytes", "511"),
+        ("embedded_clickhouse_threads", "-1"),
+        ("embedded_postgres_shared_megabytes", "0"),
+        ("embedded_postgres_work_megabytes", "much"),
+        ("embedded_postgres_connections", "5"),
     ],
 )
 def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, value: str) -> None:

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
+from typer.testing import CliRunner
 
-from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.assembly import open_oltp, open_parts, open_store, open_warehouse
 from email_platform.adapters.part_checks import check_parts
 from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
+from email_platform.adapters.postgres.metrics import PostgresFigures
 from email_platform.adapters.postgres.roles import ROLES_FOLDER, apply_roles, check_roles, role_files
 from email_platform.adapters.postgres.tables import metadata
+from email_platform.cli.app import app
+from email_platform.domain.storage_layout import event_inbox_key
 from email_platform.errors import ConfigurationError
+from email_platform.events.received import ReceivedBody, to_parquet
 from email_platform.events.suppression import SuppressionRequest
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.load import account, load_staged
 from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
+from resources.parts import PartsResource
+from resources.settings import SettingsResource
+from sensors.old_campaign_partitions import old_campaign_partitions
+from sensors.queued_campaigns import queued_campaigns
+from sensors.silent_campaigns import silent_campaigns
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
 from tests.integration.own_databases import own_settings
 
 pytestmark = pytest.mark.integration
 
 PASSWORD = "only-for-this-test"
-ROLES = ("application", "lead_reader", "loader", "receiver", "reports")
+ROLES = ("application", "lead_reader", "loader", "metrics", "receiver", "reports")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +121,81 @@ def test_the_receiver_unsubscribes_whoever_a_link_names(mine: Settings, owner: E
         assert found.all() == [(sender_id, "unsubscribe")]
 
 
+def test_the_metrics_are_read_with_their_own_role(mine: Settings) -> None:
+    with engine_of(mine, "metrics") as engine:
+        figures = PostgresFigures(engine)
+        assert figures.campaigns() is not None
+        assert figures.staging().quarantined == 0
+        assert (figures.alerts_waiting(), figures.calls().unknown) == (0, 0)
+        figures.accounts()
+
+
+def command(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "denied" not in result.output, result.output
+    assert result.exit_code == 0, (words, result.output)
+    return result.output
+
+
+def test_dagster_s_jobs_and_sensors_and_the_command_line_work_under_the_application_s_role(
+    mine: Settings, owner: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same code as in production, by settings that name the role's user."""
+    from email_platform.definitions import defs
+
+    for name, value in as_user(mine, "application").variables().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    Path("leads.csv").write_text("email,first_name\nimported@example.com,Ida\n", encoding="utf-8")
+    command("lead", "import", "leads.csv")
+    command("user", "add", "boss@example.com", "--name", "Boss")
+    command("sender", "add", "boss-news@example.com", "--name", "News", "--owner", "boss@example.com")
+    sender_id = json.loads(command("sender", "list", "--json"))[-1]["sender_id"]
+    content = f"name: A\nsender: {sender_id}\nsubject: Hello\nhtml: <p>Hello</p>\ncondition: {{all: []}}\n"
+    Path("it.yaml").write_text(content, encoding="utf-8")
+    made = json.loads(command("campaign", "create", "--file", "it.yaml", "--json"))["campaign_id"]
+    command("campaign", "edit", made, "--file", "it.yaml", "--version", 1)
+    command("campaign", "clone", made)
+    for verb in ("plan", "preview", "show", "queue", "pause", "cancel"):
+        command("campaign", verb, made)
+
+    campaign_id = queue_campaign(owner, in_city(seed_leads(owner, numbered(60))))
+    with owner.connect() as connection:
+        find = text("select id, email from lead order by id desc limit 1")
+        lead_id, address = connection.execute(find).one()
+    with dg.DagsterInstance.ephemeral() as instance:
+        settings = SettingsResource()
+        resources = {"settings": settings, "parts": PartsResource(settings=settings)}
+        for sensor in (queued_campaigns, silent_campaigns, old_campaign_partitions):
+            wanted = {name: resources[name] for name in sensor.required_resource_keys}
+            with dg.build_sensor_context(instance=instance, resources=wanted, definitions=defs) as context:
+                sensor(context)
+        instance.add_dynamic_partitions("campaign", [str(campaign_id)])
+        sent = defs.resolve_job_def("campaign_job").execute_in_process(
+            partition_key=str(campaign_id), instance=instance
+        )
+        assert sent.success
+        now = datetime.now(UTC)
+        event = {"event_id": "r", "type": "complained", "recipient": address, "occurred_at": now.isoformat()}
+        body = ReceivedBody("simulator", "roles", now, "", json.dumps({"events": [event]}).encode())
+        open_store(mine).put(event_inbox_key(now.date(), "roles", 1), to_parquet([body]))
+        for job in ("load_events_job", "load_staged_job"):
+            assert defs.resolve_job_def(job).execute_in_process(instance=instance).success, job
+    with owner.connect() as connection:
+        reasons = connection.execute(text("select reason from suppression where address = :a"), {"a": address})
+        assert reasons.scalars().all() == ["complaint"]
+    assert json.loads(command("campaign", "show", campaign_id, "--json"))["accepted"] == 60
+    command("explain", "--campaign", campaign_id, "--lead", lead_id)
+    command("explain", "--address", address)
+    command("campaign", "list")
+    command("campaign", "unknown", campaign_id)
+    command("campaign", "retry-rejected", campaign_id)
+    command("suppression", "add", "x@example.com")
+    command("suppression", "list")
+    command("suppression", "remove", "x@example.com")
+
+
 READS = {
     "lead_reader": ("select count(*), max(email) from lead", "select * from suppression"),
     "reports": (
@@ -137,6 +225,11 @@ TOO_MUCH = {
         *("select condition from campaign", "select content from campaign_manifest", "select * from send_call"),
         *("update campaign set name = 'x'", "delete from staged_object"),
     ),
+    "metrics": (
+        *("select * from lead", "select name from campaign", "select subject_template from campaign"),
+        *("select receipt from send_call", "select * from suppression", "update campaign set status = 'queued'"),
+        "delete from provider_rate",
+    ),
     "lead_reader": (
         "update lead set email = 'x'",
         "delete from lead",
@@ -159,7 +252,7 @@ def test_doctor_says_which_right_is_missing_and_which_is_too_much(mine: Settings
         (check,) = [each for each in check_parts(mine, {}) if each.part == "PostgreSQL's roles"]
         return check.fits, check.says
 
-    assert said() == (True, "5 of 5 are there, each with the rights of its file")
+    assert said() == (True, "6 of 6 are there, each with the rights of its file")
     with owner.begin() as connection:
         connection.execute(text("revoke insert on suppression from email_platform_receiver"))
         connection.execute(text("grant delete, select on lead to email_platform_reports"))
@@ -169,6 +262,16 @@ def test_doctor_says_which_right_is_missing_and_which_is_too_much(mine: Settings
     assert "email_platform_reports has delete on lead beyond its file" in says
     assert "run `email-platform roles`" in says
     apply_roles(owner)
+    assert said()[0]
+    with owner.begin() as connection:
+        connection.execute(text("grant create on schema public to public"))
+    fits, says = said()
+    assert not fits
+    assert 'email_platform_loader may create tables: revoke create on schema "public" from public' in says
+    apply_roles(owner)  # it can be repeated, but this right is everybody's and no file's
+    assert not said()[0]
+    with owner.begin() as connection:
+        connection.execute(text("revoke create on schema public from public"))
     assert said()[0]
 
 

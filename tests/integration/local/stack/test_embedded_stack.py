@@ -177,8 +177,8 @@ def test_no_file_that_a_part_writes_is_readable_by_others(settings: Settings) ->
     written = [path for path in settings.state_folder.rglob("*") if path.is_file() and not path.is_symlink()]
     parts = {path.relative_to(settings.state_folder).parts[0] for path in written}
     assert {"clickhouse", "s3", "logs"} <= parts, parts
-    ours = {path for path in written if path.parent == settings.state_folder}  # the supervisor's, in a folder of 0700
-    assert [path for path in written if path not in ours and stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+    assert {"embedded.env", "stack.json", "supervisor.lock"} <= parts, parts
+    assert [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
 # --- S3 as our clients use it -----------------------------------------------------------------------------------
@@ -291,8 +291,35 @@ def test_a_state_folder_that_others_can_read_is_made_private(tmp_path: Path) -> 
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(0o777)
+    for name in ("supervisor.lock", "notes.txt"):
+        (state / name).touch()
+        (state / name).chmod(0o666)
     with small_stack(state, parts=("s3",)):
         assert stat.S_IMODE(state.stat().st_mode) == 0o700
+        assert [path for path in state.iterdir() if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+
+
+def test_what_the_embedded_engines_may_take_is_a_setting(tmp_path: Path) -> None:
+    limits = {
+        "EMAIL_PLATFORM_EMBEDDED_CLICKHOUSE_MEMORY_MEGABYTES": "900",
+        "EMAIL_PLATFORM_EMBEDDED_CLICKHOUSE_THREADS": "1",
+        "EMAIL_PLATFORM_EMBEDDED_POSTGRES_SHARED_MEGABYTES": "32",
+        "EMAIL_PLATFORM_EMBEDDED_POSTGRES_WORK_MEGABYTES": "3",
+        "EMAIL_PLATFORM_EMBEDDED_POSTGRES_CONNECTIONS": "33",
+    }
+    environ = {**clean_environment(), **limits}
+    with small_stack(tmp_path / "state", parts=("postgres", "s3", "clickhouse"), environ=environ) as settings:
+        with connect(settings) as connection:
+            shown = [
+                connection.execute(f"show {name}").fetchone()
+                for name in ("shared_buffers", "work_mem", "max_connections")
+            ]
+        assert shown == [("32MB",), ("3MB",), ("33",)]
+        assert clickhouse(settings, "select getSetting('max_threads')") == (200, "1\n")
+        query = "select value from system.server_settings where name = 'max_server_memory_usage'"
+        assert clickhouse(settings, query) == (200, f"{900 * 1024 * 1024}\n")
+        status, answer = clickhouse(settings, "select length(groupArray(number)) from numbers(300000000)")
+        assert (status, "MEMORY_LIMIT_EXCEEDED" in answer) == (500, True), answer
 
 
 def test_a_state_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
