@@ -6,7 +6,6 @@ Loading it opens no connection and reads no setting but the first month of the o
 from __future__ import annotations
 
 import dagster as dg
-from dagster_dbt import DbtCliResource
 
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
@@ -16,7 +15,7 @@ from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
-from email_platform.adapters.dbt import dbt_executable
+from resources.dbt import DbtOnWarehouse
 from resources.events import EventsResource
 from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource
@@ -70,7 +69,7 @@ defs = dg.Definitions(
         "events": EventsResource(settings=settings),
         "warehouse": WarehouseResource(settings=settings),
         "legacy": LegacyImportResource(settings=settings),
-        "dbt": DbtCliResource(project_dir=dbt_project, dbt_executable=dbt_executable()),
+        "dbt": DbtOnWarehouse.of(dbt_project),
         "io_manager": StepOutputs(settings=settings),
     },
 )
