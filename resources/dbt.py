@@ -19,7 +19,7 @@ class DbtOnWarehouse(DbtCliResource):
     def of(cls, project: DbtProject) -> "DbtOnWarehouse":
         """The resource for this project, with the interpreter's own dbt."""
         return cls(
-            project_dir=project,
+            project_dir=str(project.project_dir),
             dbt_executable=sys.executable,
             global_config_flags=["-m", "email_platform.adapters.dbt"],
         )
