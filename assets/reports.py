@@ -1,7 +1,6 @@
 """The dbt project `dbt_reports/` as assets: the reports that consumers read."""
 
 import json
-import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ import dagster as dg
 from dagster_dbt import (
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
-    DbtCliResource,
     DbtProject,
     dbt_assets,
 )
@@ -19,6 +17,7 @@ from dagster_dbt import (
 from assets.partitions import campaign_id_of, campaign_partitions
 from email_platform.adapters.dbt import PROJECT_FOLDER
 from email_platform.errors import ConfigurationError
+from resources.dbt import DbtOnWarehouse
 from resources.warehouse import WarehouseResource
 
 # The reports are refreshed after changes, and once a day without any (sensors/reports_are_stale.py): where they are
@@ -92,10 +91,9 @@ class ReportsBuild(dg.Config):
     pool="reports",  # one build at a time, whoever asks for it: two would do the same work twice
 )
 def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the outputs' type)
-    context: dg.AssetExecutionContext, config: ReportsBuild, dbt: DbtCliResource, warehouse: WarehouseResource
+    context: dg.AssetExecutionContext, config: ReportsBuild, dbt: DbtOnWarehouse
 ):
     """Staging, intermediate and mart models with their tests, built in order."""
-    os.environ.update(warehouse.dbt_environment())  # dbt's own process inherits it; the step's process ends after it
     full_refresh = ["--full-refresh"] if config.full_refresh else []
     yield from dbt.cli([*BUILD, *full_refresh], context=context).stream()
 
@@ -108,7 +106,7 @@ def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the
     kinds={"dbt", "clickhouse"},
     pool="reports",
 )
-def campaign_reports(context: dg.AssetExecutionContext, dbt: DbtCliResource, warehouse: WarehouseResource) -> None:
+def campaign_reports(context: dg.AssetExecutionContext, dbt: DbtOnWarehouse, warehouse: WarehouseResource) -> None:
     """What the reports say of these campaigns, recomputed from the raw tables; runs only when somebody asks for it.
 
     Grain: as in each report. The refreshes of `reports_job` take in what is new by themselves; this is for campaigns
@@ -116,7 +114,6 @@ def campaign_reports(context: dg.AssetExecutionContext, dbt: DbtCliResource, war
     takes those away. Each campaign's report page is written into the bucket, for at most `MOST_PAGES` in one run.
     """
     campaigns = [campaign_id_of(key) for key in context.partition_keys]
-    os.environ.update(warehouse.dbt_environment())
     asked = ["--vars", json.dumps({"recompute_campaigns": campaigns})]
     dbt.cli([*BUILD, *asked], manifest=_manifest_path()).wait()
     with warehouse.open() as clickhouse:

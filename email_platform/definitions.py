@@ -6,7 +6,6 @@ Loading it opens no connection and reads no setting but the first month of the o
 from __future__ import annotations
 
 import dagster as dg
-from dagster_dbt import DbtCliResource
 
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
@@ -15,11 +14,13 @@ from assets.jobs import campaign_job, load_campaigns_job, load_staged_job, repor
 from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
+from assets.retention import retention_job, retention_schedule
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
-from email_platform.adapters.dbt import dbt_executable
+from resources.dbt import DbtOnWarehouse
 from resources.events import EventsResource
 from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource
+from resources.retention import RetentionResource
 from resources.settings import SettingsResource
 from resources.step_outputs import StepOutputs
 from resources.warehouse import WarehouseResource
@@ -54,7 +55,9 @@ defs = dg.Definitions(
         rebuild_warehouse_job,
         resolve_unknown_calls_job,
         legacy_import_job,
+        retention_job,
     ],
+    schedules=[retention_schedule],
     sensors=[
         queued_campaigns,
         silent_campaigns,
@@ -69,8 +72,9 @@ defs = dg.Definitions(
         "parts": PartsResource(settings=settings),
         "events": EventsResource(settings=settings),
         "warehouse": WarehouseResource(settings=settings),
+        "retention": RetentionResource(settings=settings),
         "legacy": LegacyImportResource(settings=settings),
-        "dbt": DbtCliResource(project_dir=dbt_project, dbt_executable=dbt_executable()),
+        "dbt": DbtOnWarehouse.of(dbt_project),
         "io_manager": StepOutputs(settings=settings),
     },
 )

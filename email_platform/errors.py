@@ -12,7 +12,8 @@ EmailPlatformError
 ├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
 ├── IllegalTransitionError      the campaign's state machine does not allow this change
 ├── CampaignStoppedError        the campaign was paused, cancelled or failed while its chunks were sending
-│   └── ContentHeldError        too many of its recipients cannot be rendered; paused before the first call
+│   ├── ContentHeldError        too many of its recipients cannot be rendered; paused before the first call
+│   └── CampaignArchivedError   it ended long ago and its ledger is in the bucket; restore it first
 ├── TooManyRejectedError        the provider refuses more recipients than the settings allow: pause the campaign
 ├── LeaseLostError              another process took this chunk over: stop sending at once
 ├── AccountingError             two counts that must be equal are not
@@ -30,6 +31,7 @@ EmailPlatformError
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 
@@ -117,6 +119,21 @@ class ContentHeldError(CampaignStoppedError):
 
     def __str__(self) -> str:
         return f"campaign {self.campaign_id} was paused before its first call: {self.reason}"
+
+
+class CampaignArchivedError(CampaignStoppedError):
+    """The campaign ended long ago and its call ledger was moved into the bucket: nothing can be sent or decided."""
+
+    def __init__(self, campaign_id: int, archived_at: datetime) -> None:
+        super().__init__(campaign_id, "archived")
+        self.archived_at = archived_at
+
+    def __str__(self) -> str:
+        return (
+            f"campaign {self.campaign_id} is archived since {self.archived_at:%Y-%m-%d}: its call ledger is in the "
+            "bucket, and nothing of it can be sent or decided; `email-platform retention restore "
+            f"{self.campaign_id}` brings the ledger back"
+        )
 
 
 class TooManyRejectedError(EmailPlatformError):

@@ -4,6 +4,7 @@ import dagster as dg
 from dagster_aws.s3.io_manager import PickledObjectS3IOManager
 
 from email_platform.adapters.assembly import open_store
+from email_platform.adapters.dagster_history import STEP_OUTPUTS
 from resources.settings import SettingsResource
 
 
@@ -18,4 +19,4 @@ class StepOutputs(dg.ConfigurableIOManagerFactory[PickledObjectS3IOManager]):
     def create_io_manager(self, context: dg.InitResourceContext) -> PickledObjectS3IOManager:
         """Made when a step first hands something on."""
         store = open_store(self.settings.load())
-        return PickledObjectS3IOManager(store.bucket, store.client, s3_prefix="step-outputs")
+        return PickledObjectS3IOManager(store.bucket, store.client, s3_prefix=STEP_OUTPUTS)

@@ -1,13 +1,12 @@
-"""The warehouse as a resource: ClickHouse for bulk loads and counts, and dbt's connection to it."""
+"""The warehouse as a resource: ClickHouse for bulk loads and counts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from email_platform.adapters.assembly import open_warehouse
-from email_platform.adapters.clickhouse import dbt_environment
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from resources.settings import SettingsResource
 
@@ -31,7 +30,3 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
         from email_platform.adapters.report_pages import keep_campaign_page  # draws: slow to import
 
         return keep_campaign_page(self.settings.load(), warehouse, campaign_id)
-
-    def dbt_environment(self) -> Mapping[str, str]:
-        """The variables that `dbt_reports/profiles.yml` reads."""
-        return dbt_environment(self.settings.load().clickhouse_url.get_secret_value())

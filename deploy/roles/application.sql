@@ -10,8 +10,10 @@ begin
     end if;
     execute format('revoke all on all tables in schema %I from email_platform_application', current_schema());
     execute format('grant usage on schema %I to email_platform_application', current_schema());
+    -- It deletes rows of archived ledgers and no others; nobody but the owner has a right to delete from the ledger.
+    execute 'grant execute on function remove_archived_ledger(bigint, integer) to email_platform_application';
 end
 $$;
 grant select, insert, update on app_user, sender, lead, campaign, campaign_manifest, chunk, send_call to email_platform_application;
-grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import to email_platform_application;
+grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import, work_lease to email_platform_application;
 grant select on email_platform_alembic_version to email_platform_application;

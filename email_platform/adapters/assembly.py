@@ -25,10 +25,12 @@ from email_platform.adapters.postgres.events import PostgresEventIntake, Postgre
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
 from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
+from email_platform.adapters.postgres.ledger_archive import PostgresLedgerArchive
+from email_platform.adapters.postgres.leftovers import PostgresLeftovers
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
-from email_platform.adapters.postgres.session_lock import session_lock
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
+from email_platform.adapters.postgres.work_lease import hold_work_lease, try_work_lease
 from email_platform.adapters.providers import (
     CallTimeouts,
     ProviderAccount,
@@ -42,6 +44,7 @@ from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.domain.campaigns import Sender
 from email_platform.domain.found_email import FoundEmail
 from email_platform.domain.ports import EmailProvider, ProviderLimits
+from email_platform.errors import CommandRefusedError
 from email_platform.events.inbox import SuppressionPolicy
 from email_platform.events.mailed import ManifestAddresses
 from email_platform.runs.events import EventParts
@@ -50,12 +53,11 @@ from email_platform.runs.guard import GuardLimits
 from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
 from email_platform.runs.legacy_table import Month
 from email_platform.runs.parts import ContentErrorLimits, Parts
+from email_platform.runs.retention import KeptDays, RetentionParts, RunHistory
 from email_platform.sending.policy import DeliveryPolicy, RejectionLimits
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings
 from email_platform.settings.provider_accounts import AccountVariables
-
-_LEGACY_SOURCE_LOCK = 0x6C656761  # "lega"
 
 
 def utc_now() -> datetime:
@@ -194,6 +196,37 @@ def open_warehouse(settings: Settings, timeout_seconds: float = LOAD_TIMEOUT_SEC
 
 
 @contextmanager
+def open_retention(settings: Settings, runs: RunHistory | None) -> Iterator[RetentionParts]:
+    """What `email_platform.runs.retention` needs, with the lease of its work.
+
+    Args:
+        settings: where the parts are, and for how long what is kept.
+        runs: Dagster's runs; None where this process has no instance.
+
+    Raises:
+        CommandRefusedError: another process is removing now.
+    """
+    store = open_store(settings)
+    with open_oltp(settings) as engine, try_work_lease(engine, "retention") as held:
+        if isinstance(held, str):
+            raise CommandRefusedError(f"{held} is removing now; one process at a time does")
+        yield RetentionParts(
+            PostgresLedgerArchive(engine, store),
+            PostgresLeftovers(engine),
+            runs,
+            store,
+            utc_now,
+            KeptDays(
+                settings.keep_ledger_days,
+                settings.keep_run_days,
+                settings.keep_raw_event_days,
+                settings.keep_leftover_days,
+            ),
+            held,
+        )
+
+
+@contextmanager
 def open_explain(settings: Settings) -> Iterator[ExplainParts]:
     """Where `email_platform.runs.explain` looks things up; nothing is connected before it is used."""
     with open_parts(settings) as parts, open_oltp(settings) as engine:
@@ -247,7 +280,7 @@ def import_legacy_month(
         open_oltp(settings) as engine,
         # Dagster's pool keeps others in the queue, but knows its limit only after the pool's first run (seen: three
         # months at once at the start of a backfill). The limit of rows a second is for all of them together.
-        session_lock(engine, _LEGACY_SOURCE_LOCK),
+        hold_work_lease(engine, "legacy import"),
         open_warehouse(settings) as warehouse,
     ):
         return import_month(

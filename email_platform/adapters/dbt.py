@@ -1,4 +1,7 @@
-"""``email-platform dbt``: dbt on the reports' project and the warehouse of the settings.
+"""dbt on the reports' project and the warehouse of the settings: for ``email-platform dbt``, and for Dagster's steps.
+
+``python -m email_platform.adapters.dbt …`` becomes dbt with these arguments; a step's process starts it, so that the
+step need not change its own environment, which other threads and steps of the same process read.
 
 Invariant: the warehouse's password reaches dbt by its environment only, never by an argument, which a list of processes
 shows.
@@ -7,11 +10,15 @@ shows.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from email_platform.adapters.clickhouse import dbt_environment
+from email_platform.errors import ConfigurationError
 from email_platform.settings import Settings
 
 PROJECT_FOLDER = Path(__file__).parents[2] / "dbt_reports"
@@ -33,9 +40,29 @@ def run_dbt(settings: Settings, arguments: list[str]) -> int:
         "--profiles-dir",
         str(PROJECT_FOLDER),
     ]
-    environment = {
+    return subprocess.run(command, env=_environment(settings), check=False).returncode
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    return {
         **os.environ,
         **dbt_environment(settings.clickhouse_url.get_secret_value()),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
-    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def become_dbt(arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by dbt on the warehouse of the settings; signals then reach dbt itself.
+
+    Raises:
+        ConfigurationError: a setting is missing or wrong.
+    """
+    dbt = shutil.which(dbt_executable()) or dbt_executable()
+    os.execve(dbt, [dbt, *arguments], _environment(Settings.load()))  # noqa: S606 (no shell is wanted)
+
+
+if __name__ == "__main__":
+    try:
+        become_dbt(sys.argv[1:])
+    except ConfigurationError as error:
+        sys.exit(str(error))

@@ -20,6 +20,7 @@ from email_platform.cli import (
     people,
     report,
     reports,
+    retention,
     stack,
     suppression,
     warehouse,
@@ -51,6 +52,7 @@ app.add_typer(report.app, name="report")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")
 app.add_typer(metrics.app, name="metrics")
+app.add_typer(retention.app, name="retention")
 
 # Without a handler Python prints the driver's own line about a failure, beside the sentence that `failures` prints.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())

@@ -95,9 +95,9 @@ def demo(
             require_engines(ALL_PART_NAMES, os.environ)
             say("starting; logs are in " + str(state_folder / "logs"))
             # Somebody who watches a demo does not want to wait for the interval of a busy platform.
-            os.environ.setdefault(variable_of("reports_interval_seconds"), "15")
+            environ = {variable_of("reports_interval_seconds"): "15", **os.environ}
             settings = stack.enter_context(
-                running_stack(state_folder, ports="configured", parts=ALL_PART_NAMES, say=say)
+                running_stack(state_folder, ports="configured", parts=ALL_PART_NAMES, environ=environ, say=say)
             )
         else:
             say("using the stack that runs already")

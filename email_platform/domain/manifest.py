@@ -77,6 +77,8 @@ class Manifest:
         call_rows: recipients per provider call, frozen so that call borders never move.
         sender, content, on_unknown: frozen too: an edit of the campaign cannot change a message half-way.
         excluded_by_reason: has every reason, also those with 0.
+        archived_at: since when its ledger is an object of the bucket and no row any more; its `content` is empty then,
+            and nothing can be sent. None for every other campaign.
     """
 
     campaign_id: int
@@ -90,6 +92,7 @@ class Manifest:
     content: CampaignContent
     on_unknown: OnUnknown
     frozen_at: datetime
+    archived_at: datetime | None = None
 
     @property
     def excluded_rows(self) -> int:

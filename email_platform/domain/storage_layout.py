@@ -10,6 +10,7 @@
     events/raw/<date>/<batch>.parquet                          the bodies of one batch, for a replay
     events/normalised/<date>/<batch>.parquet                   their events, loaded into the warehouse
     events/quarantine/<date>/<batch>.parquet                   bodies that could not be read, with the reason
+    ledgers/campaign=<id>.parquet                              the calls of a campaign that ended long ago
     reports/campaign=<id>.html                                 a campaign's report as people read it; can be made again
 
 The campaign's row of ``campaign_manifest`` in PostgreSQL decides which of its manifests counts, never a listing.
@@ -26,6 +27,7 @@ from email_platform.domain.ports import StagedKind
 _DAY = r"\d{4}-\d\d-\d\d"
 _ID = r"[1-9]\d{0,17}"
 _ELIGIBLE_KEY = re.compile(rf"manifests/campaign={_ID}/[0-9a-f-]{{36}}/eligible\.parquet", re.ASCII)
+_RAW_KEY = re.compile(rf"events/raw/(?P<day>{_DAY})/(?P<batch>[0-9a-f]{{32}})\.parquet", re.ASCII)
 # The objects that the warehouse is made of, by key. Nothing else under these prefixes is ours, whoever put it there.
 _KIND_OF_KEY: tuple[tuple[StagedKind, re.Pattern[str]], ...] = (
     ("delivery", re.compile(rf"deliveries/campaign=(?P<campaign>{_ID})/chunk-\d{{5,9}}\.parquet", re.ASCII)),
@@ -98,12 +100,32 @@ def legacy_left_key(month: str, first_id: int, version: int) -> str:
     return f"legacy/month={month}/ids-{first_id:012d}-left-{version}.parquet"
 
 
+def archived_ledger_key(campaign_id: int) -> str:
+    """The call ledger of a campaign whose rows are removed from PostgreSQL."""
+    return f"ledgers/campaign={campaign_id}.parquet"
+
+
 def report_page_key(campaign_id: int) -> str:
     """A campaign's report as HTML; each refresh that is asked for replaces it."""
     return f"reports/campaign={campaign_id}.html"
 
 
+EVENT_RAW_PREFIX = "events/raw/"
 EVENT_INBOX_PREFIX = "events/inbox/"
+
+
+def event_inbox_prefix(day: date) -> str:
+    """The inbox's folder of one day of reception."""
+    return f"{EVENT_INBOX_PREFIX}{day.isoformat()}/"
+
+
+def event_raw_parts(key: str) -> tuple[date, str] | None:
+    """Day and batch of an archive's object; None for anything else."""
+    found = _RAW_KEY.fullmatch(key)
+    try:
+        return None if found is None else (date.fromisoformat(found["day"]), found["batch"])
+    except ValueError:  # no day of the calendar
+        return None
 
 
 def event_inbox_key(day: date, receiver: str, sequence: int) -> str:

@@ -29,6 +29,7 @@ JOB_NAMES: tuple[str, ...] = (
     "rebuild_warehouse_job",
     "resolve_unknown_calls_job",
     "legacy_import_job",
+    "retention_job",
 )
 
 

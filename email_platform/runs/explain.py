@@ -23,7 +23,7 @@ from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.domain.found_email import FoundEmail
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.manifest_rows import rows_of_addresses, rows_of_lead
-from email_platform.domain.storage_layout import eligible_key, excluded_key
+from email_platform.domain.storage_layout import deliveries_key, eligible_key, excluded_key
 from email_platform.errors import CampaignNotFoundError, InvalidConditionError, PartUnavailableError
 from email_platform.runs.explanation import AddressHistory, ExplainParts, Explanation, Fact, FactKind, Verdict
 from email_platform.sending.ledger import SUPPRESSED_CODE, CallRecord
@@ -159,6 +159,8 @@ class _Inquiry:
         self, campaign: Campaign | None, manifest: Manifest, eligible: Mapping[str, Any]
     ) -> tuple[Verdict, str]:
         chunk, offset = divmod(int(eligible["position"]), manifest.chunk_rows)
+        if manifest.archived_at is not None:
+            return self._archived(manifest, eligible, chunk, manifest.archived_at)
         ledger = self._parts.parts.ledger
         records = ledger.calls(self._campaign_id, chunk)
         finished = ledger.chunk_is_finished(self._campaign_id, chunk)
@@ -180,6 +182,24 @@ class _Inquiry:
             return status, f"left out before the call: {message}"
         words = ": ".join(part for part in (code, message) if part)
         return status, _SUMMARIES[status] + (f": {words}" if words else "")
+
+    def _archived(
+        self, manifest: Manifest, eligible: Mapping[str, Any], chunk: int, archived_at: datetime
+    ) -> tuple[Verdict, str]:
+        """The ledger's rows are gone; what became of the lead is in the chunk's staged object."""
+        self._note("audience", f"chosen, to be mailed at {eligible['email']} in chunk {chunk}", manifest.frozen_at)
+        text = "the campaign was archived: its calls are in the bucket, and this is from its staged deliveries"
+        self._note("campaign", text, archived_at)
+        try:
+            row = self._row(deliveries_key(self._campaign_id, chunk), ["status", "error_code", "error_message"])
+        except (FileNotFoundError, pa.ArrowException, KeyError, ValueError) as error:
+            self._note("not known", f"its deliveries cannot be read from the bucket: {type(error).__name__}")
+            return "cannot_say", "the campaign is archived, and its staged deliveries cannot be read"
+        if row is None:
+            return "waiting", "in the audience and never called; the campaign ended long ago and is archived"
+        status: Verdict = row["status"]
+        words = ": ".join(part for part in (row["error_code"], row["error_message"]) if part)
+        return status, _SUMMARIES[status] + (f": {words}" if words else "") + " (archived)"
 
     def _note_call(self, chunk: int, record: CallRecord, nth: int) -> None:
         name = f"call {record.call_index} of chunk {chunk}"

@@ -21,6 +21,7 @@ from email_platform.domain.ports import (
     SuppressionLookup,
 )
 from email_platform.errors import (
+    CampaignArchivedError,
     CampaignStoppedError,
 )
 from email_platform.sending.ledger import CallLedger
@@ -100,7 +101,7 @@ class Parts:
 
 
 def find_manifest(parts: Parts, campaign_id: int) -> Manifest:
-    """The campaign's frozen audience.
+    """The campaign's frozen audience, also of a campaign whose ledger is archived.
 
     Raises:
         CampaignStoppedError: it has none.
@@ -108,4 +109,17 @@ def find_manifest(parts: Parts, campaign_id: int) -> Manifest:
     manifest = parts.manifests.find(campaign_id)
     if manifest is None:
         raise CampaignStoppedError(campaign_id, "without a frozen audience")
+    return manifest
+
+
+def manifest_with_ledger(parts: Parts, campaign_id: int) -> Manifest:
+    """The campaign's frozen audience, for whoever sends or decides by its ledger.
+
+    Raises:
+        CampaignArchivedError: its ledger is archived.
+        CampaignStoppedError: it has no manifest.
+    """
+    manifest = find_manifest(parts, campaign_id)
+    if manifest.archived_at is not None:
+        raise CampaignArchivedError(campaign_id, manifest.archived_at)
     return manifest

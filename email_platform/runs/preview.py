@@ -18,6 +18,7 @@ from email_platform.content.render import RenderedRows
 from email_platform.domain.campaigns import Campaign
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.storage_layout import eligible_key, excluded_key
+from email_platform.errors import CampaignArchivedError
 from email_platform.runs.parts import Parts
 
 
@@ -65,6 +66,8 @@ def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> Campai
     """
     campaign = parts.campaigns.get(campaign_id)
     frozen = parts.manifests.find(campaign_id)
+    if frozen is not None and frozen.archived_at is not None:
+        raise CampaignArchivedError(campaign_id, frozen.archived_at)  # the template that was sent lies in the bucket
     if frozen is None:
         campaign = replace(campaign, content=prepared_content(campaign.content))
     renderer = parts.renderer(frozen or campaign)

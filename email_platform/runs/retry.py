@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from email_platform.domain.campaigns import Campaign
-from email_platform.runs.parts import Parts, find_manifest
+from email_platform.runs.parts import Parts, manifest_with_ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,6 @@ def retry_rejected(parts: Parts, campaign_id: int, code: str | None = None) -> R
         CampaignStoppedError: the campaign has no frozen audience, so nobody was ever refused.
     """
     parts.campaigns.get(campaign_id)
-    manifest = find_manifest(parts, campaign_id)
+    manifest = manifest_with_ledger(parts, campaign_id)
     recipients = parts.ledger.put_back_rejected(campaign_id, manifest.chunk_rows, code)
     return RejectedPutBack(recipients, parts.campaigns.get(campaign_id))

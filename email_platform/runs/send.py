@@ -35,7 +35,7 @@ from email_platform.errors import (
     SendingInterruptedError,
     TooManyRejectedError,
 )
-from email_platform.runs.parts import Parts, find_manifest
+from email_platform.runs.parts import Parts, manifest_with_ledger
 from email_platform.runs.stage import stage_chunk
 from email_platform.sending.call_writing import Mailing, RenderedCall
 from email_platform.sending.chunk_delivery import ChunkDelivery
@@ -96,7 +96,7 @@ def send_chunk(
     """
     began_seconds = time.monotonic()
     stop = stop or Event()
-    manifest = find_manifest(parts, campaign_id)
+    manifest = manifest_with_ledger(parts, campaign_id)
     recipients = read_chunk(parts.store, manifest, chunk_index)
     if parts.ledger.chunk_is_finished(campaign_id, chunk_index):
         progress = progress_of(manifest, chunk_index, parts.ledger.calls(campaign_id, chunk_index))

@@ -19,7 +19,7 @@ from email_platform.errors import (
     CampaignNotFoundError,
 )
 from email_platform.runs.finish import sent_reason
-from email_platform.runs.parts import Parts, find_manifest
+from email_platform.runs.parts import Parts, manifest_with_ledger
 from email_platform.runs.stage import stage_chunk
 from email_platform.sending.evidence import proof_from, unknown_of
 from email_platform.sending.ledger import CallRecord, CampaignTotals, UnknownDecision
@@ -47,7 +47,7 @@ def decide_unknown_calls(
     Raises:
         CampaignNotFoundError: the row is gone (only abandoning works then: it needs no run).
     """
-    manifest = find_manifest(parts, campaign_id)
+    manifest = manifest_with_ledger(parts, campaign_id)
     found = [
         (index, record)
         for index, record in parts.ledger.unknown_calls(campaign_id)
@@ -110,7 +110,7 @@ def resolve_unknown_by_evidence(parts: Parts, campaign_id: int, evidence: Mappin
     Raises:
         CampaignStoppedError: the campaign has no manifest, so it never called a provider.
     """
-    manifest = find_manifest(parts, campaign_id)
+    manifest = manifest_with_ledger(parts, campaign_id)
     whole_calls = parts.limits(manifest.sender).accepts_whole_calls
     proofs = [
         proof

@@ -44,6 +44,7 @@ from email_platform.settings.object_store import OBJECT_STORE, ObjectStoreSettin
 from email_platform.settings.postgres import DAGSTER_DATABASE, POSTGRES, PostgresSettings
 from email_platform.settings.provider import PROVIDER, ProviderSettings
 from email_platform.settings.receiver import RECEIVER, ReceiverSettings
+from email_platform.settings.retention import RetentionSettings
 from email_platform.settings.runs import RunSettings
 from email_platform.settings.sending import SendingSettings
 from email_platform.settings.sources import VariablesSource, embedded_source, is_secret
@@ -75,6 +76,7 @@ _PART_OF_REQUIRED_FIELD = {"postgres_url": "postgres", "s3_bucket": "s3", "click
 class Settings(
     StackSettings,
     LegacySettings,
+    RetentionSettings,
     RunSettings,
     SendingSettings,
     ReceiverSettings,

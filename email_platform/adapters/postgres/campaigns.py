@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from email_platform.adapters.postgres.tables import app_user, campaign, chunk, sender
+from email_platform.adapters.postgres.tables import app_user, campaign, campaign_manifest, chunk, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.campaigns import (
     LONGEST_PAUSE,
@@ -45,7 +45,7 @@ from email_platform.domain.campaigns import (
 )
 from email_platform.domain.odd_rows import LATEST, Unreadable, is_odd_time
 from email_platform.domain.texts import without_nul
-from email_platform.errors import AccountingError, CampaignNotFoundError, IllegalTransitionError
+from email_platform.errors import AccountingError, CampaignArchivedError, CampaignNotFoundError, IllegalTransitionError
 
 _STARTED = {CampaignStatus.SENDING}
 _SCHEDULED = {CampaignStatus.DRAFT, CampaignStatus.QUEUED, CampaignStatus.PAUSED, CampaignStatus.FAILED}
@@ -62,7 +62,7 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     """Make one legal change of status in the caller's transaction, under the row's lock.
 
     Raises:
-        CampaignNotFoundError, IllegalTransitionError, AccountingError: nothing was changed.
+        CampaignNotFoundError, IllegalTransitionError, AccountingError, CampaignArchivedError: nothing was changed.
     """
     current: str | None = connection.execute(
         select(campaign.c.status).where(campaign.c.id == campaign_id).with_for_update()
@@ -72,6 +72,7 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     values: dict[str, Any] = {"status_reason": without_nul(reason)}
     if current != wanted:
         check_transition(campaign_id, CampaignStatus(current), wanted)
+        _require_ledger(connection, campaign_id, wanted)
         if wanted is CampaignStatus.SENT:
             _require_finished_chunks(connection, campaign_id)
         values["status"] = wanted
@@ -86,6 +87,15 @@ def change_status(connection: Connection, campaign_id: int, wanted: CampaignStat
     if wanted in _STARTED:
         values["progress_at"] = func.clock_timestamp()
     connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(**values))
+
+
+def _require_ledger(connection: Connection, campaign_id: int, wanted: CampaignStatus) -> None:
+    """Whoever archives a ledger holds the campaign's lock too."""
+    if wanted not in (CampaignStatus.QUEUED, CampaignStatus.SENDING):
+        return
+    archived = select(campaign_manifest.c.archived_at).where(campaign_manifest.c.campaign_id == campaign_id)
+    if (archived_at := connection.execute(archived).scalar_one_or_none()) is not None:
+        raise CampaignArchivedError(campaign_id, archived_at)
 
 
 def _require_finished_chunks(connection: Connection, campaign_id: int) -> None:

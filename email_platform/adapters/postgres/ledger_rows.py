@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Select, func, select, text, update
 
-from email_platform.adapters.postgres.tables import chunk, send_call
+from email_platform.adapters.postgres.tables import campaign_manifest, chunk, send_call
 from email_platform.domain.texts import without_nul
 from email_platform.sending.ledger import (
     OWN_REFUSALS,
@@ -250,7 +250,14 @@ def answers_since_queued(connection: Connection, campaign_id: int, chunk_index: 
 
 
 def campaign_totals(connection: Connection, campaign_id: int) -> CampaignTotals:
-    """Recipients and calls of the campaign by state; reads one row per call, by primary key."""
+    """Recipients and calls of the campaign by state; reads one row per call, by primary key.
+
+    Of an archived ledger: what its rows added up to.
+    """
+    archived = select(campaign_manifest.c.archived_totals).where(campaign_manifest.c.campaign_id == campaign_id)
+    totals: Any = connection.execute(archived).scalar_one_or_none()
+    if totals is not None:
+        return CampaignTotals(**totals)
     by_state = text(
         """
         select

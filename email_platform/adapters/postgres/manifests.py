@@ -88,4 +88,5 @@ def _manifest(row: Row[Any]) -> Manifest:
         content=CampaignContent(**row.content),
         on_unknown=row.on_unknown,
         frozen_at=row.frozen_at,
+        archived_at=row.archived_at,
     )

@@ -184,6 +184,14 @@ campaign_manifest = Table(
     Column("content", JSONB, nullable=False),
     Column("on_unknown", Text, nullable=False),
     Column("frozen_at", DateTime(timezone=True), nullable=False),
+    Column("archived_at", DateTime(timezone=True)),  # its ledger is an object of the bucket; see `ledger_archive`
+    Column("archived_totals", JSONB(none_as_null=True)),  # what the ledger's rows added up to
+    Column("ledger_removed_at", DateTime(timezone=True)),  # null while rows of an archived ledger are left
+    Index(
+        "ix_campaign_manifest_half_removed",
+        "campaign_id",
+        postgresql_where=text("archived_at is not null and ledger_removed_at is null"),
+    ),
 )
 
 chunk = Table(
@@ -327,6 +335,16 @@ api_audit = Table(
     Column("method", Text, nullable=False),
     Column("path", Text, nullable=False),
     Column("status", SmallInteger),
+)
+
+
+# One row per kind of work that one process at a time does, on whichever host: who has it, and until when.
+work_lease = Table(
+    "work_lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
 )
 
 
