@@ -10,6 +10,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import IO, Any
 
 import boto3
@@ -132,6 +133,12 @@ class S3ObjectStore:
             for page in pages:
                 for item in page.get("Contents", []):
                     yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'))
+
+    def first_written_at(self, prefix: str) -> datetime | None:
+        """When the oldest of the first thousand objects under the prefix was written; one request, None for none."""
+        with self._translated(prefix):
+            found = self.client.list_objects_v2(Bucket=self._bucket, Prefix=prefix).get("Contents", [])
+            return min((item["LastModified"] for item in found), default=None)
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""
