@@ -19,7 +19,7 @@ from email_platform.alerting.condition import Condition, Kind
 from email_platform.alerting.rules import check_condition, reports_condition, run_condition
 from email_platform.alerting.watch import AlertParts, Finding, LookReport
 from resources.alerts import AlertsResource
-from sensors.runs_on_record import runs_by_campaign
+from sensors.runs_on_record import attempt_of, runs_by_campaign
 
 WATCHED_JOBS = [
     job.name
@@ -30,17 +30,24 @@ WATCHED_JOBS = [
 ]
 FAILED_RUNS_LOOKED_AT = 50
 DAYS_LOOKED_AT = 7
-# Of a job's newest runs: a cancelled one says nothing of those before it.
-_RUNS_OF_A_JOB = 5
+RUNS_OF_A_JOB = 5
+FAILURES_IN_A_ROW = 3
+RETRY_WITHIN_SECONDS = 300.0
+"""A run is started again by Dagster, or its campaign by `silent_campaigns`, well within this."""
+# What fails it has an alert of its own, with a better command.
+OTHERWISE_ALERTED = AssetCheckKey(dg.AssetKey("warehouse_events"), "campaigns_within_limits")
 
 
-def runs_finding(instance: dg.DagsterInstance, now: datetime) -> Finding:
-    """Jobs, and campaigns, whose newest run failed; one that runs again is undecided. A bounded number of questions."""
+def runs_finding(instance: dg.DagsterInstance, parts: AlertParts, now: datetime) -> Finding:
+    """Jobs, and campaigns at work, whose runs fail; a bounded number of questions.
+
+    A campaign that is paused or failed has an alert of its own, and the runs of its earlier attempts say nothing.
+    """
     found: list[Condition] = []
     undecided: list[tuple[Kind, str]] = []
     for job in WATCHED_JOBS:
-        records = instance.get_run_records(dg.RunsFilter(job_name=job), limit=_RUNS_OF_A_JOB)
-        judge_runs(job, "", [record.dagster_run for record in records], found, undecided)
+        records = instance.get_run_records(dg.RunsFilter(job_name=job), limit=RUNS_OF_A_JOB)
+        judge_runs(job, "", records, now, found, undecided)
     failed = instance.get_run_records(
         dg.RunsFilter(
             job_name=campaign_job.name,
@@ -49,31 +56,48 @@ def runs_finding(instance: dg.DagsterInstance, now: datetime) -> Finding:
         ),
         limit=FAILED_RUNS_LOOKED_AT,
     )
-    ids = {
-        int(record.dagster_run.tags[CAMPAIGN_ID_TAG]) for record in failed if CAMPAIGN_ID_TAG in record.dagster_run.tags
-    }
-    for campaign_id, records in runs_by_campaign(instance, ids).items():
-        judge_runs(campaign_job.name, f"campaign {campaign_id}", [one.dagster_run for one in records], found, undecided)
+    tags = [record.dagster_run.tags.get(CAMPAIGN_ID_TAG, "") for record in failed]
+    attempts = parts.facts.attempts_at_work({int(tag) for tag in tags if tag.isdecimal()})
+    for campaign_id, records in runs_by_campaign(instance, attempts.keys()).items():
+        present = [record for record in records if attempt_of(record) in (0, attempts[campaign_id])]
+        judge_runs(campaign_job.name, f"campaign {campaign_id}", present, now, found, undecided)
     return Finding(["run_failed"], found, undecided)
 
 
 def judge_runs(
-    job: str, about: str, runs: Sequence[dg.DagsterRun], found: list[Condition], undecided: list[tuple[Kind, str]]
+    job: str,
+    about: str,
+    records: Sequence[dg.RunRecord],
+    now: datetime,
+    found: list[Condition],
+    undecided: list[tuple[Kind, str]],
 ) -> None:
-    """Add what the newest run says, the newest being the first; a cancelled run says nothing."""
-    for run in runs:
-        if not run.is_finished:
-            undecided.append(("run_failed", about or job))
-            return
-        if run.status is dg.DagsterRunStatus.FAILURE:
-            found.append(run_condition(job, run.run_id, about))
-        if run.status is not dg.DagsterRunStatus.CANCELED:
-            return
+    """Add what these runs say, the newest being the first: how many failed since the last one that succeeded.
+
+    One failure is an operator's matter where nothing runs again within a few minutes; several in a row are in any case,
+    however quickly the next one follows. A cancelled run says nothing.
+    """
+    failures: list[dg.RunRecord] = []
+    for record in records:
+        if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
+            break
+        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE:
+            failures.append(record)
+    if not failures:
+        return
+    is_at_work = any(not record.dagster_run.is_finished for record in records)
+    is_fresh = (now - failures[0].update_timestamp.astimezone(UTC)).total_seconds() < RETRY_WITHIN_SECONDS
+    if len(failures) < FAILURES_IN_A_ROW and (is_at_work or is_fresh):
+        undecided.append(("run_failed", about or job))
+    else:
+        found.append(run_condition(job, failures[0].dagster_run.run_id, about))
 
 
 def checks_finding(instance: dg.DagsterInstance, keys: Collection[AssetCheckKey]) -> Finding:
     """Asset checks, dbt's tests among them, whose newest result is a failure; one question for all."""
-    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        [key for key in keys if key != OTHERWISE_ALERTED]
+    )
     found: list[Condition] = []
     undecided: list[tuple[Kind, str]] = []
     for key, record in records.items():
@@ -108,7 +132,7 @@ def look_from_dagster(
     with alerts.open() as parts:
         now = parts.clock()
         findings = [
-            runs_finding(instance, now),
+            runs_finding(instance, parts, now),
             checks_finding(instance, keys),
             reports_finding(instance, parts, now),
             alerts.warehouse_finding(),

@@ -3,14 +3,14 @@
 The webhook gets one POST of JSON with a ``text``, as chat and paging systems take it, and with the alert's id and state
 for programs. Apprise's URLs (https://github.com/caronc/apprise/wiki) reach Slack, Teams, PagerDuty, mail and the rest.
 
-Invariant: an address is a credential and is in no message, name, or log line. A target's name is its scheme and a keyed
-digest of its URL, so that the outbox knows it again without holding it.
+Invariant: an address is a credential and is in no message, name, or log line. A target's name is its scheme and its
+place among those of the same scheme, so a credential that is replaced leaves the name, and what was sent, as they are.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,13 +30,12 @@ WEBHOOK = "webhook"
 _URLS_VARIABLE = "EMAIL_PLATFORM_ALERT_URLS"
 
 
-def alert_targets(webhook: SecretStr | None, urls: SecretStr | None, secret: SecretStr) -> Mapping[str, Send]:
+def alert_targets(webhook: SecretStr | None, urls: SecretStr | None) -> Mapping[str, Send]:
     """How each configured target is sent to, by its name; empty where only the log and `alert list` show alerts.
 
     Args:
         webhook: where our own JSON goes.
         urls: apprise URLs with blanks between them.
-        secret: keys the names' digests.
 
     Raises:
         ConfigurationError: apprise knows no service for one of the URLs.
@@ -44,10 +43,11 @@ def alert_targets(webhook: SecretStr | None, urls: SecretStr | None, secret: Sec
     targets: dict[str, Send] = {}
     if webhook is not None:
         targets[WEBHOOK] = partial(_post, webhook)
+    schemes: Counter[str] = Counter()
     for place, url in enumerate(urls.get_secret_value().split() if urls is not None else (), 1):
-        digest = hmac.digest(secret.get_secret_value().encode(), url.encode(), "sha256").hex()[:8]
-        name = f"{url.partition(':')[0].lower()}-{digest}"
-        targets[name] = partial(_notify, _service(url, place))
+        scheme = url.partition(":")[0].lower()
+        schemes[scheme] += 1
+        targets[f"{scheme}-{schemes[scheme]}"] = partial(_notify, _service(url, place))
     return targets
 
 

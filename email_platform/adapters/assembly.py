@@ -189,7 +189,7 @@ def alert_parts(settings: Settings, engine: Engine, store: S3ObjectStore) -> Ale
     return AlertParts(
         facts=PlatformAlertFacts(engine, store),
         book=PostgresAlertBook(engine),
-        targets=alert_targets(settings.alert_webhook_url, settings.alert_urls, settings.unsubscribe_secret),
+        targets=alert_targets(settings.alert_webhook_url, settings.alert_urls),
         limits=AlertLimits(settings.alert_late_seconds),
         clock=utc_now,
     )

@@ -334,16 +334,21 @@ def reports_condition(oldest_change_at: datetime | None, limits: Limits, now: da
 
 
 def run_condition(job: str, run_id: str, about: str = "") -> Condition:
-    """The newest run of a job, or of a campaign, failed, and no other is at it."""
+    """The runs of a job, or of a campaign at work, fail.
+
+    Args:
+        job: which job.
+        run_id: the newest run that failed.
+        about: ``campaign 17``; empty for a job of all campaigns.
+    """
     return Condition(
         "run_failed",
         about or job,
-        f"run {run_id} of {job}{f' for {about}' if about else ''} failed, and no retry is at work",
+        f"{job}{f' for {about}' if about else ''} failed and has not succeeded since; look at run {run_id} in Dagster",
         "What the run should have done waits; it can be run again, and mails nobody twice.",
         f"email-platform {about.replace('campaign', 'campaign show')}"
         if about
         else f"dagster job launch -w workspace.yaml -j {job}",
-        run_id,
     )
 
 

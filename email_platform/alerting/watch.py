@@ -71,6 +71,10 @@ class AlertFacts(Protocol):
         """
         ...
 
+    def attempts_at_work(self, campaign_ids: Collection[int]) -> Mapping[int, int]:
+        """The present attempt of those of these campaigns that are queued or sending."""
+        ...
+
     def oldest_change_after(self, refreshed_at: datetime | None) -> datetime | None:
         """The first change that a refresh of the reports which began then does not show; None where there is none."""
         ...

@@ -7,7 +7,7 @@ makes an alert look as if it were over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -80,6 +80,14 @@ class PlatformAlertFacts:
     def first_event_at(self) -> datetime | None:
         """When the oldest object in the inbox was written; see the Protocol."""
         return self._store.first_written_at(EVENT_INBOX_PREFIX)
+
+    def attempts_at_work(self, campaign_ids: Collection[int]) -> Mapping[int, int]:
+        """The present attempt of those that are queued or sending; see the Protocol."""
+        statement = select(campaign.c.id, campaign.c.attempt).where(
+            campaign.c.id.in_(list(campaign_ids)), campaign.c.status.in_(("queued", "sending"))
+        )
+        with oltp_transaction(self._engine) as connection:
+            return {row.id: row.attempt for row in connection.execute(statement)}
 
     def oldest_change_after(self, refreshed_at: datetime | None) -> datetime | None:
         """The first change after a refresh of the reports began; None where there is none. Reads three indexes."""

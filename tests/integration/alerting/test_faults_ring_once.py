@@ -6,7 +6,11 @@ Each fault is looked at several times, also by a process that has just started; 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -50,6 +54,7 @@ pytestmark = pytest.mark.integration
 
 HOUR = 3600.0
 MINUTE = 60.0
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +308,28 @@ def test_a_dead_receiver_is_seen_from_dagster(watched: Watched) -> None:
     assert [(one["kind"], one["state"]) for one in watched.heard[1:]] == [("receiver_dead", "resolved")]
     watched.ahead_seconds += 8 * 24 * HOUR  # taken away for good, as is Dagster
     assert watched.look("dagster") == []
+
+
+def test_a_receiver_that_runs_looks_by_itself_and_ends_cleanly(watched: Watched) -> None:
+    a_campaign_is_paused(watched)
+    with held_free_ports(1) as (port,):
+        pass
+    process = subprocess.Popen(
+        [sys.executable, "-m", "email_platform.receiver", "--port", str(port), "--exit-with-parent"],
+        env={**os.environ, **watched.settings.variables()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not watched.heard and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [(one["kind"], one["state"]) for one in watched.heard] == [("campaign_paused", "raised")]
+        process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_outage_of_postgresql_rings_once_from_the_receiver_and_is_over_once(watched: Watched) -> None:

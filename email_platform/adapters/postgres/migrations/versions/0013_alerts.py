@@ -50,7 +50,7 @@ def upgrade() -> None:
             problem text,
             constraint pk_alert_delivery primary key (id),
             constraint fk_alert_delivery_alert_id_alert foreign key (alert_id) references alert (id) on delete cascade,
-            constraint uq_alert_delivery_alert_id unique (alert_id, target, state),
+            constraint uq_alert_delivery_alert_id_target_state unique (alert_id, target, state),
             constraint ck_alert_delivery_state_known check (state in ('raised', 'resolved'))
         )
         """
