@@ -16,6 +16,7 @@ from assets.rebuild import rebuild_warehouse_job
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.retention import retention_job, retention_schedule
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
+from resources.alerts import AlertsResource
 from resources.dbt import DbtOnWarehouse
 from resources.events import EventsResource
 from resources.legacy import LegacyImportResource
@@ -27,6 +28,7 @@ from resources.warehouse import WarehouseResource
 from sensors.dead_runs import dead_runs
 from sensors.events_are_waiting import events_are_waiting
 from sensors.old_campaign_partitions import old_campaign_partitions
+from sensors.operator_needed import operator_needed
 from sensors.queued_campaigns import queued_campaigns
 from sensors.reports_are_stale import reports_are_stale
 from sensors.silent_campaigns import silent_campaigns
@@ -66,11 +68,13 @@ defs = dg.Definitions(
         events_are_waiting,
         reports_are_stale,
         old_campaign_partitions,
+        operator_needed,
     ],
     resources={
         "settings": settings,
         "parts": PartsResource(settings=settings),
         "events": EventsResource(settings=settings),
+        "alerts": AlertsResource(settings=settings),
         "warehouse": WarehouseResource(settings=settings),
         "retention": RetentionResource(settings=settings),
         "legacy": LegacyImportResource(settings=settings),

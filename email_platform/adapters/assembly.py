@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
-from email_platform.adapters.alerts import alert_webhook
+from email_platform.adapters.alerts import alert_targets
 from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
 from email_platform.adapters.clickhouse.lookups import ClickHouseEmailLookup
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.alert_book import PostgresAlertBook
+from email_platform.adapters.postgres.alert_facts import PlatformAlertFacts
 from email_platform.adapters.postgres.audience import PostgresAudienceSource
 from email_platform.adapters.postgres.campaigns import PostgresCampaignStore
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
@@ -38,6 +40,8 @@ from email_platform.adapters.providers import (
     build_provider,
     provider_limits,
 )
+from email_platform.alerting.rules import Limits as AlertLimits
+from email_platform.alerting.watch import AlertParts, ring
 from email_platform.content.apart import RenderingLimits
 from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
@@ -159,6 +163,7 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
     """Everything a pass over the events needs beside `open_parts`; nothing is connected before it is used."""
     with open_oltp(settings) as engine:
         store = open_store(settings)
+        alerts = alert_parts(settings, engine, store)
         yield EventParts(
             store=store,
             intake=PostgresEventIntake(engine),
@@ -170,7 +175,7 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
                 settings.guard_minimum_events,
                 settings.guard_blocked_rate,
             ),
-            alert=alert_webhook(settings.alert_webhook_url),
+            alert=lambda alert: ring(alerts, alert.condition()),
             clock=utc_now,
             policy=SuppressionPolicy(
                 mailed=ManifestAddresses(store, PostgresManifestStore(engine).find),
@@ -178,6 +183,28 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
                 complaint_scope=settings.complaint_scope,
             ),
         )
+
+
+def alert_parts(settings: Settings, engine: Engine, store: S3ObjectStore) -> AlertParts:
+    """What a look for alerts needs (`email_platform.alerting.watch`), over these connections.
+
+    Raises:
+        ConfigurationError: a target of the alerts is no URL that is known.
+    """
+    return AlertParts(
+        facts=PlatformAlertFacts(engine, store),
+        book=PostgresAlertBook(engine),
+        targets=alert_targets(settings.alert_webhook_url, settings.alert_urls),
+        limits=AlertLimits(settings.alert_late_seconds),
+        clock=utc_now,
+    )
+
+
+@contextmanager
+def open_alerts(settings: Settings) -> Iterator[AlertParts]:
+    """The same with connections of its own; nothing is connected before it is used."""
+    with open_oltp(settings) as engine:
+        yield alert_parts(settings, engine, open_store(settings))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import typer
 
 from email_platform.cli import (
+    alert,
     api,
     campaign,
     campaign_draft,
@@ -47,6 +48,7 @@ app.add_typer(lead.app, name="lead")
 for module in (campaign_draft, campaign_plan, campaign_watch):
     campaign.app.add_typer(module.app)
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(alert.app, name="alert")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(report.app, name="report")
 app.add_typer(warehouse.app, name="warehouse")

@@ -28,6 +28,7 @@ from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.errors import ConfigurationError, PortTakenError
 from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
 from email_platform.events.mailed import ManifestAddresses
+from email_platform.receiver.alert_watch import watching
 from email_platform.receiver.app import EventReceiver, RequestLimits, create_app
 from email_platform.receiver.connections import (
     ClientBound,
@@ -193,7 +194,8 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
             if options.exit_with_parent:
                 exit_with_parent(original_parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
             _logger.info("receiving events on http://%s:%d", *listener.getsockname()[:2])
-            Server(config).run(sockets=[listener])
+            with watching(settings):
+                Server(config).run(sockets=[listener])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,9 +12,11 @@ Events come later than acceptances, so a rate can only be too low at first, neve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
+from email_platform.alerting.condition import Condition
+from email_platform.alerting.rules import GuardedCampaign, feedback_condition, notice_condition
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import PartUnavailableError
 
@@ -75,22 +77,28 @@ class WatchedCampaign:
 
 @dataclass(frozen=True, slots=True)
 class GuardAlert:
-    """What an operator must hear of."""
+    """What an operator must hear of.
+
+    Attributes:
+        campaign_id: 0 for what a provider says of an account.
+        text: what happened.
+        status: the campaign's.
+        occasion: which stop it is; a campaign may be stopped again after it was resumed.
+    """
 
     campaign_id: int
     text: str
     feedback: Feedback
+    status: str = ""
+    occasion: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The body of the alert's POST; ``text`` is what chat webhooks show."""
-        return {
-            "text": self.text,
-            "campaign_id": self.campaign_id,
-            "accepted": self.feedback.accepted,
-            "bounced": self.feedback.bounced,
-            "complained": self.feedback.complained,
-            "blocked": self.feedback.blocked,
-        }
+    def condition(self) -> Condition:
+        """What goes into the outbox; a later look at the campaign finds the same, or that it is over."""
+        if not self.campaign_id:
+            return notice_condition(self.text)
+        return feedback_condition(
+            GuardedCampaign(self.campaign_id, self.status, self.text, self.occasion, asdict(self.feedback))
+        )
 
 
 class FeedbackCounts(Protocol):

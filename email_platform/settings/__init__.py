@@ -23,6 +23,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from email_platform.errors import ConfigurationError
+from email_platform.settings.alerts import AlertSettings
 from email_platform.settings.api import ApiSettings
 from email_platform.settings.clickhouse import CLICKHOUSE, ClickHouseSettings
 from email_platform.settings.legacy import (
@@ -75,6 +76,7 @@ _PART_OF_REQUIRED_FIELD = {"postgres_url": "postgres", "s3_bucket": "s3", "click
 
 class Settings(
     StackSettings,
+    AlertSettings,
     LegacySettings,
     RetentionSettings,
     RunSettings,

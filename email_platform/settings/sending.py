@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from email_platform.settings.values import PositiveInt, PositiveSeconds, Share, WebhookUrl
+from email_platform.settings.values import PositiveInt, PositiveSeconds, Share
 
 
 class SendingSettings(BaseModel):
@@ -30,7 +30,6 @@ class SendingSettings(BaseModel):
         guard_minimum_accepted, guard_minimum_events: below this sample, or from fewer bounces or complaints, nothing
             is concluded.
         complaint_scope: for whom a complaint suppresses an address: ``sender`` (whose mail it was) or ``everyone``.
-        alert_webhook_url: where alerts are POSTed as JSON with a ``text``; a credential. None: the log alone.
     """
 
     chunk_rows: PositiveInt = 10_000
@@ -50,4 +49,3 @@ class SendingSettings(BaseModel):
     guard_minimum_accepted: PositiveInt = 200
     guard_minimum_events: PositiveInt = 3
     complaint_scope: Literal["sender", "everyone"] = "sender"
-    alert_webhook_url: WebhookUrl | None = None

@@ -5,11 +5,13 @@ Invariant: no check repeats the value that it refuses; it may be a secret.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
 POSTGRES_SCHEMES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 
@@ -39,6 +41,12 @@ def _check_webhook_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _check_notification_urls(urls: SecretStr) -> SecretStr:
+    if not all(_SCHEME.match(one) for one in urls.get_secret_value().split()):
+        raise ValueError("must be URLs such as slack://… or mailto://…, with blanks between them")
+    return urls
+
+
 def _check_postgres_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
     if text and (urlsplit(text).scheme not in POSTGRES_SCHEMES or not has_database(text)):
@@ -66,6 +74,7 @@ PositiveSeconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 WebhookUrl = Annotated[SecretStr, AfterValidator(_check_webhook_url)]
+NotificationUrls = Annotated[SecretStr, AfterValidator(_check_notification_urls)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_check_postgres_url)]
 ClickHouseUrl = Annotated[SecretStr, AfterValidator(_check_clickhouse_url)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_check_signing_secret)]

@@ -21,6 +21,11 @@ from email_platform.runs.guard import Feedback, GuardAlert, WatchedCampaign
 SENT_WATCHED_SECONDS = 7 * 86_400.0  # providers try a message for up to three days
 
 
+def guard_text(campaign_id: int, name: str, status: str, reason: str) -> str:
+    """What the guard has to say of a campaign, in one line."""
+    return f"campaign {campaign_id} {name!r} is {status}: {reason}"
+
+
 class PostgresGuardRegister:
     """`email_platform.runs.guard.GuardRegister` over the tables ``campaign`` and ``campaign_guard``."""
 
@@ -126,6 +131,7 @@ class PostgresGuardRegister:
                 guard.bounced,
                 guard.complained,
                 guard.blocked,
+                guard.stopped_at,
                 campaign.c.name,
                 campaign.c.status,
             )
@@ -137,8 +143,10 @@ class PostgresGuardRegister:
             return [
                 GuardAlert(
                     row.campaign_id,
-                    f"campaign {row.campaign_id} {row.name!r} is {row.status}: {row.reason}",
+                    guard_text(row.campaign_id, row.name, row.status, row.reason),
                     Feedback(row.accepted, row.bounced, row.complained, row.blocked),
+                    row.status or "",
+                    row.stopped_at.isoformat(),
                 )
                 for row in connection.execute(statement)
             ]

@@ -165,6 +165,7 @@ campaign = Table(
         "id",
         postgresql_where=text("status = 'sending' or (status = 'queued' and launched_attempt >= attempt)"),
     ),
+    Index("ix_campaign_stopped", "id", postgresql_where=text("status in ('paused', 'failed')")),
     Index("ix_campaign_started_at", "started_at"),
     Index("ix_campaign_finished_at", "finished_at"),
 )
@@ -268,6 +269,50 @@ campaign_guard = Table(
     Column("stopped_at", DateTime(timezone=True), nullable=False),
     Column("alerted_at", DateTime(timezone=True)),  # null: nobody has taken the alert yet
     Index("ix_campaign_guard_waiting", "campaign_id", postgresql_where=text("alerted_at is null")),
+)
+
+# One row per condition that needed an operator, on one occasion; see `email_platform.alerting`.
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("occasion", Text, nullable=False),
+    Column("happened", Text, nullable=False),
+    Column("meaning", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+    Column("raised_at", DateTime(timezone=True), nullable=False),
+    Column("seen_at", DateTime(timezone=True), nullable=False),
+    Column("resolved_at", DateTime(timezone=True)),  # null: it holds
+    Index("ix_alert_open", "kind", "subject", unique=True, postgresql_where=text("resolved_at is null")),
+    Index("ix_alert_resolved_at", "resolved_at"),
+)
+
+# The outbox: one row per alert, target, and whether it says the beginning or the end.
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("alert_id", BigInteger, ForeignKey("alert.id", ondelete="CASCADE"), nullable=False),
+    Column("target", Text, nullable=False),  # a name that says nothing of its address
+    Column("state", Text, nullable=False),
+    Column("due_at", DateTime(timezone=True), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("taken_at", DateTime(timezone=True)),  # null: the target does not have it yet
+    Column("problem", Text),  # why it was not taken the last time
+    CheckConstraint("state in ('raised', 'resolved')", name="state_known"),
+    UniqueConstraint("alert_id", "target", "state"),
+    Index("ix_alert_delivery_due", "due_at", postgresql_where=text("taken_at is null")),
+)
+
+# One row per kind of process that looks for alerts: when one of it looked last.
+alert_beat = Table(
+    "alert_beat",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("beat_at", DateTime(timezone=True), nullable=False),
 )
 
 # One row per provider account that has a rate: when the next call may start, and how far it is throttled.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,7 @@ from email_platform.runs.load import account, load_staged
 from email_platform.runs.parts import Parts
 from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings, variable_of
+from tests.integration.alert_server import alert_server
 from tests.integration.campaign_rows import in_city, queue_campaign, row_of, seed_leads, unique
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -142,35 +140,6 @@ def admin(settings: Settings, address: str | None, method: str, what: str, docum
 
 
 @contextmanager
-def alert_server(status: Callable[[], int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An HTTP server that keeps what it is sent, and answers with the status."""
-    alerts: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            answer = status()
-            if answer == 200:
-                alerts.append(json.loads(body))
-            self.send_response(answer)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/secret-token", alerts
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-@contextmanager
 def provider_without_keys(settings: Settings, folder: Path) -> Iterator[tuple[str, AcceptedLog, dict[str, str]]]:
     """A second simulator that honours no idempotency keys, its log, and the variables of its account ``nokeys``."""
     assert settings.provider_api_key is not None
@@ -258,7 +227,7 @@ def test_a_campaign_that_bounces_too_much_is_paused_with_an_alert_and_resumed_on
         )
         assert report.guarded.unsent_alerts == 1  # the alert's webhook answered 503
         assert take_in(alerted, parts, warehouse).guarded.standing
-        assert [alert["text"] for alert in alerts] == [
+        assert [alert["happened"] for alert in alerts] == [
             f"campaign {campaign_id} {row.name!r} is paused: {row.status_reason}"
         ]
         with pytest.raises(CampaignStoppedError):

@@ -128,7 +128,7 @@ def test_many_blocks_stop_a_campaign_and_alert_since_its_sender_is_in_trouble(me
     assert memory.stops == [
         "51 of 1,000 messages were blocked for reputation, content or policy (5.10%; the limit is 5.00%)"
     ]
-    assert alert.to_json()["blocked"] == 51
+    assert alert.condition().details["blocked"] == 51
     memory.resume()
     assert blocked(51).alerts == (), "what the operator has seen counts no more"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -16,9 +16,12 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from email_platform.adapters.assembly import open_oltp, open_parts
+from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.alert_facts import PlatformAlertFacts
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
 from email_platform.adapters.postgres.migrate import migration_config, upgrade_to_head
+from email_platform.alerting.rules import Limits
 from email_platform.audience.conditions import parse_condition
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.manifest import CANDIDATE_SCHEMA
@@ -210,6 +213,7 @@ def readers(parts: Parts, engine: Engine) -> dict[str, Callable[[], Any]]:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     source, guard = PostgresDimensionSource(engine), PostgresGuardRegister(engine)
     every = [one.campaign_id for one in parts.campaigns.newest(1_000)]
+    facts = PlatformAlertFacts(engine, cast(S3ObjectStore, parts.store))
     return {
         "newest": lambda: parts.campaigns.newest(1_000),
         "due": lambda: parts.campaigns.due(100, 100),
@@ -222,6 +226,8 @@ def readers(parts: Parts, engine: Engine) -> dict[str, Callable[[], Any]]:
         "campaigns_with_unknown": parts.ledger.campaigns_with_unknown,
         "watched": guard.watched,
         "unsent_alerts": guard.unsent_alerts,
+        "alerts' backlog": lambda: facts.backlog(Limits(), datetime.now(UTC)),
+        "oldest_change_after": lambda: facts.oldest_change_after(now),
         "odd_rows": source.odd_rows,
         **{f"snapshot of {name}": partial(source.snapshot, name, now) for name in DIMENSION_SCHEMAS},
     }
