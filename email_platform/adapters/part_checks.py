@@ -28,6 +28,7 @@ from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
+from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
 from email_platform.adapters.postgres.tables import sender as sender_table
 from email_platform.adapters.providers import ProviderAccount, build_provider
@@ -56,7 +57,7 @@ class PartCheck:
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL, Dagster's storage, S3, ClickHouse, ClickHouse about S3, and each sender's account settings.
+    """Ask PostgreSQL, the leads, Dagster's storage, S3, ClickHouse, ClickHouse about S3, and each sender's account.
 
     Args:
         settings: the validated settings.
@@ -64,6 +65,7 @@ def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[Pa
     """
     checks: Mapping[str, Callable[[], str]] = {
         "PostgreSQL": lambda: _check_oltp(settings),
+        "leads": lambda: _check_leads(settings),
         "Dagster's storage": lambda: _check_dagster_storage(settings, variables),
         "S3": lambda: _check_store(settings),
         "ClickHouse": lambda: _check_warehouse(settings),
@@ -84,6 +86,17 @@ def _check_oltp(settings: Settings) -> str:
             _require_migrated(unapplied_in_oltp(connection))
             version: str = connection.exec_driver_sql("show server_version").scalar_one()
         return f"{version} at {engine.url.host}:{engine.url.port}/{engine.url.database}, schema up to date"
+
+
+def _check_leads(settings: Settings) -> str:
+    leads = LeadRelation.from_settings(settings)
+    if leads.is_ours:
+        return "in our own table lead"
+    with open_oltp(settings) as engine:
+        leads.source(engine)
+        found = leads.look_up(engine)
+    missing = [one.name for one in found.columns if one.type is None]
+    return f"in {found.name}, which is only read" + (f"; it has no {', '.join(missing)}" if missing else "")
 
 
 def _check_dagster_storage(settings: Settings, variables: Mapping[str, str]) -> str:

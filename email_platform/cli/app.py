@@ -7,6 +7,7 @@ import logging
 import typer
 
 from email_platform.cli import (
+    adopt,
     campaign,
     campaign_draft,
     campaign_plan,
@@ -45,6 +46,7 @@ app.add_typer(campaign.app, name="campaign")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")
+app.add_typer(adopt.app, name="adopt")
 
 # Without a handler Python prints the driver's own line about a failure, beside the sentence that `failures` prints.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())

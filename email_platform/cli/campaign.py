@@ -114,12 +114,15 @@ def test(
     It is marked in subject and headers, counts for nobody, and its unsubscribe link belongs to nobody.
     """
     from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.lead_relation import LeadRelation
     from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
     from email_platform.runs.trial import send_trial
 
     settings = Settings.load()
     with _parts() as parts, open_oltp(settings) as engine:
-        trial = send_trial(parts, PostgresLeadsNow(engine), campaign_id, as_lead, to)
+        trial = send_trial(
+            parts, PostgresLeadsNow(engine, LeadRelation.from_settings(settings)), campaign_id, as_lead, to
+        )
     result = trial.result
     if result.status != "accepted":
         words = ": ".join(part for part in (result.error_code, result.error_message) if part)

@@ -62,6 +62,11 @@ def import_file(
     that is interrupted goes on behind its last batch when the same command is run again. Of rows with one address or
     key the first counts. Exit code 1 where a row cannot be kept.
     """
+    settings = Settings.load()
+    if settings.lead_relation:
+        raise CommandRefusedError(
+            f"leads are in {settings.lead_relation} (EMAIL_PLATFORM_LEAD_RELATION), which is only read: add them there"
+        )
     from email_platform.adapters.assembly import open_oltp
     from email_platform.adapters.postgres.lead_import import forget_import, import_leads
     from email_platform.audience.lead_file import LeadFile
@@ -77,7 +82,7 @@ def import_file(
         except ValueError as unreadable:
             raise CommandRefusedError(f"{file}: {unreadable}") from None
         rejected = _Rejects(rejects, header)
-        with open_oltp(Settings.load()) as engine, rejected:
+        with open_oltp(settings) as engine, rejected:
             fingerprint = _fingerprint(file, names, number or ())
             if restart and not dry_run:
                 forget_import(engine, fingerprint)

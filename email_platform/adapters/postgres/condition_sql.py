@@ -7,6 +7,7 @@ cast only behind a check of its JSON type. A comparison with a missing value cou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -32,7 +33,7 @@ from sqlalchemy.types import TypeEngine
 from email_platform.audience.conditions.fields import TIMESTAMP_PATTERN, ValueType
 from email_platform.audience.conditions.grammar import AllOf, AnyOf, Comparison, Condition, Not
 
-LeadColumns: TypeAlias = ReadOnlyColumnCollection[str, Any]
+LeadColumns: TypeAlias = ReadOnlyColumnCollection[str, Any] | Mapping[str, Any]
 
 _ATTRIBUTE_TYPES: dict[ValueType, TypeEngine[Any]] = {
     "string": Text(),

@@ -137,6 +137,7 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("lease_seconds", "0"),
         ("one_process_rows", "-1"),
         ("provider_answer_seconds", "0"),
+        ("lead_attributes", SECRET),  # of no relation
     ],
 )
 def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, value: str) -> None:
