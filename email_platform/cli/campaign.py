@@ -91,6 +91,7 @@ def preview(
         f"{document['calls']:,} calls of at most {document['recipients_per_call']} in {document['chunks']} chunks; "
         f"{document['check']}"
     )
+    say_other_types(found)
     for message in document["samples"]:
         if message["problem"]:
             say(f"\nlead {message['lead_id']} gets no message: {visible(message['problem'])}")
@@ -293,6 +294,14 @@ def _row(parts: Parts, campaign: Campaign) -> dict[str, Any]:
     }
 
 
+def say_other_types(found: CampaignPreview) -> None:
+    """Which leads the condition passes over, since their attribute has another type."""
+    if found.other_types is None:
+        say("leads with a value of another type than the condition compares were not counted: it takes too long")
+    for one in found.other_types or ():
+        say(f"warning: {visible(str(one))}", style="yellow")
+
+
 def preview_document(found: CampaignPreview) -> dict[str, Any]:
     """A preview as JSON has it."""
     manifest = found.manifest
@@ -308,6 +317,12 @@ def preview_document(found: CampaignPreview) -> dict[str, Any]:
         "calls": sum(-(-manifest.chunk_size_rows(at) // manifest.call_rows) for at in range(manifest.chunk_count)),
         "recipients_per_call": manifest.call_rows,
         "check": str(found.check),
+        "other_types": None
+        if found.other_types is None
+        else [
+            {"field": one.field, "compared": one.compared, "found": one.found, "leads": one.leads}
+            for one in found.other_types
+        ],
         "samples": [
             {
                 "lead_id": message.lead_id,

@@ -11,11 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg.errors import QueryCanceled
-from sqlalchemy import Connection, Dialect, Engine, FromClause, Select, Text, func, literal_column, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Engine,
+    FromClause,
+    Select,
+    Text,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.audience import PostgresAudienceSource
-from email_platform.adapters.postgres.condition_sql import compared_value, where_clause
+from email_platform.adapters.postgres.condition_sql import attribute_json, compared_value, where_clause
 from email_platform.adapters.postgres.lead_relation import FoundRelation, LeadRelation
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.condition_answers import described
@@ -130,7 +142,7 @@ def _bad_ids(engine: Engine, lead: FromClause) -> tuple[int, int] | None:
 
 def _standing_questions(connection: Connection, found: FoundRelation, lead: FromClause) -> Iterator[IndexAdvice]:
     yield _advice(
-        connection, found, "a lead by its id", select(lead.c.id).where(lead.c.id == 1), found.expressions["id"]
+        connection, found, "a lead by its id", select(lead.c.id).where(lead.c.id == 1), f"({found.expressions['id']})"
     )
     if any(one.used_for == "unsubscribed_at" and one.type is not None for one in found.columns):
         schema: str = connection.execute(_SCHEMA_OF_KEY).scalar_one()
@@ -142,7 +154,7 @@ def _standing_questions(connection: Connection, found: FoundRelation, lead: From
                 lead.c.unsubscribed_at.is_not(None),
                 func.email_address_key(lead.c.email, type_=Text()) == "nobody@example.com",
             ),
-            f"{schema}.email_address_key({found.expressions['email']})",
+            f"({schema}.email_address_key({found.expressions['email']}))",
             f" where {found.expressions['unsubscribed_at']} is not null",
         )
 
@@ -182,11 +194,17 @@ def _all_of(condition: Condition) -> Iterator[Comparison]:
 
 def _index_expression(comparison: Comparison, columns: Mapping[str, Any], dialect: Dialect) -> str | None:
     """What an index is about, or None where no ordinary one helps (a text inside, a negation, an attribute's time)."""
+    if comparison.value_type == "list":
+        element = attribute_json(comparison, columns)
+        return f"using gin (({_sql(element, dialect)}))"
     if comparison.op not in _INDEXED or (comparison.is_attribute and comparison.value_type == "timestamp"):
         return None
-    value = compared_value(comparison, columns)
-    expression = str(value.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace("%%", "%")
-    return f"({expression})" + (" text_pattern_ops" if comparison.op == "starts_with" else "")
+    kind = " text_pattern_ops" if comparison.op == "starts_with" else ""
+    return f"(({_sql(compared_value(comparison, columns), dialect)}){kind})"
+
+
+def _sql(expression: ColumnElement[Any], dialect: Dialect) -> str:
+    return str(expression.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace("%%", "%")
 
 
 def _advice(
@@ -203,7 +221,7 @@ def _advice(
     unserved = [scan for scan in scans if "Filter" in scan and "Index Cond" not in scan]
     proposal = None
     if unserved and expression is not None:
-        proposal = f"create index concurrently on {found.name} ({expression}){predicate}"
+        proposal = f"create index concurrently on {found.name} {expression}{predicate}"
         if not found.is_table:
             tables = ", ".join(sorted({str(scan.get("Relation Name", "?")) for scan in unserved}))
             proposal = f"on the table behind the view ({tables}): " + proposal.replace(found.name, "TABLE")

@@ -9,7 +9,7 @@ the audience's size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,12 +36,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from email_platform.adapters.postgres.condition_sql import where_clause
+from email_platform.adapters.postgres.condition_sql import other_type, where_clause
 from email_platform.adapters.postgres.lead_relation import OUR_LEADS, LeadRelation
 from email_platform.adapters.postgres.tables import lead as our_lead
 from email_platform.adapters.postgres.tables import suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.audience.condition_answers import comparisons_of
 from email_platform.audience.conditions import Condition, parse_condition
+from email_platform.audience.source import OtherType
 from email_platform.domain.addresses import (
     ADDRESS_PATTERN,
     LONG_LABEL_PATTERN,
@@ -54,6 +56,7 @@ from email_platform.errors import ConfigurationError, PartUnavailableError
 
 _logger = logging.getLogger(__name__)
 
+_JSON_TYPES = ("string", "number", "boolean", "array", "object")
 # Sorting 200,000 (id, address) pairs takes 17 MB; the default of 4 MB would spill them to disk.
 _WORK_MEMORY = "64MB"
 
@@ -100,6 +103,35 @@ class PostgresAudienceSource:
             if isinstance(error.__cause__, DBAPIError) and isinstance(error.__cause__.orig, QueryCanceled):
                 return None
             raise
+
+    def other_types(self, condition: object, timeout_seconds: float) -> Sequence[OtherType] | None:
+        """How many leads have an attribute of another type than a comparison's; see the Protocol."""
+        compared = {
+            (one.field, one.value_type): one
+            for one in comparisons_of(parse_condition(condition))
+            if one.is_attribute and one.value_type is not None
+        }
+        lead = self._leads.source(self._engine)
+        found = [(one, kind) for one in compared.values() for kind in _JSON_TYPES]
+        if not found:
+            return ()
+        types = {id(one): other_type(one, lead.c) for one in compared.values()}
+        counts = [
+            func.count().filter(types[id(one)] == kind).label(f"count_{at}") for at, (one, kind) in enumerate(found)
+        ]
+        try:
+            with oltp_transaction(self._engine) as connection:
+                connection.execute(text(f"set local statement_timeout = {round(timeout_seconds * 1000)}"))
+                row = connection.execute(select(*counts).select_from(lead)).one()
+        except PartUnavailableError as error:
+            if isinstance(error.__cause__, DBAPIError) and isinstance(error.__cause__.orig, QueryCanceled):
+                return None
+            raise
+        return tuple(
+            OtherType(f"attributes.{one.field}", str(one.value_type), kind, leads)
+            for (one, kind), leads in zip(found, row, strict=True)
+            if leads
+        )
 
     @contextmanager
     def stream(self, condition: Condition, sender_id: int, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-ValueType = Literal["string", "integer", "number", "boolean", "timestamp"]
+ValueType = Literal["string", "integer", "number", "boolean", "timestamp", "list"]
 
-AttributeType = Literal["string", "number", "boolean", "timestamp"]
+AttributeType = Literal["string", "number", "boolean", "timestamp", "list"]
 ATTRIBUTE_TYPES: tuple[AttributeType, ...] = get_args(AttributeType)
 
 Operator = Literal[
@@ -30,6 +30,7 @@ OPERATORS_OF: Mapping[ValueType, tuple[Operator, ...]] = {
     "number": _ORDERED,
     "boolean": ("eq", "ne", "is_null"),
     "timestamp": _ORDERED,
+    "list": ("contains",),  # of texts; the value is one of them
 }
 
 MAX_DEPTH = 8

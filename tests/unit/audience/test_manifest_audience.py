@@ -56,6 +56,9 @@ class ListedSource:
     def estimate_rows(self, condition: object) -> int:
         return len(self.rows)
 
+    def other_types(self, condition: object, timeout_seconds: float) -> tuple[()]:
+        return ()
+
     def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
         return min(len(self.rows), at_most_rows)
 

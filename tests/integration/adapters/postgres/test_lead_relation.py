@@ -74,7 +74,7 @@ create table crm.large (
     id bigint primary key, email text, city varchar(40), unsubscribed_at timestamptz, attributes jsonb
 );
 insert into crm.large select n, 'l' || n || '@crm.example', 'city ' || n % 5000, null,
-    jsonb_build_object('code', 'c' || n, 'score', n) from generate_series(1, 20000) as n;
+    jsonb_build_object('code', 'c' || n, 'score', n, 'tags', array['t' || n % 500]) from generate_series(1, 20000) as n;
 analyze crm.large;
 """
 
@@ -183,6 +183,8 @@ def test_a_table_with_odd_columns_is_read_by_a_user_who_may_only_read(engine: En
         ({"field": "created_at", "op": "lt", "value": "2026-01-01T00:00:01Z"}, [1]),
         ({"field": "unsubscribed_at", "op": "is_null", "value": False}, [3]),
         ({"field": "attributes.churn", "op": "gte", "value": 0.9}, [1]),
+        ({"field": "attributes.tags", "type": "list", "op": "contains", "value": "b"}, [1]),
+        ({"not": {"field": "attributes.tags", "type": "list", "op": "contains", "value": "b"}}, [2, 3, 4, 5]),
         (
             {"field": "attributes.last_order", "type": "timestamp", "op": "gte", "value": "2026-03-01T00:00:00Z"},
             [1],
@@ -315,6 +317,7 @@ def test_the_index_that_is_proposed_is_one_that_postgresql_then_uses(
         {"field": "city", "op": "starts_with", "value": "city 77"},
         {"field": "attributes.code", "op": "in", "value": ["c1", "c2"]},
         {"field": "attributes.score", "op": "eq", "value": 3},
+        {"field": "attributes.tags", "type": "list", "op": "contains", "value": "t7"},
     ]
     for one in comparisons:
         by_id, opted_out, advice = asked(one)
