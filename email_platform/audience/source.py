@@ -47,6 +47,14 @@ _SHOWN = {
 class AudienceSource(Protocol):
     """Reads candidate leads from the OLTP database."""
 
+    def resolved(self, condition: object) -> object:
+        """The condition (JSON, not yet parsed) with its segments as they are now.
+
+        Raises:
+            InvalidConditionError: a segment is not there, or contains itself.
+        """
+        ...
+
     def estimate_rows(self, condition: object) -> int:
         """The planner's estimate of how many leads meet a condition (JSON, not yet parsed); cheap, may be far off.
 

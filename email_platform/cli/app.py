@@ -18,6 +18,7 @@ from email_platform.cli import (
     parts,
     people,
     reports,
+    segment,
     stack,
     suppression,
     warehouse,
@@ -43,6 +44,7 @@ app.add_typer(lead.app, name="lead")
 for module in (campaign_draft, campaign_plan, campaign_watch):
     campaign.app.add_typer(module.app)
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(segment.app, name="segment")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")

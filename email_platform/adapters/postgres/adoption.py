@@ -104,14 +104,14 @@ def check_adoption(engine: Engine, leads: LeadRelation, raw_condition: object | 
         InvalidConditionError: the condition breaks the grammar.
         PartUnavailableError: PostgreSQL is away.
     """
-    condition = None if raw_condition is None else parse_condition(raw_condition)
+    source = PostgresAudienceSource(engine, leads)
+    condition = None if raw_condition is None else parse_condition(source.resolved(raw_condition))
     found = leads.look_up(engine)
     if found.problems:
         return AdoptionCheck(found, None, (), None)
     lead = leads.source(engine)
     audience = None
     if condition is not None:
-        source = PostgresAudienceSource(engine, leads)
         audience = AudienceEstimate(
             source.estimate_rows(raw_condition), source.count_rows(raw_condition, _COUNT_AT_MOST, COUNT_SECONDS)
         )

@@ -38,11 +38,13 @@ from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.condition_sql import other_type, where_clause
 from email_platform.adapters.postgres.lead_relation import OUR_LEADS, LeadRelation
+from email_platform.adapters.postgres.segments import PostgresSegments
 from email_platform.adapters.postgres.tables import lead as our_lead
 from email_platform.adapters.postgres.tables import suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.condition_answers import comparisons_of
 from email_platform.audience.conditions import Condition, parse_condition
+from email_platform.audience.conditions.segments import resolve_segments
 from email_platform.audience.source import OtherType
 from email_platform.domain.addresses import (
     ADDRESS_PATTERN,
@@ -73,13 +75,17 @@ class PostgresAudienceSource:
         self._engine = engine
         self._leads = leads
 
+    def resolved(self, condition: object) -> object:
+        """The condition with its segments as they are now; see the Protocol."""
+        return resolve_segments(condition, PostgresSegments(self._engine).conditions())
+
     def estimate_rows(self, condition: object) -> int:
         """The planner's guess at how many leads meet the condition; reads no row of ``lead``.
 
         Raises:
             InvalidConditionError: the condition breaks the grammar.
         """
-        parsed = parse_condition(condition)
+        parsed = parse_condition(self.resolved(condition))
         lead = self._leads.source(self._engine)
         statement = select(lead.c.id).where(where_clause(parsed, lead.c))
         with oltp_transaction(self._engine) as connection:
@@ -91,7 +97,7 @@ class PostgresAudienceSource:
 
     def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
         """How many leads meet the condition, up to a bound in rows and in time; see the Protocol."""
-        parsed = parse_condition(condition)
+        parsed = parse_condition(self.resolved(condition))
         lead = self._leads.source(self._engine)
         where = where_clause(parsed, lead.c)
         found = select(literal(1)).select_from(lead).where(where).limit(at_most_rows).subquery()
@@ -108,7 +114,7 @@ class PostgresAudienceSource:
         """How many leads have an attribute of another type than a comparison's; see the Protocol."""
         compared = {
             (one.field, one.value_type): one
-            for one in comparisons_of(parse_condition(condition))
+            for one in comparisons_of(parse_condition(self.resolved(condition)))
             if one.is_attribute and one.value_type is not None
         }
         lead = self._leads.source(self._engine)

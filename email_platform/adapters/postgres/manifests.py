@@ -49,6 +49,7 @@ class PostgresManifestStore:
                     content=asdict(manifest.content),
                     on_unknown=manifest.on_unknown,
                     frozen_at=manifest.frozen_at,
+                    condition=manifest.condition,
                 )
                 .on_conflict_do_nothing(index_elements=[campaign_manifest.c.campaign_id])
                 .returning(campaign_manifest.c.campaign_id)
@@ -88,4 +89,5 @@ def _manifest(row: Row[Any]) -> Manifest:
         content=CampaignContent(**row.content),
         on_unknown=row.on_unknown,
         frozen_at=row.frozen_at,
+        condition=row.condition,
     )

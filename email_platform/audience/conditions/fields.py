@@ -57,6 +57,8 @@ _OFFSET = "(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])"
 TIMESTAMP_PATTERN = rf"^{_DATE}T{_TIME}{_OFFSET}$(?!\n)"
 TIMESTAMP_TEXT = re.compile(TIMESTAMP_PATTERN)
 
+SEGMENT_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$(?!\n)"
+
 ATTRIBUTE_PREFIX = "attributes."
 ATTRIBUTE_FIELD_PATTERN = r"^attributes[.][A-Za-z_][A-Za-z0-9_-]{0,63}$(?!\n)"
 ATTRIBUTE_FIELD = re.compile(ATTRIBUTE_FIELD_PATTERN)

@@ -120,6 +120,8 @@ class _Parser:
                 others = _listed(key for key in raw if key != groups[0])
                 _refuse(path, f"{groups[0]!r} must be the only key of its object; move {others} into an object beside")
             return self._group(groups[0], raw[groups[0]], f"{path}.{groups[0]}", depth)
+        if "segment" in raw:
+            _refuse(path, "names a segment, which must be resolved first; only a campaign's own condition may have one")
         if not raw:
             _refuse(path, f'is empty; write {{"all": []}} as the whole condition for everybody, or {_SHAPES}')
         for key in raw:

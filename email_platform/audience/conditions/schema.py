@@ -22,6 +22,7 @@ from email_platform.audience.conditions.fields import (
     MAX_VALUES,
     NUMBER_RANGE,
     OPERATORS_OF,
+    SEGMENT_NAME_PATTERN,
     STRING_PATTERN,
     TIMESTAMP_PATTERN,
     AttributeType,
@@ -67,6 +68,7 @@ def build_schema() -> dict[str, Any]:
                     _object({"all": parts}),
                     _object({"any": parts}),
                     _object({"not": {"$ref": "#/$defs/condition"}}),
+                    _object({"segment": {"type": "string", "pattern": SEGMENT_NAME_PATTERN}}),
                     {"$ref": "#/$defs/comparison"},
                 ]
             },

@@ -56,6 +56,9 @@ class ListedSource:
     def estimate_rows(self, condition: object) -> int:
         return len(self.rows)
 
+    def resolved(self, condition: object) -> object:
+        return condition
+
     def other_types(self, condition: object, timeout_seconds: float) -> tuple[()]:
         return ()
 
@@ -137,6 +140,7 @@ def test_the_manifest_freezes_what_the_campaign_was() -> None:
         content=CAMPAIGN.content,
         on_unknown="hold",
         frozen_at=NOW,
+        condition={"all": []},
     )
     assert [sender_id for _, sender_id in source.asked] == [3]
 

@@ -75,6 +75,9 @@ class Leads:
             raise condition
         return 10 * int(str(condition))
 
+    def resolved(self, condition: object) -> object:
+        return condition
+
     def other_types(self, condition: object, timeout_seconds: float) -> tuple[()]:
         return ()
 
