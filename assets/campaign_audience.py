@@ -55,7 +55,7 @@ def _metadata(audience: FrozenAudience, bucket: str, seconds: float) -> dict[str
         "recipients per call": dg.MetadataValue.int(manifest.call_rows),
         "seconds": dg.MetadataValue.float(round(seconds, 3)),
         "leads per second": dg.MetadataValue.float(round(manifest.considered_rows / seconds, 1) if seconds else 0.0),
-        "condition": dg.MetadataValue.json(audience.campaign.condition),
+        "condition": dg.MetadataValue.json(manifest.condition or audience.campaign.condition),
         "eligible object": dg.MetadataValue.path(f"s3://{bucket}/{eligible_key(manifest.prefix)}"),
         "excluded object": dg.MetadataValue.path(f"s3://{bucket}/{excluded_key(manifest.prefix)}"),
     }

@@ -25,6 +25,7 @@ from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
+from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
 from email_platform.adapters.postgres.ledger_archive import PostgresLedgerArchive
@@ -112,6 +113,7 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
     """
     environment = os.environ if variables is None else variables
     signer = UnsubscribeSigner.from_settings(settings)
+    leads = LeadRelation.from_settings(settings)
 
     def provider(sender: Sender) -> EmailProvider:
         account = provider_account(settings, sender, environment)
@@ -135,9 +137,9 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
         yield Parts(
             campaigns=PostgresCampaignStore(engine),
             manifests=PostgresManifestStore(engine),
-            audience=PostgresAudienceSource(engine),
+            audience=PostgresAudienceSource(engine, leads),
             dimensions=PostgresDimensionSource(engine),
-            suppressions=PostgresSuppressions(engine),
+            suppressions=PostgresSuppressions(engine, leads),
             ledger=PostgresCallLedger(engine, settings.lease_seconds),
             store=open_store(settings),
             register=PostgresStagingRegister(engine),
@@ -164,9 +166,10 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
     with open_oltp(settings) as engine:
         store = open_store(settings)
         alerts = alert_parts(settings, engine, store)
+        leads = LeadRelation.from_settings(settings)
         yield EventParts(
             store=store,
-            intake=PostgresEventIntake(engine),
+            intake=PostgresEventIntake(engine, leads),
             guard=PostgresGuardRegister(engine),
             limits=GuardLimits(
                 settings.guard_bounce_rate,
@@ -179,7 +182,7 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
             clock=utc_now,
             policy=SuppressionPolicy(
                 mailed=ManifestAddresses(store, PostgresManifestStore(engine).find),
-                present_addresses=PostgresSuppressions(engine).present_addresses,
+                present_addresses=PostgresSuppressions(engine, leads).present_addresses,
                 complaint_scope=settings.complaint_scope,
             ),
         )
@@ -258,8 +261,9 @@ def open_explain(settings: Settings) -> Iterator[ExplainParts]:
     """Where `email_platform.runs.explain` looks things up; nothing is connected before it is used."""
     with open_parts(settings) as parts, open_oltp(settings) as engine:
         emails = _LateEmailLookup(settings)
+        leads = LeadRelation.from_settings(settings)
         try:
-            yield ExplainParts(parts, PostgresLeadsNow(engine), PostgresSuppressions(engine), emails)
+            yield ExplainParts(parts, PostgresLeadsNow(engine, leads), PostgresSuppressions(engine, leads), emails)
         finally:
             emails.close()
 

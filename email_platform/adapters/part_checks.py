@@ -28,6 +28,7 @@ from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
+from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
 from email_platform.adapters.postgres.roles import check_roles, role_files
 from email_platform.adapters.postgres.tables import sender as sender_table
@@ -58,7 +59,7 @@ class PartCheck:
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL and about its roles, Dagster's storage, S3, ClickHouse and about S3, and each account's settings.
+    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3, and each account.
 
     Args:
         settings: the validated settings.
@@ -67,6 +68,7 @@ def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[Pa
     checks: Mapping[str, Callable[[], str]] = {
         "PostgreSQL": lambda: _check_oltp(settings),
         "PostgreSQL's roles": lambda: _check_roles(settings),
+        "leads": lambda: _check_leads(settings),
         "Dagster's storage": lambda: _check_dagster_storage(settings, variables),
         "S3": lambda: _check_store(settings),
         "ClickHouse": lambda: _check_warehouse(settings),
@@ -103,6 +105,17 @@ def _check_roles(settings: Settings) -> str:
     if not present:
         return f"none of deploy/roles are in use: every process has the rights of {engine.url.username}"
     return f"{len(present)} of {len(files)} are there, each with the rights of its file"
+
+
+def _check_leads(settings: Settings) -> str:
+    leads = LeadRelation.from_settings(settings)
+    if leads.is_ours:
+        return "in our own table lead"
+    with open_oltp(settings) as engine:
+        leads.source(engine)
+        found = leads.look_up(engine)
+    missing = [one.name for one in found.columns if one.type is None]
+    return f"in {found.name}, which is only read" + (f"; it has no {', '.join(missing)}" if missing else "")
 
 
 def _check_dagster_storage(settings: Settings, variables: Mapping[str, str]) -> str:

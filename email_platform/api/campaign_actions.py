@@ -73,7 +73,9 @@ def send_test(campaign_id: CampaignId, body: TrialBody, caller: Editor, services
 def _sent(services: Services, campaign_id: int, body: TrialBody) -> TrialDocument:
     """The provider's answer; what is raised means that certainly nothing was sent."""
     try:
-        trial = send_trial(services.parts, PostgresLeadsNow(services.engine), campaign_id, body.as_lead, body.to)
+        trial = send_trial(
+            services.parts, PostgresLeadsNow(services.engine, services.leads), campaign_id, body.as_lead, body.to
+        )
     except CallOutcomeUnknownError as unknown:
         return _trial(campaign_id, "unknown", str(unknown))
     except (CallRejectedError, AccountRefusedError) as refused:

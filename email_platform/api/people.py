@@ -88,6 +88,7 @@ class LeadsDocument(BaseModel):
 @router.post("/leads", tags=["leads"], summary="Add and change leads", response_model=LeadsDocument)
 def upsert(body: LeadsBody, caller: Operator, services: Work, name: Name) -> Response:
     """Add leads that are new and change those that are there; a lead that cannot be kept stops no other."""
+    services.leads.require_ours()
     rejected: list[RejectedLead] = []
     kept: list[ImportedLead] = []
     for index, one in enumerate(body.leads):
@@ -239,7 +240,7 @@ def add_suppression(body: SuppressionBody, caller: Editor, services: Work, name:
             sender_id=body.sender_id,
             reason=request.reason,
             source=request.source,
-            is_new=bool(suppress(connection, [request])),
+            is_new=bool(suppress(connection, [request], services.leads.prefix(services.engine))),
         )
 
     return made_once(services, name, write)

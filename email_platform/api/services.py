@@ -15,6 +15,7 @@ from email_platform.adapters.clickhouse.recipients import ReportReader
 from email_platform.adapters.postgres.account_use import PostgresAccountUses
 from email_platform.adapters.postgres.api_keys import PostgresApiKeys
 from email_platform.adapters.postgres.api_requests import PostgresApiRequests
+from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.pages import PostgresPages
 from email_platform.runs.campaign_state import AccountUses
 from email_platform.runs.explanation import ExplainParts
@@ -38,6 +39,7 @@ class Services:
     requests: PostgresApiRequests
     pages: PostgresPages
     reports: ReportReader
+    leads: LeadRelation
 
     @property
     def parts(self) -> Parts:
@@ -68,6 +70,7 @@ def open_services(settings: Settings, variables: Mapping[str, str]) -> Iterator[
                 requests=PostgresApiRequests(engine),
                 pages=PostgresPages(engine),
                 reports=reports,
+                leads=LeadRelation.from_settings(settings),
             )
         finally:
             reports.close()

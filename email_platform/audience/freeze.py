@@ -58,7 +58,8 @@ def resolve_audience(
         InvalidConditionError: before anything is read or written.
         PartUnavailableError: PostgreSQL or the object store went away.
     """
-    condition = parse_condition(campaign.condition)
+    resolved = source.resolved(campaign.condition)
+    condition = parse_condition(resolved)
     manifest_id = new_id()
     prefix = manifest_prefix(campaign.campaign_id, manifest_id)
     considered_rows = 0
@@ -92,6 +93,7 @@ def resolve_audience(
         content=campaign.content,
         on_unknown=campaign.on_unknown,
         frozen_at=clock(),
+        condition=resolved,
     )
 
 

@@ -7,6 +7,7 @@ import logging
 import typer
 
 from email_platform.cli import (
+    adopt,
     alert,
     api,
     campaign,
@@ -22,6 +23,7 @@ from email_platform.cli import (
     report,
     reports,
     retention,
+    segment,
     stack,
     suppression,
     warehouse,
@@ -49,12 +51,14 @@ for module in (campaign_draft, campaign_plan, campaign_watch):
     campaign.app.add_typer(module.app)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(alert.app, name="alert")
+app.add_typer(segment.app, name="segment")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(report.app, name="report")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(legacy.app, name="legacy")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(retention.app, name="retention")
+app.add_typer(adopt.app, name="adopt")
 
 # Without a handler Python prints the driver's own line about a failure, beside the sentence that `failures` prints.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())

@@ -23,6 +23,7 @@ from email_platform.settings import Settings
 
 if TYPE_CHECKING:
     from email_platform.runs.parts import Parts
+    from email_platform.runs.preview import CampaignPreview
 
 app = typer.Typer(no_args_is_help=True, help="Look at campaigns; queue, pause, resume and cancel them.")
 
@@ -92,6 +93,7 @@ def preview(
         f"{document['calls']:,} calls of at most {document['recipients_per_call']} in {document['chunks']} chunks; "
         f"{document['check']}"
     )
+    say_other_types(found)
     for message in document["samples"]:
         if message["problem"]:
             say(f"\nlead {message['lead_id']} gets no message: {visible(message['problem'])}")
@@ -115,12 +117,15 @@ def test(
     It is marked in subject and headers, counts for nobody, and its unsubscribe link belongs to nobody.
     """
     from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.lead_relation import LeadRelation
     from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
     from email_platform.runs.trial import send_trial
 
     settings = Settings.load()
     with _parts() as parts, open_oltp(settings) as engine:
-        trial = send_trial(parts, PostgresLeadsNow(engine), campaign_id, as_lead, to)
+        trial = send_trial(
+            parts, PostgresLeadsNow(engine, LeadRelation.from_settings(settings)), campaign_id, as_lead, to
+        )
     result = trial.result
     if result.status != "accepted":
         words = visible(": ".join(part for part in (result.error_code, result.error_message) if part))
@@ -292,3 +297,11 @@ def _row(parts: Parts, campaign: Campaign) -> dict[str, Any]:
         "chunks": totals.chunks,
         "chunks_finished": totals.chunks_finished,
     }
+
+
+def say_other_types(found: CampaignPreview) -> None:
+    """Which leads the condition passes over, since their attribute has another type."""
+    if found.other_types is None:
+        say("leads with a value of another type than the condition compares were not counted: it takes too long")
+    for one in found.other_types or ():
+        say(f"warning: {visible(str(one))}", style="yellow")

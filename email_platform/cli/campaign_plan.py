@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_platform.cli.campaign import CampaignId
+from email_platform.cli.campaign import CampaignId, say_other_types
 from email_platform.cli.campaign_watch import open_watched
 from email_platform.cli.output import AsJson, print_json, say, utc_text, visible
 
@@ -57,6 +57,7 @@ def _say(planned: CampaignPlan, document: dict[str, Any]) -> None:
         if leads:
             say(f"  left out, {reason.replace('_', ' ')}: {leads:,}")
     say(f"content: {document['check']}")
+    say_other_types(planned.preview)
     say(f"{planned.calls:,} calls of at most {document['recipients_per_call']} in {document['chunks']} chunks")
     if campaign.scheduled_at is not None and not campaign.problem:
         say(f"not before {utc_text(campaign.scheduled_at)}")

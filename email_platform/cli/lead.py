@@ -64,8 +64,11 @@ def import_file(
     """
     from email_platform.adapters.assembly import open_oltp
     from email_platform.adapters.postgres.lead_import import forget_import, import_leads
+    from email_platform.adapters.postgres.lead_relation import LeadRelation
     from email_platform.audience.lead_file import LeadFile
 
+    settings = Settings.load()
+    LeadRelation.from_settings(settings).require_ours()
     names = dict(_pair(one) for one in mapping or ())
     rejects = rejects or file.with_name(f"{file.name}.rejects.csv")
     if rejects.exists() and rejects.samefile(file):
@@ -77,7 +80,7 @@ def import_file(
         except ValueError as unreadable:
             raise CommandRefusedError(f"{file}: {unreadable}") from None
         rejected = _Rejects(rejects, header)
-        with open_oltp(Settings.load()) as engine, rejected:
+        with open_oltp(settings) as engine, rejected:
             fingerprint = _fingerprint(file, names, number or ())
             if restart and not dry_run:
                 forget_import(engine, fingerprint)

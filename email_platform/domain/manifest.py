@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 from uuid import UUID
 
 import pyarrow as pa
@@ -76,6 +76,7 @@ class Manifest:
         chunk_rows: eligible rows per chunk = rows per Parquet row group; the last chunk may be shorter.
         call_rows: recipients per provider call, frozen so that call borders never move.
         sender, content, on_unknown: frozen too: an edit of the campaign cannot change a message half-way.
+        condition: whom it was frozen for, with its segments resolved; None where it is older than this attribute.
         excluded_by_reason: has every reason, also those with 0.
         archived_at: since when its ledger is an object of the bucket and no row any more; its `content` is empty then,
             and nothing can be sent. None for every other campaign.
@@ -93,6 +94,7 @@ class Manifest:
     on_unknown: OnUnknown
     frozen_at: datetime
     archived_at: datetime | None = None
+    condition: Any = None
 
     @property
     def excluded_rows(self) -> int:

@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.events import PostgresSuppressions
+from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.sns_fetch import fetch_from_sns
 from email_platform.content.unsubscribe import UnsubscribeSigner
@@ -78,7 +79,8 @@ def open_app(
     engine = create_oltp_engine(settings.postgres_url.get_secret_value())
     try:
         mailed = ManifestAddresses(store, PostgresManifestStore(engine).find)
-        page = UnsubscribePage(signer.verify, PostgresSuppressions(engine), mailed, inbox, utc_now)
+        suppressions = PostgresSuppressions(engine, LeadRelation.from_settings(settings))
+        page = UnsubscribePage(signer.verify, suppressions, mailed, inbox, utc_now)
         receiver = EventReceiver(accounts, inbox, utc_now, request_limits)
         receiver.connections = counts or receiver.connections
         yield create_app(receiver, page, inbox)

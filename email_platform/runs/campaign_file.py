@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from email_platform.audience.conditions import parse_condition
+from email_platform.audience.conditions.segments import check_without_segments
 from email_platform.content.compile import check_content, compile_content
 from email_platform.content.prepare import prepared_content
 from email_platform.domain.campaigns import CampaignContent, OnUnknown
@@ -166,7 +166,7 @@ def _condition(path: Path, model: _CampaignModel, override: Path | None) -> obje
     if condition is None:
         raise CommandRefusedError(f'{path}: needs condition or condition_file; {{"all": []}} is everybody')
     try:
-        parse_condition(condition)
+        check_without_segments(condition)
     except InvalidConditionError as error:
         raise CommandRefusedError(f"{source}: {error}") from None
     return condition

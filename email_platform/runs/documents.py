@@ -74,6 +74,12 @@ def preview_document(found: CampaignPreview) -> dict[str, Any]:
         "calls": sum(-(-manifest.chunk_size_rows(at) // manifest.call_rows) for at in range(manifest.chunk_count)),
         "recipients_per_call": manifest.call_rows,
         "check": str(found.check),
+        "other_types": None
+        if found.other_types is None
+        else [
+            {"field": one.field, "compared": one.compared, "found": one.found, "leads": one.leads}
+            for one in found.other_types
+        ],
         "samples": [
             {
                 "lead_id": message.lead_id,

@@ -319,7 +319,7 @@ class _Inquiry:
     def _failures(self, campaign: Campaign) -> list[str] | None:
         """What of the condition the lead's row of now does not meet; None where there is no row."""
         try:
-            condition = parse_condition(campaign.condition)
+            condition = parse_condition(self._parts.parts.audience.resolved(campaign.condition))
         except InvalidConditionError as error:
             self._note("not known", f"the campaign's condition of now cannot be read: {error}")
             return ["the condition cannot be read"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from email_platform.audience.freeze import read_chunk, resolve_audience
+from email_platform.audience.source import OtherType
 from email_platform.content.check import ContentCheck
 from email_platform.content.prepare import prepared_content
 from email_platform.content.problem import ContentProblem
@@ -20,6 +21,9 @@ from email_platform.domain.manifest import Manifest
 from email_platform.domain.storage_layout import eligible_key, excluded_key
 from email_platform.errors import CampaignArchivedError
 from email_platform.runs.parts import Parts
+
+COUNT_SECONDS = 20.0
+"""How long leads with a value of another type are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class CampaignPreview:
     Attributes:
         manifest: the counts of an audience that was resolved and thrown away.
         samples: the first recipients' messages, as they would be sent.
+        other_types: leads that the condition passes over for the type of an attribute; None where counting them took
+            too long. Empty for a frozen audience.
         check: how many recipients were looked at, and which of them cannot be rendered.
     """
 
@@ -53,6 +59,7 @@ class CampaignPreview:
     manifest: Manifest
     samples: tuple[SampleMessage, ...]
     check: ContentCheck
+    other_types: tuple[OtherType, ...] | None = ()
 
 
 def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> CampaignPreview:
@@ -85,7 +92,8 @@ def preview_campaign(parts: Parts, campaign_id: int, samples: int = 1) -> Campai
         if manifest.eligible_rows and samples:
             rows = read_chunk(parts.store, manifest, 0).slice(0, samples)
             messages = _messages(renderer.sample(manifest, rows), rows)
-        return CampaignPreview(campaign, manifest, messages, check)
+        others = parts.audience.other_types(campaign.condition, COUNT_SECONDS) if frozen is None else ()
+        return CampaignPreview(campaign, manifest, messages, check, None if others is None else tuple(others))
     finally:
         if frozen is None:
             for key in (eligible_key(manifest.prefix), excluded_key(manifest.prefix)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, SecretStr, model_validator
@@ -27,11 +27,17 @@ class PostgresSettings(BaseModel):
             `postgres_url`. Its driver is always psycopg2, which dagster-postgres is written for: SQLAlchemy 2.1
             gives a bare ``postgresql://`` psycopg 3, with which its NOTIFY statements are syntax errors.
         postgres_port: of the embedded server.
+        lead_relation: a table or view of `postgres_url`'s database that has the leads, as it stands in SQL
+            (``app.customer``); it is only read. Empty: our own table ``lead``.
+        lead_attributes: columns of `lead_relation` that become attributes, separated by commas; ``name.*`` for the
+            keys of a jsonb column. A jsonb column ``attributes`` needs no mention.
     """
 
     postgres_url: PostgresUrl
     dagster_postgres_url: PostgresUrl = SecretStr("")
     postgres_port: Port = 15432
+    lead_relation: str = ""
+    lead_attributes: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -46,6 +52,18 @@ class PostgresSettings(BaseModel):
             **({"postgres_url": _with_scheme(url, "postgresql+psycopg")} if url else {}),
             **({"dagster_postgres_url": _with_scheme(dagster_url, "postgresql+psycopg2")} if dagster_url else {}),
         }
+
+    @model_validator(mode="after")
+    def _attributes_have_a_relation(self) -> Self:
+        if self.lead_attributes.strip() and not self.lead_relation:
+            raise ValueError(
+                "EMAIL_PLATFORM_LEAD_ATTRIBUTES: names columns of EMAIL_PLATFORM_LEAD_RELATION, which is not set"
+            )
+        return self
+
+    def lead_attribute_columns(self) -> tuple[str, ...]:
+        """The columns of `lead_attributes`."""
+        return tuple(name.strip() for name in self.lead_attributes.split(",") if name.strip())
 
     def postgres_password(self) -> str:
         """The password in `postgres_url`."""

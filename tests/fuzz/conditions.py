@@ -12,6 +12,7 @@ from email_platform.adapters.postgres.condition_sql import where_clause
 from email_platform.adapters.postgres.tables import lead
 from email_platform.audience.conditions.fields import ATTRIBUTE_TYPES, LEAD_FIELDS, OPERATORS
 from email_platform.audience.conditions.grammar import parse_condition
+from email_platform.audience.conditions.segments import resolve_segments
 from email_platform.domain.odd_rows import Unreadable
 from email_platform.errors import InvalidConditionError
 from tests.fuzz.mutation import JSON_VALUE, as_json, changed_bodies
@@ -19,6 +20,10 @@ from tests.fuzz.target import Target
 
 SEEDS: list[Any] = [
     {"all": []},
+    {"all": [{"segment": "others"}, {"not": {"segment": "german"}}]},
+    {"segment": "itself"},
+    {"any": [{"segment": "wide"}, {"segment": "wide"}]},
+    {"field": "attributes.tags", "op": "contains", "type": "list", "value": "vip"},
     {"field": "country", "op": "eq", "value": "DE"},
     {"any": [{"field": "age", "op": "between", "value": [18, 30]}, {"not": {"field": "id", "op": "in", "value": [1]}}]},
     {
@@ -35,14 +40,21 @@ SEEDS: list[Any] = [
         ]
     },
 ]
+SEGMENTS: dict[str, object] = {
+    "german": {"field": "country", "op": "eq", "value": "DE"},
+    "others": {"not": {"segment": "german"}},
+    "itself": {"any": [{"segment": "german"}, {"segment": "itself"}]},
+    "wide": {"all": [{"segment": "others"}] * 150},
+}
 FIELD = st.sampled_from([*LEAD_FIELDS, "attributes.a", "attributes.a-b", "attributes.", "attributes.a.b", "Country"])
 VALUE = JSON_VALUE | st.lists(JSON_VALUE, max_size=3) | st.integers(-(2**70), 2**70) | st.sampled_from(["DE", True, 18])
 COMPARISON = st.fixed_dictionaries(
     {"field": FIELD, "op": st.sampled_from([*OPERATORS, "=="]), "value": VALUE},
     optional={"type": st.sampled_from([*ATTRIBUTE_TYPES, None, "date"])},
 )
+SEGMENT = st.fixed_dictionaries({"segment": st.sampled_from([*SEGMENTS, "nobody", "a\n", 7, None])})
 GENERATED = st.recursive(
-    COMPARISON,
+    COMPARISON | SEGMENT,
     lambda inner: st.one_of(
         st.lists(inner, max_size=4).map(lambda parts: {"all": parts}),
         st.lists(inner, max_size=4).map(lambda parts: {"any": parts}),
@@ -66,7 +78,7 @@ def check(content: bytes) -> None:
     document = read(content)
     before = repr(document) if not isinstance(document, Unreadable) and len(content) < 5_000 else ""
     try:
-        condition = parse_condition(document)
+        condition = parse_condition(resolve_segments(document, SEGMENTS))
     except InvalidConditionError as refusal:
         str(refusal).encode("utf-8", "surrogatepass")
         assert str(refusal).startswith("condition") or "$" in str(refusal), str(refusal)
@@ -74,7 +86,7 @@ def check(content: bytes) -> None:
         return
     if before:
         assert repr(document) == before, "the document was altered"
-    assert parse_condition(read(content)) == condition
+    assert parse_condition(resolve_segments(read(content), SEGMENTS)) == condition
     text = str(where_clause(condition, lead.c).compile(dialect=postgresql.dialect()))
     assert "\0" not in text
 

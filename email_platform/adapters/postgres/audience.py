@@ -9,7 +9,7 @@ the audience's size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import (
     ColumnElement,
     Engine,
+    FromClause,
     Select,
     Subquery,
     Text,
@@ -35,10 +36,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from email_platform.adapters.postgres.condition_sql import where_clause
-from email_platform.adapters.postgres.tables import lead, suppression
+from email_platform.adapters.postgres.condition_sql import other_type, where_clause
+from email_platform.adapters.postgres.lead_relation import OUR_LEADS, LeadRelation
+from email_platform.adapters.postgres.segments import PostgresSegments
+from email_platform.adapters.postgres.tables import lead as our_lead
+from email_platform.adapters.postgres.tables import suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.audience.condition_answers import comparisons_of
 from email_platform.audience.conditions import Condition, parse_condition
+from email_platform.audience.conditions.segments import resolve_segments
+from email_platform.audience.source import OtherType
 from email_platform.domain.addresses import (
     ADDRESS_PATTERN,
     LONG_LABEL_PATTERN,
@@ -47,19 +54,30 @@ from email_platform.domain.addresses import (
 )
 from email_platform.domain.manifest import CANDIDATE_SCHEMA, ExclusionReason
 from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
-from email_platform.errors import PartUnavailableError
+from email_platform.errors import ConfigurationError, PartUnavailableError
 
 _logger = logging.getLogger(__name__)
 
+_JSON_TYPES = ("string", "number", "boolean", "array", "object")
 # Sorting 200,000 (id, address) pairs takes 17 MB; the default of 4 MB would spill them to disk.
 _WORK_MEMORY = "64MB"
 
 
 class PostgresAudienceSource:
-    """`email_platform.domain.ports.AudienceSource` over the tables ``lead`` and ``suppression``."""
+    """`email_platform.domain.ports.AudienceSource` over the leads and the table ``suppression``.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: the OLTP database.
+        leads: where leads are.
+    """
+
+    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS) -> None:
         self._engine = engine
+        self._leads = leads
+
+    def resolved(self, condition: object) -> object:
+        """The condition with its segments as they are now; see the Protocol."""
+        return resolve_segments(condition, PostgresSegments(self._engine).conditions())
 
     def estimate_rows(self, condition: object) -> int:
         """The planner's guess at how many leads meet the condition; reads no row of ``lead``.
@@ -67,7 +85,9 @@ class PostgresAudienceSource:
         Raises:
             InvalidConditionError: the condition breaks the grammar.
         """
-        statement = select(lead.c.id).where(where_clause(parse_condition(condition), lead.c))
+        parsed = parse_condition(self.resolved(condition))
+        lead = self._leads.source(self._engine)
+        statement = select(lead.c.id).where(where_clause(parsed, lead.c))
         with oltp_transaction(self._engine) as connection:
             compiled = statement.compile(dialect=connection.dialect)
             plan: list[Any] = connection.exec_driver_sql(
@@ -77,7 +97,9 @@ class PostgresAudienceSource:
 
     def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
         """How many leads meet the condition, up to a bound in rows and in time; see the Protocol."""
-        where = where_clause(parse_condition(condition), lead.c)
+        parsed = parse_condition(self.resolved(condition))
+        lead = self._leads.source(self._engine)
+        where = where_clause(parsed, lead.c)
         found = select(literal(1)).select_from(lead).where(where).limit(at_most_rows).subquery()
         try:
             with oltp_transaction(self._engine) as connection:
@@ -88,9 +110,43 @@ class PostgresAudienceSource:
                 return None
             raise
 
+    def other_types(self, condition: object, timeout_seconds: float) -> Sequence[OtherType] | None:
+        """How many leads have an attribute of another type than a comparison's; see the Protocol."""
+        compared = {
+            (one.field, one.value_type): one
+            for one in comparisons_of(parse_condition(self.resolved(condition)))
+            if one.is_attribute and one.value_type is not None
+        }
+        lead = self._leads.source(self._engine)
+        found = [(one, kind) for one in compared.values() for kind in _JSON_TYPES]
+        if not found:
+            return ()
+        types = {id(one): other_type(one, lead.c) for one in compared.values()}
+        counts = [
+            func.count().filter(types[id(one)] == kind).label(f"count_{at}") for at, (one, kind) in enumerate(found)
+        ]
+        try:
+            with oltp_transaction(self._engine) as connection:
+                connection.execute(text(f"set local statement_timeout = {round(timeout_seconds * 1000)}"))
+                row = connection.execute(select(*counts).select_from(lead)).one()
+        except PartUnavailableError as error:
+            if isinstance(error.__cause__, DBAPIError) and isinstance(error.__cause__.orig, QueryCanceled):
+                return None
+            raise
+        return tuple(
+            OtherType(f"attributes.{one.field}", str(one.value_type), kind, leads)
+            for (one, kind), leads in zip(found, row, strict=True)
+            if leads
+        )
+
     @contextmanager
     def stream(self, condition: Condition, sender_id: int, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
-        """Batches of `CANDIDATE_SCHEMA` from a server-side cursor; the snapshot ends with the `with`."""
+        """Batches of `CANDIDATE_SCHEMA` from a server-side cursor; the snapshot ends with the `with`.
+
+        Raises:
+            ConfigurationError: the leads cannot be read, or a relation that is not ours has an id twice.
+        """
+        lead = self._leads.source(self._engine)
         with oltp_transaction(self._engine.execution_options(isolation_level="REPEATABLE READ")) as connection:
             connection.execute(text("set transaction read only"))
             # It locks no row, and between two batches the rows go to the object store, which may be slow.
@@ -98,23 +154,25 @@ class PostgresAudienceSource:
             connection.execute(text(f"set local work_mem = '{_WORK_MEMORY}'"))
             connection.execute(text("set local cursor_tuple_fraction = 1"))  # the cursor is read to its end
             connection.execute(text("set local jit = off"))
-            if respelled := connection.execute(select(func.count()).select_from(_respelled(condition))).scalar_one():
+            if respelled := connection.execute(
+                select(func.count()).select_from(_respelled(condition, lead))
+            ).scalar_one():
                 _logger.info(
                     "%d addresses of the audience are written in another way than they are mailed: without what a "
                     "spreadsheet left around them, and with their domain in ASCII",
                     respelled,
                 )
             result = connection.execute(
-                candidates(condition, sender_id),
+                candidates(condition, sender_id, lead),
                 execution_options={"stream_results": True, "max_row_buffer": batch_rows},
             )
             try:
-                yield (_batch(rows) for rows in result.partitions(batch_rows))
+                yield _in_order((_batch(rows) for rows in result.partitions(batch_rows)), self._leads)
             finally:
                 result.close()
 
 
-def _respelled(condition: Condition) -> Subquery:
+def _respelled(condition: Condition, lead: FromClause) -> Subquery:
     """Leads whose stored address differs from the form that is mailed."""
     return (
         select(lead.c.id)
@@ -123,7 +181,7 @@ def _respelled(condition: Condition) -> Subquery:
     )
 
 
-def candidates(condition: Condition, sender_id: int) -> Select[Any]:
+def candidates(condition: Condition, sender_id: int, lead: FromClause = our_lead) -> Select[Any]:
     """The statement: one row a lead that meets the condition, columns of `CANDIDATE_SCHEMA`, by lead_id.
 
     Duplicates are found by sorting narrow rows (id, address); the wide columns are joined afterwards. Measured
@@ -202,7 +260,9 @@ def candidates(condition: Condition, sender_id: int) -> Select[Any]:
             lead.c.language,
             lead.c.age,
             # Attributes of excluded leads are not written anywhere, and may be as large as PostgreSQL allows.
-            case((judged.c.reason.is_(None), cast(lead.c.attributes, Text)), else_="{}").label("attributes"),
+            case((judged.c.reason.is_(None), func.coalesce(cast(lead.c.attributes, Text), "{}")), else_="{}").label(
+                "attributes"
+            ),
             judged.c.reason,
         )
         .join(judged, judged.c.id == lead.c.id)
@@ -233,6 +293,21 @@ def is_valid_address_sql(email: ColumnElement[Any]) -> ColumnElement[bool]:
         mailable.regexp_match(ADDRESS_PATTERN),
         ~mailable.regexp_match(LONG_LABEL_PATTERN),
     )
+
+
+def _in_order(batches: Iterator[pa.RecordBatch], leads: LeadRelation) -> Iterator[pa.RecordBatch]:
+    """The batches, each id greater than the one before: somebody else's view may have an id twice."""
+    last = None
+    for batch in batches:
+        ids = batch.column("lead_id").to_pylist()
+        for one in ids:
+            if last is not None and one <= last:
+                raise ConfigurationError(
+                    f"EMAIL_PLATFORM_LEAD_RELATION={leads.name} has lead {one} more than once: each id must have one "
+                    "row, or the lead would be mailed twice. Nothing was sent; mend the view (a join that multiplies?)"
+                )
+            last = one
+        yield batch
 
 
 def _batch(rows: Any) -> pa.RecordBatch:

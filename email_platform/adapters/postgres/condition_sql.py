@@ -7,6 +7,7 @@ cast only behind a check of its JSON type. A comparison with a missing value cou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -26,13 +27,14 @@ from sqlalchemy import (
     or_,
     true,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.types import TypeEngine
 
 from email_platform.audience.conditions.fields import TIMESTAMP_PATTERN, ValueType
 from email_platform.audience.conditions.grammar import AllOf, AnyOf, Comparison, Condition, Not
 
-LeadColumns: TypeAlias = ReadOnlyColumnCollection[str, Any]
+LeadColumns: TypeAlias = ReadOnlyColumnCollection[str, Any] | Mapping[str, Any]
 
 _ATTRIBUTE_TYPES: dict[ValueType, TypeEngine[Any]] = {
     "string": Text(),
@@ -85,6 +87,9 @@ def _comparison(comparison: Comparison, columns: LeadColumns) -> ColumnElement[b
             return operand >= _bound(value, operand)
         case "between":
             return operand.between(_bound(value[0], operand), _bound(value[1], operand))
+        case "contains" if comparison.value_type == "list":
+            element = attribute_json(comparison, columns)  # beside the type, not behind it, so that a GIN index serves
+            return and_(func.jsonb_typeof(element) == "array", element.op("?", return_type=Boolean())(value))
         case "contains":
             return operand.contains(value, autoescape=True)  # escapes %, _ and the escape character
         case "starts_with":
@@ -100,16 +105,30 @@ def compared_value(comparison: Comparison, columns: LeadColumns) -> ColumnElemen
     text: ColumnElement[Any] = columns["attributes"].op("->>", return_type=Text())(key)
     if comparison.value_type is None:
         return text
-    json_type = func.jsonb_typeof(columns["attributes"].op("->")(key))
+    json_type = func.jsonb_typeof(attribute_json(comparison, columns))
     match comparison.value_type:
         case "string":
             return case((json_type == "string", text))
+        case "list":
+            return case((json_type == "array", text))
         case "timestamp":
             # `case` evaluates in order, so the cast only ever sees a text that the pattern vouches for.
             is_timestamp = and_(json_type == "string", text.regexp_match(TIMESTAMP_PATTERN))
             return case((is_timestamp, cast(text, DateTime(timezone=True))))
         case other:
             return case((json_type == other, cast(text, _ATTRIBUTE_TYPES[other])))
+
+
+def attribute_json(comparison: Comparison, columns: LeadColumns) -> ColumnElement[Any]:
+    """The attribute as JSON; null where the key is missing."""
+    attributes: ColumnElement[Any] = columns["attributes"]
+    return attributes.op("->", return_type=JSONB())(literal(comparison.field, Text))
+
+
+def other_type(comparison: Comparison, columns: LeadColumns) -> ColumnElement[Any]:
+    """The JSON type of an attribute that has a value, but none of the comparison's type; null for all others."""
+    found = func.jsonb_typeof(attribute_json(comparison, columns), type_=Text())
+    return case((and_(found != "null", compared_value(comparison, columns).is_(None)), found))
 
 
 def _bound(value: object, operand: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Connection, Engine, Executable, Row, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from email_platform.adapters.postgres.lead_relation import OUR_LEADS, LeadRelation
 from email_platform.adapters.postgres.tables import sender, staged_object, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.addresses import normalised_address
@@ -56,7 +57,7 @@ _RESOLVED = """
     where address.one <> ''
 """
 # The strongest reason names a row where several requests meet; a row that is there keeps its first reason.
-_SUPPRESS = text(f"""
+_SUPPRESS = f"""
     insert into suppression (address, sender_id, reason, source, created_at)
     select distinct on (address, for_sender_id) address, for_sender_id, reason, source, coalesce(created_at, now())
     from ({_RESOLVED}) as resolved
@@ -66,25 +67,25 @@ _SUPPRESS = text(f"""
         array_position(array['complaint', 'hard_bounce', 'unsubscribe', 'manual'], reason),
         created_at
     on conflict (address, sender_id) do nothing
-""")  # noqa: S608  (constants)
-_LIFT = text(f"""
+"""  # noqa: S608  (constants)
+_LIFT = f"""
     delete from suppression using ({_RESOLVED}) as resolved
     where suppression.address = resolved.address
         and suppression.sender_id is not distinct from resolved.for_sender_id
         and suppression.reason = resolved.reason
         and suppression.created_at <= resolved.created_at
-""")  # noqa: S608  (constants)
-_PRESENT = text("""
+"""  # noqa: S608  (constants)
+_PRESENT = """
     select id, email_address_key(email) as address
     from lead
     where id = any(:lead_ids) and email_address_key(email) <> ''
-""")
+"""
 
 # Arrays and not joins: whatever the planner guesses, each is an index lookup an element. An opt-out belongs to the
 # address, whichever lead has it. They come as JSON, which the driver writes ten times faster than an array.
 _ADDRESSES = "array(select jsonb_array_elements_text(cast(:addresses as jsonb)))"
 _LEAD_IDS = "array(select cast(one as bigint) from jsonb_array_elements(cast(:lead_ids as jsonb)) as given (one))"
-_SUPPRESSED = text(f"""
+_SUPPRESSED = f"""
     select cast(null as bigint) as lead_id, address, reason
     from suppression
     where address = any({_ADDRESSES}) and (sender_id is null or sender_id = :sender_id)
@@ -94,15 +95,21 @@ _SUPPRESSED = text(f"""
     where unsubscribed_at is not null and email_address_key(email) = any({_ADDRESSES})
     union all
     select id, null, 'unsubscribe' from lead where id = any({_LEAD_IDS}) and unsubscribed_at is not null
-""")  # noqa: S608  (constants)
+"""  # noqa: S608  (constants)
 
 
 def _suppression(row: Row[Any]) -> Suppression:
     return Suppression(row.address, row.sender_id, row.reason, row.source, row.created_at)
 
 
-def suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> int:
-    """Suppress in the caller's transaction; returns how many rows are new."""
+def suppress(connection: Connection, requests: Iterable[SuppressionRequest], prefix: str) -> int:
+    """Suppress, and lift, in the caller's transaction; returns how many rows are new.
+
+    Args:
+        connection: in a transaction.
+        requests: in any order.
+        prefix: of `LeadRelation`, which says what ``lead`` is.
+    """
     added = 0
     # One order for every writer, or two batches with the same addresses could wait for each other. Requests that lift a
     # suppression come last: a complaint and its withdrawal may be in one batch.
@@ -111,7 +118,7 @@ def suppress(connection: Connection, requests: Iterable[SuppressionRequest]) -> 
         waiting = (one for one in ordered if one.lifts == is_lift)
         while group := list(islice(waiting, REQUESTS_PER_STATEMENT)):
             document = orjson.dumps([_without_nul(asdict(one)) for one in group]).decode()
-            changed = connection.execute(statement, {"requests": document}).rowcount
+            changed = connection.execute(text(prefix + statement), {"requests": document}).rowcount
             added += 0 if is_lift else changed
     return added
 
@@ -122,15 +129,22 @@ def _without_nul(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class PostgresSuppressions:
-    """`email_platform.events.suppression.SuppressionStore` over the table ``suppression``."""
+    """`email_platform.events.suppression.SuppressionStore` over the table ``suppression``.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: the OLTP database.
+        leads: where leads are.
+    """
+
+    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS) -> None:
         self._engine = engine
+        self._leads = leads
 
     def add(self, requests: Iterable[SuppressionRequest]) -> int:
         """Suppress, in one transaction; returns how many rows are new."""
+        prefix = self._leads.prefix(self._engine)
         with oltp_transaction(self._engine) as connection:
-            return suppress(connection, requests)
+            return suppress(connection, requests, prefix)
 
     def suppressed(self, sender_id: int, lead_ids: Sequence[int], addresses: Sequence[str]) -> Mapping[int, str]:
         """Which of these leads may not be mailed now, by anybody or by this sender; see `SuppressionLookup`."""
@@ -143,16 +157,18 @@ class PostgresSuppressions:
             "sender_id": sender_id,
         }
         reasons: dict[int, str] = {}
+        statement = text(self._leads.prefix(self._engine) + _SUPPRESSED)
         with oltp_transaction(self._engine) as connection:
-            for row in connection.execute(_SUPPRESSED, found):
+            for row in connection.execute(statement, found):
                 for lead_id in [row.lead_id] if row.address is None else leads_of[row.address]:
                     reasons[lead_id] = row.reason
         return reasons
 
     def present_addresses(self, lead_ids: Sequence[int]) -> Mapping[int, str]:
         """The addresses that these leads have now; see the Protocol."""
+        statement = text(self._leads.prefix(self._engine) + _PRESENT)
         with oltp_transaction(self._engine) as connection:
-            rows = connection.execute(_PRESENT, {"lead_ids": list(lead_ids)})
+            rows = connection.execute(statement, {"lead_ids": list(lead_ids)})
             return {row.id: row.address for row in rows}
 
     def all(self) -> Iterator[Suppression]:
@@ -192,21 +208,28 @@ class PostgresSuppressions:
 
 
 class PostgresEventIntake:
-    """`email_platform.events.inbox.EventIntake` over ``staged_object`` and ``suppression``."""
+    """`email_platform.events.inbox.EventIntake` over ``staged_object`` and ``suppression``.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: the OLTP database.
+        leads: where leads are.
+    """
+
+    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS) -> None:
         self._engine = engine
+        self._leads = leads
 
     def admit(
         self, staged: StagedObject | None, quarantined: Sequence[Quarantined], requests: Sequence[SuppressionRequest]
     ) -> int:
         """Register the batch's objects and write its suppressions; see the Protocol."""
+        prefix = self._leads.prefix(self._engine)
         with oltp_transaction(self._engine) as connection:
             if staged is not None:
                 _register(connection, staged, None)
             for one in quarantined:
                 _register(connection, one.staged, one.reason)
-            return suppress(connection, requests)
+            return suppress(connection, requests, prefix)
 
     def quarantined(self) -> Sequence[StagedObject]:
         """The quarantine's objects that were not replayed, the oldest first."""

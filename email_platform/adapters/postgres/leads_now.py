@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 from psycopg.errors import QueryCanceled
-from sqlalchemy import Engine, Row, Select, Text, cast, false, func, select, text
+from sqlalchemy import Engine, FromClause, Row, Select, Text, cast, false, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.audience import (
@@ -16,7 +16,7 @@ from email_platform.adapters.postgres.audience import (
     normalised_address_sql,
 )
 from email_platform.adapters.postgres.condition_sql import compared_value, where_clause
-from email_platform.adapters.postgres.tables import lead
+from email_platform.adapters.postgres.lead_relation import OUR_LEADS, LeadRelation
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.condition_answers import Answer, LeadNow
 from email_platform.audience.conditions import Comparison
@@ -31,13 +31,20 @@ _COPIED = ("first_name", "last_name", "country", "city", "plan", "language", "ag
 
 
 class PostgresLeadsNow:
-    """`email_platform.audience.condition_answers.LeadsNow` over the table ``lead``."""
+    """`email_platform.audience.condition_answers.LeadsNow` over the leads.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: the OLTP database.
+        leads: where leads are.
+    """
+
+    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS) -> None:
         self._engine = engine
+        self._leads = leads
 
     def lead(self, lead_id: int, comparisons: Sequence[Comparison]) -> LeadNow | None:
         """The lead, with an answer to each comparison; see the Protocol."""
+        lead = self._leads.source(self._engine)
         asked = [
             column
             for index, one in enumerate(comparisons)
@@ -47,7 +54,7 @@ class PostgresLeadsNow:
             )
         ]
         with oltp_transaction(self._engine) as connection:
-            row = connection.execute(_leads().add_columns(*asked).where(lead.c.id == lead_id)).one_or_none()
+            row = connection.execute(_leads(lead).add_columns(*asked).where(lead.c.id == lead_id)).one_or_none()
         if row is None:
             return None
         found = row._mapping
@@ -58,10 +65,11 @@ class PostgresLeadsNow:
 
     def mailable_row(self, lead_id: int) -> pa.Table | None:
         """The lead's row as a manifest would have it, but without its id, whether or not it may be mailed."""
+        lead = self._leads.source(self._engine)
         statement = select(
             mailable_address_sql(lead.c.email).label("email"),
             *(lead.c[name] for name in _COPIED),
-            cast(lead.c.attributes, Text).label("attributes"),
+            func.coalesce(cast(lead.c.attributes, Text), "{}").label("attributes"),
         ).where(lead.c.id == lead_id)
         with oltp_transaction(self._engine) as connection:
             row = connection.execute(statement).mappings().one_or_none()
@@ -72,7 +80,8 @@ class PostgresLeadsNow:
 
     def with_address(self, address: str, limit: int) -> Sequence[LeadNow] | None:
         """Leads that have the address; see the Protocol. Reads the table, for at most `SEARCH_SECONDS`."""
-        statement = _leads().where(normalised_address_sql(lead.c.email) == address).order_by(lead.c.id).limit(limit)
+        lead = self._leads.source(self._engine)
+        statement = _leads(lead).where(normalised_address_sql(lead.c.email) == address).order_by(lead.c.id).limit(limit)
         try:
             with oltp_transaction(self._engine) as connection:
                 connection.execute(text(f"set local statement_timeout = {SEARCH_SECONDS * 1000}"))
@@ -83,7 +92,7 @@ class PostgresLeadsNow:
             raise
 
 
-def _leads() -> Select[Any]:
+def _leads(lead: FromClause) -> Select[Any]:
     return select(
         lead.c.id,
         lead.c.email,

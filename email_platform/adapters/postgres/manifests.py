@@ -49,6 +49,7 @@ class PostgresManifestStore:
                     content=asdict(manifest.content),
                     on_unknown=manifest.on_unknown,
                     frozen_at=manifest.frozen_at,
+                    condition=manifest.condition,
                 )
                 .on_conflict_do_nothing(index_elements=[campaign_manifest.c.campaign_id])
                 .returning(campaign_manifest.c.campaign_id)
@@ -89,4 +90,5 @@ def _manifest(row: Row[Any]) -> Manifest:
         on_unknown=row.on_unknown,
         frozen_at=row.frozen_at,
         archived_at=row.archived_at,
+        condition=row.condition,
     )

@@ -95,6 +95,15 @@ lead = Table(
     ),
 )
 
+segment = Table(
+    "segment",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("condition", JSONB, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("name ~ '^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$'", name="name_known"),
+)
+
 # One row per import of leads that has begun and not ended: behind which row of its file it goes on.
 lead_import = Table(
     "lead_import",
@@ -193,6 +202,7 @@ campaign_manifest = Table(
         "campaign_id",
         postgresql_where=text("archived_at is not null and ledger_removed_at is null"),
     ),
+    Column("condition", JSONB(none_as_null=True)),  # with its segments resolved; null: older than this column
 )
 
 chunk = Table(

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-ValueType = Literal["string", "integer", "number", "boolean", "timestamp"]
+ValueType = Literal["string", "integer", "number", "boolean", "timestamp", "list"]
 
-AttributeType = Literal["string", "number", "boolean", "timestamp"]
+AttributeType = Literal["string", "number", "boolean", "timestamp", "list"]
 ATTRIBUTE_TYPES: tuple[AttributeType, ...] = get_args(AttributeType)
 
 Operator = Literal[
@@ -30,6 +30,7 @@ OPERATORS_OF: Mapping[ValueType, tuple[Operator, ...]] = {
     "number": _ORDERED,
     "boolean": ("eq", "ne", "is_null"),
     "timestamp": _ORDERED,
+    "list": ("contains",),  # of texts; the value is one of them
 }
 
 MAX_DEPTH = 8
@@ -55,6 +56,8 @@ _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,6})?"
 _OFFSET = "(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])"
 TIMESTAMP_PATTERN = rf"^{_DATE}T{_TIME}{_OFFSET}$(?!\n)"
 TIMESTAMP_TEXT = re.compile(TIMESTAMP_PATTERN)
+
+SEGMENT_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$(?!\n)"
 
 ATTRIBUTE_PREFIX = "attributes."
 ATTRIBUTE_FIELD_PATTERN = r"^attributes[.][A-Za-z_][A-Za-z0-9_-]{0,63}$(?!\n)"

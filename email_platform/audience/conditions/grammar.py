@@ -120,6 +120,8 @@ class _Parser:
                 others = _listed(key for key in raw if key != groups[0])
                 _refuse(path, f"{groups[0]!r} must be the only key of its object; move {others} into an object beside")
             return self._group(groups[0], raw[groups[0]], f"{path}.{groups[0]}", depth)
+        if "segment" in raw:
+            _refuse(path, "names a segment, which must be resolved first; only a campaign's own condition may have one")
         if not raw:
             _refuse(path, f'is empty; write {{"all": []}} as the whole condition for everybody, or {_SHAPES}')
         for key in raw:
@@ -170,7 +172,7 @@ class _Parser:
         if op not in ("in", "not_in", "between"):
             self._count(1, path)
             value = _scalar(raw, value_type, allowed_range, path)
-            if op in ("contains", "starts_with") and value == "":
+            if op in ("contains", "starts_with") and value == "" and value_type != "list":
                 _refuse(path, f"must not be empty: every text would match {op!r}")
             return value
         if not isinstance(raw, list):
@@ -217,7 +219,7 @@ def _operator(raw: object, path: str) -> Operator:
 
 
 def _attribute_type(raw: dict[str, object], op: Operator, path: str) -> AttributeType | None:
-    """The type that is given, or the one that the value shows; a timestamp looks like a string and must be given."""
+    """The type that is given, or the one that the value shows; a timestamp or a list's text looks like a string."""
     given = raw.get("type")
     if op == "is_null":
         if "type" in raw:
@@ -240,7 +242,7 @@ def _attribute_type(raw: dict[str, object], op: Operator, path: str) -> Attribut
 
 def _scalar(raw: object, value_type: ValueType, allowed_range: tuple[int, int], path: str) -> Scalar:
     match value_type:
-        case "string":
+        case "string" | "list":
             return _string(raw, path)
         case "boolean":
             if not isinstance(raw, bool):

@@ -22,6 +22,7 @@ from email_platform.audience.conditions.fields import (
     MAX_VALUES,
     NUMBER_RANGE,
     OPERATORS_OF,
+    SEGMENT_NAME_PATTERN,
     STRING_PATTERN,
     TIMESTAMP_PATTERN,
     AttributeType,
@@ -67,6 +68,7 @@ def build_schema() -> dict[str, Any]:
                     _object({"all": parts}),
                     _object({"any": parts}),
                     _object({"not": {"$ref": "#/$defs/condition"}}),
+                    _object({"segment": {"type": "string", "pattern": SEGMENT_NAME_PATTERN}}),
                     {"$ref": "#/$defs/comparison"},
                 ]
             },
@@ -85,6 +87,7 @@ _VALUES: dict[ValueType, dict[str, Any]] = {
     "number": {"type": "number", "minimum": NUMBER_RANGE[0], "maximum": NUMBER_RANGE[1]},
     "boolean": {"type": "boolean"},
     "timestamp": {"type": "string", "pattern": TIMESTAMP_PATTERN},
+    "list": {"type": "string", "maxLength": MAX_STRING_CHARACTERS, "pattern": STRING_PATTERN},
 }
 
 
@@ -108,7 +111,7 @@ def _comparisons(
         (those("eq", "ne", "lt", "lte", "gt", "gte"), value),
         (those("in", "not_in"), {"type": "array", "items": value, "minItems": 1, "maxItems": MAX_LIST_VALUES}),
         (those("between"), {"type": "array", "items": value, "minItems": 2, "maxItems": 2}),
-        (those("contains", "starts_with"), {**value, "minLength": 1}),
+        (those("contains", "starts_with"), value if value_type == "list" else {**value, "minLength": 1}),
     ]
     if attribute_type is None:
         shapes.append((("is_null",), {"type": "boolean"}))
@@ -125,8 +128,8 @@ def _comparison(
     if attribute_type is None:
         return _object(properties)
     schema = _object({**properties, "type": {"const": attribute_type}})
-    if attribute_type != "timestamp":
-        schema["required"] = ["field", "op", "value"]  # the value shows the type; only a timestamp must be named
+    if attribute_type not in ("timestamp", "list"):
+        schema["required"] = ["field", "op", "value"]  # the value shows the type; these two must be named
     return schema
 
 

@@ -227,6 +227,40 @@ def test_a_candidate_carries_the_leads_columns(engine: Engine, source: PostgresA
     }
 
 
+def test_leads_with_a_value_of_another_type_are_counted(engine: Engine, source: PostgresAudienceSource) -> None:
+    values: list[Any] = [7, "7", "seven", True, [7], {"k": 7}, None]
+    add(engine, *({"email": f"{at}@example.com", "attributes": {"n": value}} for at, value in enumerate(values)))
+    add(engine, {"email": "none@example.com"}, {"email": "at@example.com", "attributes": {"n": "2026-03-01T09:00:00Z"}})
+    condition = {
+        "all": [
+            {"field": "attributes.n", "op": "gt", "value": 5},
+            {"not": {"field": "attributes.n", "op": "lt", "value": 3}},
+            {"any": [{"field": "attributes.n", "type": "timestamp", "op": "gt", "value": "2026-01-01T00:00:00Z"}]},
+            {"field": "attributes.n", "op": "is_null", "value": False},
+            {"field": "age", "op": "is_null", "value": True},
+        ]
+    }
+    found = source.other_types(condition, 10)
+    assert found is not None
+    assert {(one.compared, one.found): one.leads for one in found} == {
+        ("number", "string"): 3,
+        ("number", "boolean"): 1,
+        ("number", "array"): 1,
+        ("number", "object"): 1,
+        ("timestamp", "string"): 2,
+        ("timestamp", "number"): 1,
+        ("timestamp", "boolean"): 1,
+        ("timestamp", "array"): 1,
+        ("timestamp", "object"): 1,
+    }
+    assert str(found[0]) == "attributes.n: 3 leads have a text where the condition compares a number"
+    assert source.other_types({"field": "age", "op": "gt", "value": 5}, 10) == ()
+    assert source.other_types({"field": "attributes.n", "type": "list", "op": "contains", "value": "x"}, 10)
+    with engine.begin() as connection:
+        connection.execute(text("lock table lead in access exclusive mode"))
+        assert source.other_types(condition, 0.1) is None
+
+
 def test_a_snapshot_does_not_see_what_is_written_meanwhile(engine: Engine, source: PostgresAudienceSource) -> None:
     add(engine, *({"email": f"l{number}@example.com"} for number in range(10)))
     with source.stream(EVERYBODY, OURS, 2) as batches:

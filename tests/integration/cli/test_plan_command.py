@@ -76,6 +76,23 @@ def test_a_plan_counts_warns_estimates_writes_samples_and_changes_nothing(
     assert "left out, invalid address: 1" in shown.output
 
 
+def test_preview_and_plan_say_which_leads_have_a_value_of_another_type(oltp_engine: Engine) -> None:
+    key = unique("visits")[:60]
+    city = seed_leads(
+        oltp_engine,
+        [{**row, "attributes": {key: value}} for row, value in zip(numbered(3), [7, "7", "x"], strict=True)],
+    )
+    compared = {"field": f"attributes.{key}", "op": "gt", "value": 5}
+    campaign_id = queue_campaign(oltp_engine, {"all": [*in_city(city)["all"], compared]}, status="draft")
+    for command in ("preview", "plan"):
+        warning = f"attributes.{key}: 2 leads have a text where the condition compares a number"
+        assert warning in " ".join(run("campaign", command, campaign_id).stdout.split())
+    document = json.loads(run("campaign", "preview", campaign_id, "--json").stdout)
+    assert document["other_types"] == [
+        {"field": f"attributes.{key}", "compared": "number", "found": "string", "leads": 2}
+    ]
+
+
 def test_a_plan_says_where_it_cannot_know_the_time_and_what_would_fail(oltp_engine: Engine) -> None:
     city = seed_leads(oltp_engine, numbered(2))
     sender = {"provider_account": unique("free").replace("-", "_")}

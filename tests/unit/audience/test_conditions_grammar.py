@@ -72,6 +72,8 @@ ACCEPTED: list[Any] = [
     compare("attributes.seen", "lt", "2026-03-01T09:00:00Z", type="timestamp"),
     compare("attributes.seen", "is_null", True),
     compare("attributes._", "contains", "a", type="string"),
+    compare("attributes.tags", "contains", "vip", type="list"),
+    compare("attributes.tags", "contains", "", type="list"),
 ]
 
 # What is refused, and where and how the message says it.
@@ -114,6 +116,9 @@ REFUSED: list[tuple[Any, str, str]] = [
     (compare("age", "contains", "3"), "$.op", "the integer 'age'"),
     (compare("attributes.vip", "gt", True), "$.op", "the boolean 'vip'; allowed: eq, ne, is_null"),
     (compare("attributes.vip", "in", [True]), "$.op", "the boolean"),
+    (compare("attributes.tags", "eq", "vip", type="list"), "$.op", "the list 'tags'; allowed: contains"),
+    (compare("attributes.tags", "contains", 7, type="list"), "$.value", "must be a string, not a number"),
+    (compare("attributes.tags", "contains", ["vip"], type="list"), "$.value", "must be a string, not a list"),
     (compare("country", "eq", None), "$.value", "'is_null'"),
     (compare("country", "eq", 5), "$.value", "must be a string, not a number"),
     (compare("country", "eq", ["DE"]), "$.value", "must be a string, not a list"),

@@ -56,6 +56,12 @@ class ListedSource:
     def estimate_rows(self, condition: object) -> int:
         return len(self.rows)
 
+    def resolved(self, condition: object) -> object:
+        return condition
+
+    def other_types(self, condition: object, timeout_seconds: float) -> tuple[()]:
+        return ()
+
     def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
         return min(len(self.rows), at_most_rows)
 
@@ -134,6 +140,7 @@ def test_the_manifest_freezes_what_the_campaign_was() -> None:
         content=CAMPAIGN.content,
         on_unknown="hold",
         frozen_at=NOW,
+        condition={"all": []},
     )
     assert [sender_id for _, sender_id in source.asked] == [3]
 

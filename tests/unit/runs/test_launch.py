@@ -75,6 +75,12 @@ class Leads:
             raise condition
         return 10 * int(str(condition))
 
+    def resolved(self, condition: object) -> object:
+        return condition
+
+    def other_types(self, condition: object, timeout_seconds: float) -> tuple[()]:
+        return ()
+
     def count_rows(self, condition: object, at_most_rows: int, timeout_seconds: float) -> int | None:
         assert 0 < timeout_seconds <= SIZING_SECONDS + COUNTING_SECONDS
         self.counted.append(condition)

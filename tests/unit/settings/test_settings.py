@@ -144,6 +144,7 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("embedded_postgres_shared_megabytes", "0"),
         ("embedded_postgres_work_megabytes", "much"),
         ("embedded_postgres_connections", "5"),
+        ("lead_attributes", SECRET),  # of no relation
     ],
 )
 def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, value: str) -> None:

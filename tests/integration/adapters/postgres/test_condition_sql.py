@@ -55,6 +55,7 @@ attribute_values = (
     | st.sampled_from(TEXTS)
     | st.sampled_from(NUMBERS)
     | st.sampled_from(TIMES)
+    | st.lists(st.sampled_from([*TEXTS, 1, True, None, ["a"], {"a": 1}]), max_size=3)
 )
 LEAD_VALUES: dict[ValueType, list[Any]] = {"string": TEXTS, "integer": INTEGERS, "timestamp": INSTANTS}
 leads = st.lists(
@@ -78,6 +79,7 @@ VALUES: dict[ValueType, list[Any]] = {
     "number": NUMBERS,
     "boolean": [True, False],
     "timestamp": TIMES,
+    "list": TEXTS,
 }
 
 
@@ -103,7 +105,7 @@ def comparisons(draw: st.DrawFn) -> dict[str, Any]:
         ends = [draw(one), draw(one)]
         return {**raw, "value": sorted(ends, key=instant_of if value_type == "timestamp" else None)}
     if raw["op"] in ("contains", "starts_with"):
-        return {**raw, "value": draw(one.filter(bool))}
+        return {**raw, "value": draw(one if value_type == "list" else one.filter(bool))}
     return {**raw, "value": draw(one)}
 
 
@@ -174,6 +176,8 @@ def stored(comparison: Comparison, lead: dict[str, Any]) -> Any:
         case "boolean" if isinstance(value, bool):
             return value
         case "string" if isinstance(value, str):
+            return value
+        case "list" if isinstance(value, list):
             return value
         case "number" if isinstance(value, int | float) and not isinstance(value, bool):
             return Decimal(repr(value))

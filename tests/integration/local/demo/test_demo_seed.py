@@ -79,7 +79,8 @@ def test_fresh_campaigns_are_queued_only_when_asked_for(seeded: tuple[Engine, De
     interrupted = seed_demo(engine, LEADS, SEED, queue_campaigns=True)
     assert (interrupted.campaigns, interrupted.resumed) == (first.campaigns, True), "those under way go on"
     with engine.begin() as connection:
-        connection.execute(update(campaign).values(status="sent"))
+        for status in ("sending", "sent"):
+            connection.execute(update(campaign).values(status=status))
     fresh = seed_demo(engine, LEADS, SEED, queue_campaigns=True)
     assert not fresh.resumed
     assert {one.campaign_id for one in fresh.campaigns}.isdisjoint(one.campaign_id for one in first.campaigns)
