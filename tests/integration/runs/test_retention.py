@@ -344,6 +344,7 @@ def test_the_command_says_what_it_would_remove_and_did_and_brings_a_ledger_back(
     for name, value in world.settings.variables().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    world.run()  # what other tests left
     campaign_id = world.ended()
 
     def said(*arguments: object) -> str:
