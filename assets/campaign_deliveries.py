@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 
 from assets.campaign_audience import campaign_audience
-from assets.outcomes import final_errors_end_the_run
+from assets.outcomes import LOST_STEP, final_errors_end_the_run, only_outages_are_repeated
 from assets.partitions import campaign_id_of, campaign_partitions
 from assets.step_process import ending_with_the_run
 from email_platform.domain.storage_layout import deliveries_prefix
@@ -30,6 +30,9 @@ def split_into_chunks(context: dg.OpExecutionContext, parts: PartsResource) -> I
     """One output per chunk of the manifest: its index, never its addresses."""
     with final_errors_end_the_run(), parts.open() as opened:
         manifest = find_manifest(opened, campaign_id_of(context.partition_key))
+    if manifest.archived_at is not None:
+        context.log.info("the campaign is archived: its calls are all made, and none is made again")
+        return
     for chunk_index in range(manifest.chunk_count):
         yield dg.DynamicOutput(
             chunk_index,
@@ -38,12 +41,12 @@ def split_into_chunks(context: dg.OpExecutionContext, parts: PartsResource) -> I
         )
 
 
-@dg.op(name="send_chunk")
+@dg.op(name="send_chunk", retry_policy=LOST_STEP)
 def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_index: int) -> dict[str, int]:
     """Make the chunk's calls that the ledger does not show as done, then stage what became of everybody."""
-    campaign_id = campaign_id_of(context.partition_key)
     stop = threading.Event()
-    with final_errors_end_the_run(), ending_with_the_run(context, stop.set), parts.open() as opened:
+    with only_outages_are_repeated(), ending_with_the_run(context, stop.set), parts.open() as opened:
+        campaign_id = campaign_id_of(context.partition_key)
         report = send_chunk(
             opened,
             campaign_id,
@@ -131,6 +134,13 @@ def _chunk_metadata(report: ChunkReport, bucket: str) -> dict[str, dg.MetadataVa
     return metadata
 
 
+def _why_nothing(summary: SendingSummary) -> str:
+    archived_at = summary.manifest.archived_at
+    if archived_at is None:
+        return "the ledger shows everything as done"
+    return f"the campaign is archived since {archived_at:%Y-%m-%d}, its ledger is in the bucket"
+
+
 def _summary_metadata(
     summary: SendingSummary, sent_calls: int, bucket: str
 ) -> dict[str, dg.MetadataValue | int | float | str]:
@@ -139,9 +149,7 @@ def _summary_metadata(
         "campaign": summary.campaign.name,
         "status": summary.campaign.status.value,
         "status reason": summary.campaign.status_reason or "",
-        "this run": (
-            f"made {sent_calls:,} calls" if sent_calls else "sent nothing: the ledger shows everything as done"
-        ),
+        "this run": (f"made {sent_calls:,} calls" if sent_calls else f"sent nothing: {_why_nothing(summary)}"),
         "eligible": summary.manifest.eligible_rows,
         "accepted": totals.accepted,
         "rejected": totals.rejected,

@@ -5,15 +5,16 @@ killed, a machine restarts), the run stays STARTED for ever. It keeps its place 
 for one run at a time asks for no other: no event would be loaded any more, no report refreshed. Ended on record, it is
 retried as Dagster retries any run whose worker died.
 
-A tick runs in the code server, beside the workers that it started, and looks for their processes. Launchers that watch
-their workers themselves (Kubernetes, ECS, Docker) are left alone: Dagster's run monitoring asks them.
+A tick runs in the code server, beside the workers that it started, and looks for their processes. A process id means
+nothing on another machine: a run is judged only where its code server's name means this machine alone. Launchers that
+watch their workers themselves (Kubernetes, ECS, Docker) are left alone: Dagster's run monitoring asks them.
 """
 
 import json
 
 import dagster as dg
 
-from email_platform.sending.orphan_watch import is_alive_since
+from email_platform.sending.orphan_watch import is_alive_since, is_this_host
 
 # How Dagster's default launcher marks a run that a code server works on. Dagster has no public name for it (`dagster`
 # exports no tag but MAX_RUNTIME_SECONDS_TAG), and the default launcher has no check of a worker's health to ask
@@ -26,9 +27,10 @@ RUNS_PER_TICK = 50
 def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether the process that announced itself as the run's worker is not there any more.
 
-    A run that no code server started (an operator's `dagster job execute`) may work on another machine.
+    False for a run that may work on another machine: no code server started it (an operator's `dagster job execute`),
+    or one whose name is not, or not only, this machine's.
     """
-    if CODE_SERVER_TAG not in run.tags:
+    if not is_this_host(code_server_of(run)):
         return False
     events = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=20).records
     for entry in (record.event_log_entry for record in events):
@@ -36,6 +38,14 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         if "pid" in metadata:
             return not is_alive_since(int(str(metadata["pid"].value)), entry.timestamp)
     return False
+
+
+def code_server_of(run: dg.DagsterRun) -> str:
+    """The host name of the code server that started the run's worker; empty where none did, or nobody can say."""
+    try:
+        return str(json.loads(run.tags.get(CODE_SERVER_TAG, "{}")).get("host") or "")
+    except (ValueError, AttributeError):
+        return ""
 
 
 @dg.sensor(
@@ -64,9 +74,12 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         after_run_id = None  # somebody deleted it
     page = started_runs(context.instance, after_run_id=after_run_id)
     gone = [run.run_id for run in page if run.run_id not in found_before and worker_is_gone(context.instance, run)]
+    elsewhere = {code_server_of(run) for run in page} - {""}
+    not_ours = sorted(name for name in elsewhere if not is_this_host(name))
+    there = f"; not judged: runs of {', '.join(not_ours)}" if not_ours else ""
     return dg.SensorResult(
         cursor=json.dumps({"found": gone, "after": page[-1].run_id if len(page) == RUNS_PER_TICK else None}),
-        skip_reason=dg.SkipReason(f"{len(gone)} of {len(page)} runs at work have no worker"),
+        skip_reason=dg.SkipReason(f"{len(gone)} of {len(page)} runs at work have no worker{there}"),
     )
 
 

@@ -193,7 +193,10 @@ def unknown(campaign_id: CampaignId, as_json: AsJson = False) -> None:
             }
             for chunk_index, record in parts.ledger.unknown_calls(campaign_id)
         ]
+        manifest = parts.manifests.find(campaign_id)
     nothing = f"campaign {campaign_id} has no call of unknown outcome"
+    if manifest is not None and manifest.archived_at is not None:
+        nothing += f"; it is archived since {manifest.archived_at:%Y-%m-%d}, which none with such a call is"
     show_rows(_UNKNOWN_COLUMNS, rows, as_json=as_json, nothing=nothing)
 
 

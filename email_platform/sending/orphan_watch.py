@@ -42,6 +42,20 @@ def is_alive_since(process_id: int, moment: float) -> bool:
         return False
 
 
+def is_this_host(name: str) -> bool:
+    """Whether the name means this machine and no other: a name of several machines, or of a proxy, does not."""
+    if not name:
+        return False
+    if name in ("localhost", socket.gethostname()):
+        return True
+    try:
+        meant = {str(found[4][0]) for found in socket.getaddrinfo(name, None)}
+    except OSError:  # it has no address now, so nobody can say
+        return False
+    own = {address.address.partition("%")[0] for each in psutil.net_if_addrs().values() for address in each}
+    return bool(meant) and meant <= own
+
+
 def ancestors() -> tuple[int, ...]:
     """The ids of the processes that this one works for: its parent, and a fork server's parent too.
 

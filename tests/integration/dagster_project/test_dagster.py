@@ -516,10 +516,10 @@ def test_a_run_is_in_one_process_where_its_configuration_says_so_whatever_else_i
     assert runs_in_one_process(run_config) is expected
 
 
-def one_process_run(campaign_id: int, folder: Path, **settings: int) -> subprocess.Popen[str]:
+def one_process_run(campaign_id: int, folder: Path, *mode: str, **settings: int) -> subprocess.Popen[str]:
     variables = {variable_of(name): str(value) for name, value in settings.items()}
     return subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.one_process_run", str(campaign_id), str(folder)],
+        [sys.executable, "-m", f"{__package__}.one_process_run", str(campaign_id), str(folder), *mode],
         env=os.environ | variables,
         stdout=subprocess.PIPE,
         text=True,
@@ -555,6 +555,28 @@ def test_an_interrupted_run_in_one_process_sees_its_calls_to_their_end_and_the_n
     assert row_of(oltp_engine, campaign_id).status == "sent"
     accepted = AcceptedLog(Path(settings.state_folder) / "provider").summary(str(campaign_id))
     assert (accepted.accepted_rows, accepted.distinct_message_ids) == (300, 300)
+
+
+def test_a_step_whose_process_is_killed_is_repeated_within_its_run_and_nobody_is_mailed_twice(
+    settings: Settings, oltp_engine: Engine, tmp_path: Path
+) -> None:
+    campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(90))))
+    slow = {"simulator_recipients_per_call": 10, "simulator_calls_per_second": 2, "lease_seconds": 4}
+    holder_of = select(chunk.c.lease_holder).where(chunk.c.campaign_id == campaign_id)
+    with one_process_run(campaign_id, tmp_path, "own processes", **slow) as run:
+        while answered_calls(oltp_engine, campaign_id) < 2:
+            assert run.poll() is None, "ended before its step was killed"
+            time.sleep(0.05)
+        with oltp_engine.connect() as connection:
+            holder = str(connection.execute(holder_of).scalar_one())
+        step = int(holder.split(":")[1])
+        assert step != run.pid
+        os.kill(step, signal.SIGKILL)
+        output, _ = run.communicate()
+    assert json.loads(output.splitlines()[-1]) == {"success": True, "workers": True, "repeated": 1}
+    assert row_of(oltp_engine, campaign_id).status == "sent"
+    accepted = AcceptedLog(Path(settings.state_folder) / "provider").summary(str(campaign_id))
+    assert (accepted.accepted_rows, accepted.distinct_message_ids) == (90, 90)
 
 
 def test_a_campaign_that_waits_in_the_run_queue_is_not_taken_for_dead(
@@ -681,31 +703,33 @@ def test_a_run_at_work_whose_worker_is_gone_is_ended_on_record_when_it_was_found
     ):
         time.sleep(0.1)
         tags = {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": "gone"})}
-        mine, cli, other = (
+        elsewhere = {GRPC_INFO_TAG: json.dumps({"host": "192.0.2.1", "port": 4000})}  # TEST-NET-1: nobody's
+        mine, cli, other, remote = (
             instance.create_run_for_job(
                 defs.resolve_job_def("reports_job"), status=dg.DagsterRunStatus.STARTED, tags=one
             )
-            for one in (tags, {}, tags)
+            for one in (tags, {}, tags, elsewhere)
         )
-        for run in (mine, cli):
+        for run in (mine, cli, remote):
             instance.report_engine_event("Started process for run", run, EngineEventData.in_process(worker.pid))
         assert not worker_is_gone(instance, mine)
         assert is_running(instance, "reports_job"), "no other refresh is asked for"
         worker.kill()
         worker.wait()
-        assert [worker_is_gone(instance, run) for run in (mine, cli, other)] == [True, False, False]
+        assert [worker_is_gone(instance, run) for run in (mine, cli, other, remote)] == [True, False, False, False]
 
         def tick(cursor: str | None) -> str:
             with dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs) as context:
                 result = dead_runs(context)
             assert isinstance(result, dg.SensorResult)
+            assert "not judged: runs of 192.0.2.1" in str(result.skip_reason)
             return result.cursor or ""
 
         cursor = tick(None)
         assert instance.get_run_by_id(mine.run_id).status is dg.DagsterRunStatus.STARTED
         assert json.loads(tick(cursor))["found"] == []
-        statuses = [instance.get_run_by_id(run.run_id).status.value for run in (mine, cli, other)]
-        assert statuses == ["FAILURE", "STARTED", "STARTED"]
+        statuses = [instance.get_run_by_id(run.run_id).status.value for run in (mine, cli, other, remote)]
+        assert statuses == ["FAILURE", "STARTED", "STARTED", "STARTED"]
     assert not is_alive_since(worker.pid, started_at)
     assert is_alive_since(os.getpid(), started_at)
     assert not is_alive_since(os.getpid(), psutil.Process().create_time() - 60), "this process got the id of another"

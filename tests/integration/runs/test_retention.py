@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
+from typer.testing import CliRunner
 
 from assets.retention import retention_job
 from email_platform.adapters.assembly import open_explain, open_oltp, open_parts, open_retention, open_warehouse
@@ -28,6 +30,7 @@ from email_platform.adapters.postgres.tables import (
     work_lease,
 )
 from email_platform.adapters.postgres.work_lease import try_work_lease
+from email_platform.cli.app import app
 from email_platform.definitions import defs
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.ports import StagedObject
@@ -333,6 +336,33 @@ def test_dagsters_old_runs_go_with_their_step_outputs_and_logs_and_the_newest_of
         assert logs == {runs[2]}
         assert not list(world.store.list(f"{STEP_OUTPUTS}/storage/{runs[0]}/"))
         assert len(list(world.store.list(f"{STEP_OUTPUTS}/storage/{runs[2]}/"))) == 1
+
+
+def test_the_command_says_what_it_would_remove_and_did_and_brings_a_ledger_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in world.settings.variables().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    world.run()  # what other tests left
+    campaign_id = world.ended()
+
+    def said(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    planned = json.loads(said("retention", "run", "--dry-run", "--json"))
+    assert (planned["dry_run"], planned["removals"][0]["what"], planned["removals"][0]["items"]) == (True, "ledgers", 1)
+    assert world.calls_on_record(campaign_id) > 0
+    output = said("retention", "run")
+    assert "removed 1 ledgers (5 calls)" in output
+    assert "Dagster's runs were not looked at" in output
+    assert "archived since" in said("campaign", "unknown", campaign_id)
+    refused = CliRunner().invoke(app, ["campaign", "retry-rejected", str(campaign_id)])
+    assert (refused.exit_code, f"retention restore {campaign_id}" in refused.output.replace("\n", " ")) == (1, True)
+    assert "5 calls are back" in said("retention", "restore", campaign_id)
+    assert world.calls_on_record(campaign_id) == 5
 
 
 def test_the_job_says_what_it_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

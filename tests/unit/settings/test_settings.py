@@ -136,6 +136,8 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("chunk_rows", "-1"),
         ("lease_seconds", "0"),
         ("one_process_rows", "-1"),
+        ("keep_ledger_days", "-1"),
+        ("keep_run_days", "some"),
         ("provider_answer_seconds", "0"),
         ("render_seconds", "0"),
         ("render_memory_megabytes", "10"),

@@ -197,6 +197,7 @@ def test_dagster_s_jobs_and_sensors_and_the_command_line_work_under_the_applicat
 
 
 READS = {
+    "application": ("select remove_archived_ledger(0, 1)", "delete from lead_import where false"),
     "lead_reader": ("select count(*), max(email) from lead", "select * from suppression"),
     "reports": (
         "select id, name, status, estimated_rows from campaign",
@@ -212,6 +213,7 @@ TOO_MUCH = {
         "update email_platform_alembic_version set version_num = ''",
     ),
     "receiver": (
+        "select remove_archived_ledger(1, 1)",
         *("select attributes from lead", "select first_name from lead", "select html_template from campaign"),
         *("delete from suppression", "update suppression set reason = 'manual'", "select * from send_call"),
         *("update campaign set status = 'queued'", "insert into lead (email) values ('x')", "select * from app_user"),
