@@ -137,6 +137,9 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("lease_seconds", "0"),
         ("one_process_rows", "-1"),
         ("provider_answer_seconds", "0"),
+        ("alert_webhook_url", SECRET),
+        ("alert_urls", f"slack://a/b/c {SECRET}"),
+        ("alert_late_seconds", "0"),
     ],
 )
 def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, value: str) -> None:
