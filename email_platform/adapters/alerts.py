@@ -33,22 +33,36 @@ _URLS_VARIABLE = "EMAIL_PLATFORM_ALERT_URLS"
 def alert_targets(webhook: SecretStr | None, urls: SecretStr | None) -> Mapping[str, Send]:
     """How each configured target is sent to, by its name; empty where only the log and `alert list` show alerts.
 
+    A URL that apprise does not know takes no message and says so: a wrong target must not keep the receiver from
+    starting, or events from being loaded. `check_alert_urls` finds it before.
+
     Args:
         webhook: where our own JSON goes.
         urls: apprise URLs with blanks between them.
-
-    Raises:
-        ConfigurationError: apprise knows no service for one of the URLs.
     """
     targets: dict[str, Send] = {}
     if webhook is not None:
         targets[WEBHOOK] = partial(_post, webhook)
     schemes: Counter[str] = Counter()
-    for place, url in enumerate(urls.get_secret_value().split() if urls is not None else (), 1):
-        scheme = url.partition(":")[0].lower()
+    for place, url in enumerate(_each(urls), 1):
+        scheme = url.get_secret_value().partition(":")[0].lower()
         schemes[scheme] += 1
-        targets[f"{scheme}-{schemes[scheme]}"] = partial(_notify, _service(url, place))
+        targets[f"{scheme}-{schemes[scheme]}"] = partial(_notify, url, place)
     return targets
+
+
+def check_alert_urls(urls: SecretStr | None) -> None:
+    """Whether apprise knows a service for each of the URLs; asks nobody.
+
+    Raises:
+        ConfigurationError: names the place of one that it does not know.
+    """
+    for place, url in enumerate(_each(urls), 1):
+        _service(url, place)
+
+
+def _each(urls: SecretStr | None) -> list[SecretStr]:
+    return [SecretStr(one) for one in urls.get_secret_value().split()] if urls is not None else []
 
 
 def _post(address: SecretStr, message: Message) -> None:
@@ -63,13 +77,13 @@ def _post(address: SecretStr, message: Message) -> None:
         raise PartUnavailableError(f"the alert's webhook did not take it: {problem}")
 
 
-def _service(url: str, place: int) -> NotifyBase:
+def _service(url: SecretStr, place: int) -> NotifyBase:
     # Imported here: its hundred plugins take a second, which processes without such a target need not wait for.
     from apprise import Apprise
 
     # Its lines name recipients and hosts; what matters of a failure is said without them.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-    service = Apprise.instantiate(url)
+    service = Apprise.instantiate(url.get_secret_value())
     if service is None:
         raise ConfigurationError(
             f"{_URLS_VARIABLE}: number {place} is no URL that apprise knows, or lacks a part; "
@@ -78,9 +92,13 @@ def _service(url: str, place: int) -> NotifyBase:
     return service
 
 
-def _notify(service: NotifyBase, message: Message) -> None:
+def _notify(url: SecretStr, place: int, message: Message) -> None:
     from apprise import Apprise, NotifyType
 
+    try:
+        service = _service(url, place)
+    except ConfigurationError as wrong:
+        raise PartUnavailableError(str(wrong)) from wrong
     apprise = Apprise()
     apprise.add(service)
     kind = NotifyType.SUCCESS if message.state == "resolved" else NotifyType.FAILURE

@@ -189,11 +189,7 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
 
 
 def alert_parts(settings: Settings, engine: Engine, store: S3ObjectStore) -> AlertParts:
-    """What a look for alerts needs (`email_platform.alerting.watch`), over these connections.
-
-    Raises:
-        ConfigurationError: a target of the alerts is no URL that is known.
-    """
+    """What a look for alerts needs (`email_platform.alerting.watch`), over these connections."""
     return AlertParts(
         facts=PlatformAlertFacts(engine, store),
         book=PostgresAlertBook(engine),

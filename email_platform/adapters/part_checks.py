@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from email_platform.adapters.alerts import alert_targets, check_alert_urls
 from email_platform.adapters.assembly import (
     account_rate,
     open_oltp,
@@ -59,7 +60,8 @@ class PartCheck:
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3, and each account.
+    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3; check the settings of
+    accounts and alerts.
 
     Args:
         settings: the validated settings.
@@ -74,6 +76,7 @@ def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[Pa
         "ClickHouse": lambda: _check_warehouse(settings),
         "ClickHouse reads S3": lambda: _check_warehouse_reads_store(settings),
         "provider accounts": lambda: _check_accounts(settings, variables),
+        "alerts": lambda: _check_alerts(settings),
     }
     for part, check in checks.items():
         try:
@@ -169,6 +172,12 @@ def _check_warehouse_reads_store(settings: Settings) -> str:
     if found_bytes != written.size_bytes:
         raise PartUnavailableError(f"{key} has {written.size_bytes} bytes, but ClickHouse reads {found_bytes}")
     return "an object written here is read there"
+
+
+def _check_alerts(settings: Settings) -> str:
+    check_alert_urls(settings.alert_urls)
+    targets = alert_targets(settings.alert_webhook_url, settings.alert_urls)
+    return f"they go to {', '.join(targets)}" if targets else "no target is set, so nobody is called (docs/runbook.md)"
 
 
 def _check_accounts(settings: Settings, variables: Mapping[str, str]) -> str:

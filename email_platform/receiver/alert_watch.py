@@ -78,11 +78,7 @@ class AlertWatch:
 
 @contextmanager
 def watching(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> Iterator[None]:
-    """Look once now and then at every interval, in a thread, until the block is left.
-
-    Raises:
-        ConfigurationError: a target of the alerts is no URL that is known.
-    """
+    """Look once now and then at every interval, in a thread, until the block is left."""
     stop = threading.Event()
     with open_alerts(settings) as parts:
         watch = AlertWatch(parts)

@@ -23,6 +23,7 @@ from sqlalchemy import Engine, delete, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 
 from email_platform.adapters.assembly import open_alerts, open_oltp, open_parts, open_store
+from email_platform.adapters.part_checks import check_parts
 from email_platform.adapters.postgres.alert_book import PostgresAlertBook
 from email_platform.adapters.postgres.tables import (
     alert,
@@ -39,7 +40,7 @@ from email_platform.alerting.rules import notice_condition
 from email_platform.alerting.watch import AlertParts, Host, look, ring
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX
-from email_platform.errors import AccountRefusedError, EmailPlatformError, InvalidConditionError, PartUnavailableError
+from email_platform.errors import AccountRefusedError, InvalidConditionError, PartUnavailableError
 from email_platform.local.stack.part import held_free_ports
 from email_platform.receiver.alert_watch import AlertWatch
 from email_platform.runs.freeze import freeze_audience
@@ -439,12 +440,12 @@ def test_two_processes_that_look_at_once_ring_once(watched: Watched) -> None:
 
 def test_many_campaigns_ring_up_to_a_bound_and_none_is_over_before_its_time(watched: Watched) -> None:
     for _ in range(23):
-        a_campaign_is_paused(watched)
+        queue_campaign(watched.engine, in_city("nowhere"), status="paused", status_reason="something")
     for _ in range(3):
         watched.look()
     assert [one["state"] for one in watched.heard] == ["raised"] * 20
-    a_campaign_is_paused(watched)  # newer than all, which would take a place from the oldest
-    assert watched.look() == []
+    queue_campaign(watched.engine, in_city("nowhere"), status="paused", status_reason="something")
+    assert watched.look() == []  # it is newer than all, and takes no place from the oldest
 
 
 def test_what_is_rung_at_once_is_kept_where_nobody_takes_it(watched: Watched) -> None:
@@ -498,12 +499,23 @@ def test_apprise_takes_the_same_and_no_line_names_its_address(
         assert secret not in lines + kept + name
 
 
-def test_a_wrong_url_of_apprise_is_named_by_its_place_and_never_shown(watched: Watched) -> None:
-    urls = SecretStr("json://127.0.0.1/x nonsense://hidden-word")
-    with pytest.raises(EmailPlatformError) as refusal, watched.opened(alert_urls=urls):
-        pass
-    assert "EMAIL_PLATFORM_ALERT_URLS: number 2" in str(refusal.value)
-    assert "hidden-word" not in str(refusal.value)
+def test_a_wrong_url_of_apprise_is_named_by_its_place_and_holds_up_nobody_else(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = watched.settings.alert_webhook_url.get_secret_value().removeprefix("http://").partition("/")[0]
+    urls = SecretStr(f"nonsense://hidden-word json://{host}/x")
+    a_campaign_is_paused(watched)
+    with watched.opened(alert_urls=urls) as parts:
+        assert list(parts.targets) == ["webhook", "nonsense-1", "json-1"]
+        report = look(parts, "receiver")
+    assert (report.taken, report.refused) == (2, 1)
+    (_, waiting, problem), *_ = PostgresAlertBook(watched.engine).listed(1, with_resolved=False)
+    assert (waiting, str(problem).partition(" is no URL")[0]) == (1, "EMAIL_PLATFORM_ALERT_URLS: number 1")
+    assert "hidden-word" not in caplog.text + str(problem)
+    (check,) = (
+        one for one in check_parts(watched.settings.model_copy(update={"alert_urls": urls}), {}) if one.part == "alerts"
+    )
+    assert (check.fits, "number 1 is no URL" in check.says, "hidden-word" in check.says) == (False, True, False)
 
 
 def test_old_alerts_are_forgotten(watched: Watched) -> None:

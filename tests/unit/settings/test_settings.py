@@ -147,6 +147,9 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("embedded_postgres_work_megabytes", "much"),
         ("embedded_postgres_connections", "5"),
         ("lead_attributes", SECRET),  # of no relation
+        ("alert_webhook_url", SECRET),
+        ("alert_urls", f"slack://a/b/c {SECRET}"),
+        ("alert_late_seconds", "0"),
     ],
 )
 def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, value: str) -> None:
