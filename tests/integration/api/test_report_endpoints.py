@@ -65,6 +65,10 @@ def test_a_campaign_s_recipients_come_in_pages_and_as_a_whole(
         assert [json.loads(line)["lead_id"] for line in as_json.splitlines()] == [0, 3, 5, 8, 9]
 
         assert client.get(f"/v1/campaigns/{made + 1}/export").status_code == 404
+        with replace(api, url=url).client(api.key("reader")) as sees_all:
+            assert sees_all.get(f"/v1/campaigns/{made + 1}/recipients").json()["items"][0]["lead_id"] == 4
+            assert sees_all.get(f"/v1/campaigns/{2**62}/recipients").status_code == 404
+            assert sees_all.get(f"/v1/campaigns/{2**62}/export").status_code == 404
         breaks_off_half_way(client, f"{path}/export", monkeypatch)
 
 
