@@ -60,8 +60,9 @@ class PartCheck:
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3; check the settings of
-    accounts and alerts.
+    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3.
+
+    The settings of accounts and of alerts are checked as well.
 
     Args:
         settings: the validated settings.

@@ -155,6 +155,8 @@ def list_recipients(
         rows = services.reports.recipients(campaign_id, -1 if after is None else after, limit, status)
     except ReportsNotBuiltError as missing:
         raise Refusal(404, str(missing), "Ask again when a campaign was sent.") from None
+    if not rows and after is None:
+        seen_campaign(services, caller, campaign_id)
     items = [RecipientRow.model_validate(row) for row in rows]
     return RecipientPage(items=items, next=items[-1].lead_id if len(items) == limit else None)
 
@@ -179,6 +181,8 @@ def export_recipients(
         first = list(islice(rows, 1))  # what can be refused is refused before the answer begins
     except ReportsNotBuiltError as missing:
         raise Refusal(404, str(missing), "Ask again when a campaign was sent.") from None
+    if not first:
+        seen_campaign(services, caller, campaign_id)
     lines = _csv(chain(first, rows)) if form == "csv" else _ndjson(chain(first, rows))
     return StreamingResponse(
         _blocks(lines),

@@ -57,8 +57,8 @@ def roles(
 def doctor(as_json: AsJson = False) -> None:
     """Ask every part whether the platform can work with it; exit code 1 where one says no.
 
-    Checked are PostgreSQL and its roles, where leads are, Dagster's storage, S3, ClickHouse, ClickHouse's own way to S3,
-    the settings of every provider account in use, and the URLs that alerts go to. Nothing is sent.
+    Checked are PostgreSQL and its roles, where leads are, Dagster's storage, S3, ClickHouse, ClickHouse's own way to
+    S3, the settings of every provider account in use, and the URLs that alerts go to. Nothing is sent.
     """
     from email_platform.adapters.part_checks import check_parts
 

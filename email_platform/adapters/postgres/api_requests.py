@@ -20,7 +20,20 @@ from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.errors import ConflictError, IdempotencyKeyReusedError
 
 Document = Mapping[str, Any]
-_KEPT = text("created_at < now() - make_interval(hours => 72)")
+# Each new request removes a few of those that are kept no longer, so that the table does not grow.
+_FORGET = text(
+    """
+    delete from api_request
+    where ctid = any(array(
+        select ctid
+        from api_request
+        where created_at < now() - make_interval(hours => 72)
+        order by (key_id = :key_id and idempotency_key = :idempotency_key) desc
+        limit 20
+        for update skip locked
+    ))
+    """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +150,7 @@ def _is(name: RequestName) -> tuple[Any, Any]:
 
 def _take(connection: Connection, name: RequestName) -> bool:
     """Whether the request is new; waits for an equal one that is in its transaction."""
-    connection.execute(delete(api_request).where(*_is(name), _KEPT))
+    connection.execute(_FORGET, {"key_id": name.key_id, "idempotency_key": name.idempotency_key})
     statement = upsert(api_request).values(
         key_id=name.key_id, idempotency_key=name.idempotency_key, request_sha256=name.request_sha256
     )

@@ -126,6 +126,7 @@ suppression = Table(
     _created_at(),
     CheckConstraint("reason in ('hard_bounce', 'complaint', 'unsubscribe', 'manual')", name="reason_known"),
     UniqueConstraint("address", "sender_id", postgresql_nulls_not_distinct=True),
+    Index("ix_suppression_sender_id", "sender_id", "id", postgresql_where=text("sender_id is not null")),
 )
 
 campaign = Table(
@@ -175,6 +176,7 @@ campaign = Table(
         postgresql_where=text("status = 'sending' or (status = 'queued' and launched_attempt >= attempt)"),
     ),
     Index("ix_campaign_stopped", "id", postgresql_where=text("status in ('paused', 'failed')")),
+    Index("ix_campaign_owner_id", "owner_id", "id"),
     Index("ix_campaign_started_at", "started_at"),
     Index("ix_campaign_finished_at", "finished_at"),
 )

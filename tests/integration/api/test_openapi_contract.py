@@ -16,7 +16,6 @@ pytestmark = pytest.mark.integration
 
 FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
 WATCH = "/v1/campaigns/{campaign_id}/watch"  # an answer without an end; tested by itself
-SECONDS = 30
 
 
 def test_the_openapi_file_is_what_the_api_serves(reader: Client) -> None:
@@ -36,10 +35,11 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_allow(
         str(Path(sys.executable).with_name("schemathesis")),
         *("--config-file", str(config), "run", str(FILE), "--url", api.url, "--exclude-path", WATCH),
         *("--header", operator.headers["authorization"].replace("Bearer", "Authorization: Bearer", 1)),
-        *("--exclude-checks", "positive_data_acceptance", "--max-time", str(SECONDS), "--max-examples", "4"),
+        *("--exclude-checks", "positive_data_acceptance", "--max-examples", "2"),
+        *("--phases", "examples,coverage,fuzzing"),  # bounded by the number of cases: a slow machine asks as many
         *("--seed", "1", "--generation-database", "none", "--no-color"),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     operations = sum(len(methods) for methods in json.loads(FILE.read_text(encoding="utf-8"))["paths"].values())
     assert f"Tested: {operations - 1}\n" in ended.stdout, ended.stdout

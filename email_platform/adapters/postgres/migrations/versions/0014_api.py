@@ -15,7 +15,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add three tables."""
+    """Add three tables, and indexes for the pages of one user's campaigns and suppressions."""
+    op.execute("create index ix_campaign_owner_id on campaign (owner_id, id)")
+    op.execute("create index ix_suppression_sender_id on suppression (sender_id, id) where sender_id is not null")
     op.execute(
         """
         create table api_key (
