@@ -227,6 +227,19 @@ class Execution:
 
         return Result(name, chunks(), summary)
 
+    @staticmethod
+    def gives(statement: Statement) -> str:
+        """The format of the answer, in lower case."""
+        return (output_clause(statement.text).format or statement.default_format).lower()
+
+    def run_whole(self, handle: Any, statement: bytes) -> None:
+        """Run a statement of ours that answers nothing; several in one are refused."""
+        if output_clause(statement).more_statements:
+            raise refusal(
+                SYNTAX_ERROR, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)", self._version
+            )
+        calling_the_engine(self._version, lambda: handle.query(statement.decode("utf-8", "surrogateescape")))
+
     def insert(self, handle: Any, head: InsertHead, data: Iterable[bytes]) -> Summary:
         """Insert the data that follows an INSERT statement, in the engine's own constant memory.
 

@@ -6,23 +6,22 @@ the engine asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from email.message import Message
 from urllib.parse import parse_qsl
 
 from email_platform.local.clickhouse_endpoint.encodings import UnknownEncodingError, decoded
 from email_platform.local.clickhouse_endpoint.exceptions import (
     BAD_ARGUMENTS,
-    NOT_IMPLEMENTED,
     SYNTAX_ERROR,
     UNKNOWN_COMPRESSION_METHOD,
     refusal,
 )
+from email_platform.local.clickhouse_endpoint.external import ExternalTable, external_tables
 from email_platform.local.clickhouse_endpoint.request import (
-    FormWithFilesError,
     Parameters,
-    form_fields,
+    form_parts,
     parameters_of,
 )
 from email_platform.local.clickhouse_endpoint.statement import IncompleteStatementError, InsertHead, insert_head
@@ -41,12 +40,14 @@ class Work:
     Attributes:
         text: the statement; without FORMAT and data where `insert` is given.
         data: of the insert, yet to be read.
+        external: tables that the request brings along.
     """
 
     parameters: Parameters
     text: bytes
     insert: InsertHead | None
     data: Iterator[bytes]
+    external: Sequence[ExternalTable] = ()
 
 
 def read_statement(query: str, body: Iterator[bytes], headers: Message, version: str) -> Work:
@@ -71,14 +72,11 @@ def read_statement(query: str, body: Iterator[bytes], headers: Message, version:
         ) from None
     content_type = headers.get("Content-Type", "")
     if content_type.lower().startswith("multipart/form-data"):
-        try:
-            pairs += form_fields(_all_of(body, b"", version), content_type)
-        except FormWithFilesError:
-            raise refusal(
-                NOT_IMPLEMENTED, "NOT_IMPLEMENTED", "External data is not supported by this endpoint", version
-            ) from None
+        fields, files = form_parts(_all_of(body, b"", version), content_type)
+        external, pairs = external_tables(files, [*pairs, *fields], version)
         parameters = parameters_of(pairs, headers)
-        return _without_data(parameters, parameters.query.encode("utf-8", "surrogateescape"))
+        work = _without_data(parameters, parameters.query.encode("utf-8", "surrogateescape"))
+        return replace(work, external=external)
     parameters = parameters_of(pairs, headers)
     try:
         chunks = decoded(body, headers.get("Content-Encoding", "").lower())

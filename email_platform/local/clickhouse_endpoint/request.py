@@ -54,16 +54,12 @@ _DECIMAL = re.compile(r"[0-9]{1,18}", re.ASCII)
 _BLANKS = " \t"
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
-_NAME_IN_FORM = re.compile(rb'name="([^"]*)"')
+_NAME_IN_FORM = re.compile(rb'(?<!file)name="([^"]*)"')
 _FILE_IN_FORM = re.compile(rb'filename="')
 
 
 class BrokenBodyError(Exception):
     """The connection ended, or the framing broke, inside the body."""
-
-
-class FormWithFilesError(Exception):
-    """The form carries external data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +196,11 @@ def _chunked(stream: BinaryIO) -> Iterator[bytes]:
             raise BrokenBodyError("the connection ended before the chunked body's last line")
 
 
-def form_fields(body: bytes, content_type: str) -> list[tuple[str, str]]:
-    """Return the text fields of a multipart form.
+def form_parts(body: bytes, content_type: str) -> tuple[list[tuple[str, str]], list[tuple[str, bytes]]]:
+    """Return the text fields of a multipart form, and its files, each with its field's name.
 
     Raises:
         BrokenBodyError: the type names no boundary.
-        FormWithFilesError: a part is a file.
     """
     boundary = Message()
     boundary["Content-Type"] = content_type
@@ -213,13 +208,15 @@ def form_fields(body: bytes, content_type: str) -> list[tuple[str, str]]:
     if not isinstance(marker, str) or not marker.isascii() or not marker:
         raise BrokenBodyError("multipart/form-data needs a boundary of ASCII characters in its Content-Type")
     fields: list[tuple[str, str]] = []
+    files: list[tuple[str, bytes]] = []
     for part in (b"\r\n" + body).split(b"\r\n--" + marker.encode())[1:]:
         if part.startswith(b"--"):
             break
         head, _, value = part.partition(b"\r\n\r\n")
+        found = _NAME_IN_FORM.search(head)
+        name = found.group(1).decode("utf-8", "surrogateescape") if found else ""
         if _FILE_IN_FORM.search(head):
-            raise FormWithFilesError
-        name = _NAME_IN_FORM.search(head)
-        if name:
-            fields.append((name.group(1).decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")))
-    return fields
+            files.append((name, value))
+        elif found:
+            fields.append((name, value.decode("utf-8", "surrogateescape")))
+    return fields, files

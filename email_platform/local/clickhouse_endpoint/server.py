@@ -36,6 +36,7 @@ from email_platform.local.clickhouse_endpoint.encodings import (
 from email_platform.local.clickhouse_endpoint.engine import TAG_SETTING, Engine
 from email_platform.local.clickhouse_endpoint.exceptions import ClickHouseError, refusal
 from email_platform.local.clickhouse_endpoint.execution import Result, Statement, Summary, check
+from email_platform.local.clickhouse_endpoint.external import brought_along
 from email_platform.local.clickhouse_endpoint.reading import read_statement
 from email_platform.local.clickhouse_endpoint.request import (
     BrokenBodyError,
@@ -221,6 +222,13 @@ class _Handler(BaseHTTPRequestHandler):
             read_only=self.command != "POST",
         )
         check(statement.text, engine.version)
+        if work.parameters.flag("client_protocol_version") and engine.execution.gives(statement) == "native":
+            # A server puts a head before each block for such a client, which would misread ours.
+            raise self._refuse(
+                exceptions.NOT_IMPLEMENTED,
+                "NOT_IMPLEMENTED",
+                "client_protocol_version: blocks are in the format of version 0; leave it out",
+            )
         with (
             engine.sessions.lent(
                 protocol.get("session_id", ""),
@@ -229,6 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
                 must_exist=work.parameters.flag("session_check"),
             ) as lent,
             engine.prepared(lent, statement, bind=work.insert is not None) as handle,
+            brought_along(handle, engine.execution, work.external, engine.version),
         ):
             if work.insert:
                 summary = engine.execution.insert(handle, work.insert, work.data)

@@ -130,6 +130,25 @@ def test_the_metrics_are_read_with_their_own_role(mine: Settings) -> None:
         figures.accounts()
 
 
+def test_a_campaign_goes_on_under_a_second_user_while_the_first_one_is_taken_away(
+    mine: Settings, owner: Engine
+) -> None:
+    """How the database's secret is replaced without a pause: two users with the same role for a time."""
+    campaign_id = queue_campaign(owner, in_city(seed_leads(owner, numbered(120))))
+    with owner.begin() as connection:
+        connection.execute(text(f"create user my_old password '{PASSWORD}' in role email_platform_application"))
+    with open_parts(as_user(mine, "old")) as parts:
+        freeze_audience(parts, campaign_id)
+        send_chunk(parts, campaign_id, 0, holder="old")
+        with open_parts(as_user(mine, "application")) as newer:
+            send_chunk(newer, campaign_id, 1, holder="new")
+    with owner.begin() as connection:
+        connection.execute(text("drop role my_old"))
+    with open_parts(as_user(mine, "application")) as parts:
+        finish_sending(parts, campaign_id)
+        assert parts.ledger.totals(campaign_id).accepted == 120
+
+
 def command(*words: object) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception

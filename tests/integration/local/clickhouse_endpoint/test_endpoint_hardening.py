@@ -6,13 +6,18 @@ import gzip
 import random
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import clickhouse_connect
 import pytest
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.external import ExternalData
 
 from tests.integration.clickhouse_process import PASSWORD, USER, Endpoint, running
 
@@ -309,3 +314,82 @@ def test_a_gigabyte_in_one_row_is_refused_in_bounded_memory(tmp_path: Path, name
         assert not answer.startswith(b"HTTP/1.1 200")
         assert endpoint.peak_bytes() - before < 1_600_000_000
         assert endpoint.ask(query="select count() from t")[2] == b"0\n"
+
+
+# -- what clients send beside a statement --------------------------------------------------------------------------
+
+
+def native(endpoint: Endpoint, version: str) -> tuple[int, dict[str, str], bytes]:
+    return endpoint.ask(body=b"select 1 as n format Native", client_protocol_version=version)
+
+
+def test_a_protocol_version_is_refused_where_the_answer_would_be_misread(endpoint: Endpoint) -> None:
+    assert code_of(native(endpoint, "54405")) == 48  # NOT_IMPLEMENTED
+    assert code_of(endpoint.ask(body=b"select 1", client_protocol_version="1", default_format="Native")) == 48
+    assert native(endpoint, "0")[::2] == native(endpoint, "")[::2]
+    status, _, answer = endpoint.ask(body=b"select 1", client_protocol_version="54405")
+    assert (status, answer) == (200, b"1\n"), "other formats do not depend on it"
+
+
+@pytest.fixture(scope="module")
+def client(endpoint: Endpoint) -> Iterator[Client]:
+    with clickhouse_connect.get_client(
+        host="127.0.0.1", port=endpoint.port, username=USER, password=PASSWORD
+    ) as connected:
+        yield connected
+
+
+def test_external_data_is_a_table_of_its_own_statement_and_of_no_other(client: Client) -> None:
+    people = ExternalData(
+        file_name="people", data=b'1,Ann\n2,"B, \'ob"\n', fmt="CSV", structure=["id UInt32", "name String"]
+    )
+    people.add_file(file_name="numbers", data=b"2\t[1,2]\n", types=["UInt32", "Array(UInt8)"])
+    query = "select id, name, _2 from people left join numbers on id = _1 where id < {most:UInt32} order by id"
+    found = client.query(query, parameters={"most": 3}, external_data=people)
+    assert found.result_rows == [(1, "Ann", []), (2, "B, 'ob", [1, 2])]
+    with pytest.raises(DatabaseError, match="UNKNOWN_TABLE"):  # clickhouse-connect keeps one session
+        client.query("select * from people")
+    again = ExternalData(file_name="people", data=b"7\n", fmt="TSV", structure="n UInt8")
+    assert client.query("select * from people", external_data=again).result_rows == [(7,)]
+
+
+@pytest.mark.parametrize(
+    ("structure", "data", "code"),
+    [
+        ("", b"1\n", 36),
+        ("n UInt8) engine = File('TSV', '/etc/passwd') as (select 1", b"1\n", None),
+        ("n UInt8 default (select line from file('/etc/passwd', 'LineAsString') limit 1)", b"1\n", None),
+        ("n UInt8); drop table t; select (1", b"1\n", None),
+        ("n UInt8", b"no number\n", None),
+        ("n NoSuchType", b"", None),
+    ],
+)
+def test_wrong_external_data_is_an_error_and_leaves_nothing_behind(
+    endpoint: Endpoint, structure: str, data: bytes, code: int | None
+) -> None:
+    form = b'--b\r\nContent-Disposition: form-data; name="x"; filename="x"\r\n\r\n' + data + b"\r\n--b--\r\n"
+    basic = "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "Authorization": basic}
+    answer = endpoint.ask(body=form, headers=headers, query="select * from x", x_structure=structure)
+    found = code_of(answer)
+    assert code is None or found == code
+    assert b"root:" not in answer[2]
+    assert endpoint.ask(body=b"exists table t")[2] == b"1\n"
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        *((statement, 497) for statement in ("create user u identified by 'x'", "create role r", "show users")),
+        *((statement, 497) for statement in ("create quota q", "create row policy p on t using 1")),
+        *((statement, 497) for statement in ("select * from system.users", "backup table t to Disk('x', 'y')")),
+        ("create table d as t engine = Distributed(x, currentDatabase(), t)", 497),
+        ("create dictionary d (n UInt64) primary key n source(clickhouse(table 't')) layout(flat()) lifetime(0)", 497),
+        ("create table r (k UInt8) engine = ReplicatedMergeTree('/a', 'b') order by k", 225),
+        ("select count() from system.query_log", 60),
+    ],
+)
+def test_what_the_documentation_calls_refused_is_refused_with_its_code(
+    endpoint: Endpoint, statement: str, code: int
+) -> None:
+    assert code_of(endpoint.ask(body=statement.encode())) == code
