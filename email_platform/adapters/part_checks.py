@@ -57,7 +57,7 @@ class PartCheck:
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL, leads of somebody else's, Dagster's storage, S3, ClickHouse, ClickHouse about S3, and each sender's account.
+    """Ask PostgreSQL, its leads, Dagster's storage, S3, ClickHouse, ClickHouse about S3, and each sender's account.
 
     Args:
         settings: the validated settings.
