@@ -71,7 +71,8 @@ def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[Pa
     checks: Mapping[str, Callable[[], str]] = {
         "PostgreSQL": lambda: _check_oltp(settings),
         "PostgreSQL's roles": lambda: _check_roles(settings),
-        "leads": lambda: _check_leads(settings),
+        # In our own table they are as PostgreSQL is.
+        **({"leads": lambda: _check_leads(settings)} if settings.lead_relation else {}),
         "Dagster's storage": lambda: _check_dagster_storage(settings, variables),
         "S3": lambda: _check_store(settings),
         "ClickHouse": lambda: _check_warehouse(settings),
@@ -113,8 +114,6 @@ def _check_roles(settings: Settings) -> str:
 
 def _check_leads(settings: Settings) -> str:
     leads = LeadRelation.from_settings(settings)
-    if leads.is_ours:
-        return "in our own table lead"
     with open_oltp(settings) as engine:
         leads.source(engine)
         found = leads.look_up(engine)

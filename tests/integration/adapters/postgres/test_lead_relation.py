@@ -28,8 +28,12 @@ from email_platform.cli.app import app
 from email_platform.domain.manifest import CANDIDATE_SCHEMA
 from email_platform.errors import ConfigurationError
 from email_platform.events.suppression import SuppressionRequest
+from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.runs.explain import explain
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.preview import preview_campaign
+from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import queue_campaign
 
@@ -235,6 +239,33 @@ def test_preview_and_explain_read_the_view_that_the_settings_name(their: Setting
         assert "plan is 'pro'" in " ".join([left_out.summary, *(fact.text for fact in left_out.facts)])
 
 
+def test_a_campaign_is_sent_to_their_leads_and_an_opt_out_in_their_table_counts_until_the_call(
+    their: Settings, engine: Engine, owner: Engine
+) -> None:
+    settings = their.model_copy(update={"lead_relation": "crm.large"})
+    with owner.begin() as connection:  # an id that no other test's campaign has at the shared provider
+        connection.execute(text("alter table campaign alter column id restart with 900000001"))
+    campaign_id = queue_campaign(
+        engine,
+        {"all": [{"field": "city", "op": "eq", "value": "city 42"}]},
+        subject_template="Hello",
+        html_template="<p>{{ attributes.code }}</p><a href='{{ unsubscribe_url }}'>unsubscribe</a>",
+    )
+    with open_parts(settings) as parts:
+        manifest = freeze_audience(parts, campaign_id).manifest
+        assert (manifest.eligible_rows, manifest.chunk_count) == (4, 1)
+        with owner.begin() as connection:
+            connection.execute(text("update crm.large set unsubscribed_at = now() where id = 5042"))
+        send_chunk(parts, campaign_id, 0, holder="test")
+        totals = finish_sending(parts, campaign_id).totals
+    assert (totals.accepted, totals.rejected) == (3, 1)
+    accepted = AcceptedLog(Path(settings.state_folder) / "provider").summary(str(campaign_id))
+    assert (accepted.accepted_rows, accepted.distinct_message_ids) == (3, 3)
+    with open_explain(settings) as parts:
+        assert "suppressed" in explain(parts, campaign_id, 5042).summary
+        assert explain(parts, campaign_id, 42).verdict == "accepted"
+
+
 def test_a_view_with_an_id_twice_is_refused_before_anybody_is_mailed(engine: Engine) -> None:
     with pytest.raises(ConfigurationError, match="has lead 1 more than once"):
         rows_of(engine, LeadRelation("crm.doubled"))
@@ -342,7 +373,6 @@ def test_doctor_says_where_leads_are(their: Settings) -> None:
         checks = check_parts(their.model_copy(update=changes), {})
         return next((one.fits, one.says) for one in checks if one.part == "leads")
 
-    assert leads_check() == (True, "in our own table lead")
     fits, says = leads_check(lead_relation="crm.people")
     assert fits
     assert '"crm"."people"' in says
