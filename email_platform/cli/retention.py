@@ -60,7 +60,9 @@ def run(
 
 
 @app.command()
-def restore(campaign_id: Annotated[int, typer.Argument(min=1, max=2**63 - 1, metavar="CAMPAIGN")]) -> None:
+def restore(
+    campaign_id: Annotated[int, typer.Argument(help="The campaign's id.", min=1, max=2**63 - 1, metavar="CAMPAIGN")],
+) -> None:
     """Bring the archived ledger of a campaign back from the bucket, so that it can be decided about or queued again."""
     from email_platform.adapters.assembly import open_oltp, open_store
     from email_platform.adapters.postgres.ledger_archive import PostgresLedgerArchive

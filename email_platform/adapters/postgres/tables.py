@@ -2,6 +2,8 @@
 
 Grain: ``lead`` one row a lead, ``campaign`` one a campaign, ``campaign_manifest`` at most one a campaign,
 ``chunk`` one a chunk of a manifest, ``send_call`` one a provider call (never one an email).
+
+Length: every table in one place, each a list of its columns.
 """
 
 from __future__ import annotations

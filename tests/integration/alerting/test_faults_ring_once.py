@@ -104,7 +104,8 @@ def watched(own: Settings) -> Iterator[Watched]:
         with engine.begin() as connection:
             for table in (alert_delivery, alert, alert_beat, send_call, chunk, staged_object, campaign_guard):
                 connection.execute(delete(table))
-            connection.execute(update(campaign).values(status="cancelled"))
+            may_be_cancelled = campaign.c.status.not_in(("sent", "cancelled"))
+            connection.execute(update(campaign).where(may_be_cancelled).values(status="cancelled"))
 
 
 def change(watched: Watched, campaign_id: int, status: CampaignStatus, reason: str | None = None) -> None:

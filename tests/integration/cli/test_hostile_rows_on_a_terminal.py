@@ -127,6 +127,8 @@ PRINTS_ROWS: dict[str, Callable[[World], list[object]]] = {
     "campaign create": lambda world: ["--file", campaign_file(world)],
     "campaign edit": lambda world: [world.draft, "--version", 1, "--file", campaign_file(world)],
     "campaign clone": lambda world: [world.draft],
+    "api-key add": lambda _: [HOSTILE, "--role", "reader"],
+    "api-key list": lambda _: [],
     "explain": lambda world: ["--campaign", world.sending, "--lead", world.excluded],
     "suppression list": lambda _: [],
     "suppression add": lambda world: [world.address],
@@ -137,9 +139,13 @@ PRINTS_ROWS: dict[str, Callable[[World], list[object]]] = {
 PRINTS_NO_ROWS = {
     **dict.fromkeys(("up", "demo", "status", "down", "legacy generate"), "parts of this machine and figures"),
     **dict.fromkeys(("migrate", "roles", "doctor", "dagster-yaml", "warehouse ddl"), "names of parts, roles, tables"),
-    **dict.fromkeys(("events", "metrics serve"), "they serve; their log is JSON or a line for each request"),
+    **dict.fromkeys(("events", "metrics serve", "api"), "they serve; their log is JSON or a line for each request"),
     **dict.fromkeys(("report show", "report export", "suppression export"), "they write files, and say how much"),
     "dbt": "dbt's own output",
+    **dict.fromkeys(("retention run", "retention restore"), "ids, counts and fixed reasons"),
+    **dict.fromkeys(("segment add", "segment list", "segment show"), "names of letters and digits; conditions as JSON"),
+    **dict.fromkeys(("api-key revoke", "adopt check"), "ids; names of a database's columns"),
+    **dict.fromkeys(("alert list", "alert test"), "sentences of ours, cleaned before they are kept"),
     **dict.fromkeys(("lead import", "suppression import"), "numbers of lines, fixed reasons and counts"),
 }
 

@@ -511,7 +511,8 @@ class World:
         self.queued_at = self.time.clock()
         for chunk_index in range(self.manifest.chunk_count):
             end = asyncio.run(self.run(chunk_index, Process(), []))
-            if end == "AccountRefusedError" and self.poison_blame == "unlisted":
+            refused = ("AccountRefusedError", "OneRecipientRefusedError")
+            if end in refused and self.poison_blame == "unlisted":
                 for lead in self.poison:
                     self.suppress(lead)
                 end = asyncio.run(self.run(chunk_index, Process(), []))
