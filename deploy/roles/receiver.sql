@@ -15,7 +15,7 @@ $$;
 grant select, insert on suppression to email_platform_receiver;
 grant select on sender to email_platform_receiver;
 -- A look for alerts once a minute (docs/runbook.md): states and times, no templates.
-grant select (id, sender_id, name, status, status_reason, attempt, launched_attempt, scheduled_at, queued_at, started_at, finished_at, progress_at) on campaign to email_platform_receiver;
+grant select (id, sender_id, name, status, status_reason, attempt, launched_attempt, scheduled_at, queued_at, started_at, finished_at, progress_at, created_at) on campaign to email_platform_receiver;
 grant select (campaign_id, chunk_index, call_index, state, lease_epoch, attempts, recipient_count, intent_at) on send_call to email_platform_receiver;
 grant select on chunk, staged_object, campaign_guard to email_platform_receiver;
 grant select, insert, update, delete on alert, alert_delivery, alert_beat to email_platform_receiver;

@@ -195,10 +195,10 @@ def _is_due_and_late(late_at: datetime) -> ColumnElement[bool]:
 def _has_moved(connection: Connection, late_at: datetime) -> bool:
     moved = or_(
         *(
-            exists().where(column > late_at, column < LATEST)
+            exists(campaign.c.id).where(column > late_at, column < LATEST)
             for column in (campaign.c.started_at, campaign.c.finished_at)
         ),
-        exists().where(campaign.c.status.in_(("queued", "sending")), campaign.c.progress_at > late_at),
+        exists(campaign.c.id).where(campaign.c.status.in_(("queued", "sending")), campaign.c.progress_at > late_at),
     )
     return bool(connection.execute(select(moved)).scalar_one())
 

@@ -16,13 +16,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
-from email_platform.adapters.assembly import open_oltp, open_parts, open_store, open_warehouse
+from email_platform.adapters.assembly import open_alerts, open_oltp, open_parts, open_store, open_warehouse
 from email_platform.adapters.part_checks import check_parts
 from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.metrics import PostgresFigures
 from email_platform.adapters.postgres.roles import ROLES_FOLDER, apply_roles, check_roles, role_files
 from email_platform.adapters.postgres.tables import metadata
+from email_platform.alerting.watch import look
 from email_platform.cli.app import app
 from email_platform.domain.storage_layout import event_inbox_key
 from email_platform.errors import ConfigurationError
@@ -119,6 +120,15 @@ def test_the_receiver_unsubscribes_whoever_a_link_names(mine: Settings, owner: E
     with owner.connect() as connection:
         found = connection.execute(text("select sender_id, reason from suppression where address = :a"), {"a": address})
         assert found.all() == [(sender_id, "unsubscribe")]
+
+
+def test_the_receiver_looks_for_alerts_with_its_own_role(mine: Settings, owner: Engine) -> None:
+    campaign_id = queue_campaign(owner, in_city("nowhere"), status="failed", status_reason="the receiver's look")
+    with open_alerts(as_user(mine, "receiver")) as parts:
+        look(parts, "receiver")
+    with owner.connect() as connection:
+        rung = connection.execute(text("select subject from alert where resolved_at is null")).scalars().all()
+    assert any(str(campaign_id) in subject for subject in rung), rung
 
 
 def test_the_metrics_are_read_with_their_own_role(mine: Settings) -> None:
