@@ -184,5 +184,5 @@ class DeliverySchedules(RuleBasedStateMachine):
 
 TestDeliverySchedules = DeliverySchedules.TestCase
 TestDeliverySchedules.settings = settings(
-    max_examples=1000, stateful_step_count=8, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=500, stateful_step_count=8, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
