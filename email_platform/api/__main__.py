@@ -16,8 +16,8 @@ import uvicorn
 
 from email_platform.api.app import create_app
 from email_platform.api.services import open_services
-from email_platform.errors import ConfigurationError
 from email_platform.receiver.__main__ import Server, listen
+from email_platform.receiver.process import run_process
 from email_platform.sending.orphan_watch import exit_with_parent
 from email_platform.settings import Settings
 
@@ -70,17 +70,7 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
-    original_parent = os.getppid()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "botocore", "boto3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    options = parse_arguments(arguments)
-    try:
-        serve(options, original_parent)
-    except ConfigurationError as refusal:
-        _logger.error("%s", refusal)
-        return 2
-    return 0
+    return run_process(parse_arguments, serve, arguments)
 
 
 if __name__ == "__main__":

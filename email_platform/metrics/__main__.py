@@ -21,9 +21,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from email_platform.adapters.assembly import open_oltp
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.metrics import PostgresFigures
-from email_platform.errors import ConfigurationError, PortTakenError
+from email_platform.errors import PortTakenError
 from email_platform.metrics.collector import PlatformCollector
 from email_platform.metrics.dagster_times import DagsterTimes, DagsterWatch, open_instance, read_dagster_times
+from email_platform.receiver.process import run_process
 from email_platform.sending.orphan_watch import exit_with_parent
 from email_platform.settings import Settings
 
@@ -84,22 +85,18 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
         thread.join()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
-    original_parent = os.getppid()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("botocore", "boto3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m email_platform.metrics", allow_abbrev=False)
     parser.add_argument("--host", default="127.0.0.1", help="there is no login: let only Prometheus reach it")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--exit-with-parent", action="store_true", help="stop when the process that started it ends")
-    try:
-        serve(parser.parse_args(arguments), original_parent)
-    except ConfigurationError as refusal:
-        _logger.error("%s", refusal)
-        return 2
-    return 0
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
+    return run_process(parse_arguments, serve, arguments)
 
 
 if __name__ == "__main__":

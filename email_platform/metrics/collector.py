@@ -1,4 +1,4 @@
-"""One scrape: every figure, asked anew, as Prometheus' metric families.
+"""One scrape: every figure, asked at that moment, as Prometheus' metric families.
 
 Invariant: a scrape always answers. A part that is away shows as ``email_platform_part_up 0``, a question that fails as
 ``email_platform_scrape_failed 1``, and the figures of the others are there; a figure that nobody could read is left

@@ -26,7 +26,7 @@ from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.sns_fetch import fetch_from_sns
 from email_platform.content.unsubscribe import UnsubscribeSigner
-from email_platform.errors import ConfigurationError, PortTakenError
+from email_platform.errors import PortTakenError
 from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
 from email_platform.events.mailed import ManifestAddresses
 from email_platform.receiver.alert_watch import watching
@@ -39,6 +39,7 @@ from email_platform.receiver.connections import (
     trusted_networks,
 )
 from email_platform.receiver.inbox_writer import EventInbox, InboxLimits
+from email_platform.receiver.process import run_process
 from email_platform.receiver.unsubscribe_page import UnsubscribePage
 from email_platform.sending.orphan_watch import exit_with_parent
 from email_platform.settings import Settings
@@ -202,17 +203,7 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until asked to stop; return the exit code: 0 after a clean stop, 2 for a wrong setting."""
-    original_parent = os.getppid()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "botocore", "boto3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    options = parse_arguments(arguments)
-    try:
-        serve(options, original_parent)
-    except ConfigurationError as refusal:
-        _logger.error("%s", refusal)
-        return 2
-    return 0
+    return run_process(parse_arguments, serve, arguments)
 
 
 if __name__ == "__main__":
