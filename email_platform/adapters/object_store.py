@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
 import boto3
@@ -145,6 +146,16 @@ class S3ObjectStore:
             answer = self.client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=most)
         times: list[datetime] = [item["LastModified"] for item in answer.get("Contents", [])]
         return len(times), min(times, default=None)
+
+    def server_time(self) -> datetime | None:
+        """The Date of an answer, of a refusal too; whole seconds. None where the server sends none."""
+        with self._translated(None):
+            try:
+                answer = self.client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                answer = error.response
+        said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return None if said is None else parsedate_to_datetime(said)
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""

@@ -1,15 +1,16 @@
 """Asks every part of the outside world whether this platform could work with it now, one answer a part.
 
 Invariant: a check changes nothing that lasts (one small object is written and removed), and one part's trouble
-hides no other's.
+hides no other's: see `email_platform.adapters.health.asking`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import create_engine, inspect, select
@@ -28,6 +29,7 @@ from email_platform.adapters.assembly import (
 from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
+from email_platform.adapters.health.asking import PartCheck, Question, ask_side_by_side
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
@@ -36,7 +38,9 @@ from email_platform.adapters.postgres.tables import sender as sender_table
 from email_platform.adapters.providers import ProviderAccount, build_provider
 from email_platform.adapters.sns_fetch import fetch_from_sns
 from email_platform.domain.campaigns import Sender
-from email_platform.errors import ConfigurationError, EmailPlatformError, PartUnavailableError
+from email_platform.domain.figures import duration_words
+from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX
+from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
 from email_platform.settings import Settings, variable_of
 
@@ -44,23 +48,8 @@ _SHOWN_RIGHTS = 10
 _PROBE_PREFIX = "part-checks/"
 
 
-@dataclass(frozen=True, slots=True)
-class PartCheck:
-    """One part's answer.
-
-    Attributes:
-        part: what was asked.
-        fits: whether the platform can work with it as it is.
-        says: what was found, or what is wrong and how to mend it; without secrets.
-    """
-
-    part: str
-    fits: bool
-    says: str
-
-
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3.
+    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3; side by side.
 
     The settings of accounts and of alerts are checked as well.
 
@@ -68,23 +57,39 @@ def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[Pa
         settings: the validated settings.
         variables: where provider accounts are read from.
     """
-    checks: Mapping[str, Callable[[], str]] = {
-        "PostgreSQL": lambda: _check_oltp(settings),
-        "PostgreSQL's roles": lambda: _check_roles(settings),
+    return ask_side_by_side(part_questions(settings, variables))
+
+
+def part_questions(settings: Settings, variables: Mapping[str, str]) -> list[Question]:
+    """The same as questions, for who asks more beside them; arguments as for `check_parts`."""
+    postgres = f"start PostgreSQL, or correct {variable_of('postgres_url')}"
+    store = f"start S3, or correct {variable_of('s3_endpoint_url')}"
+    warehouse = f"start ClickHouse, or correct {variable_of('clickhouse_url')}; sending goes on, reports wait"
+    return [
+        Question("PostgreSQL", lambda: _check_oltp(settings), postgres),
+        Question("PostgreSQL's roles", lambda: _check_roles(settings), postgres),
         # In our own table they are as PostgreSQL is.
-        **({"leads": lambda: _check_leads(settings)} if settings.lead_relation else {}),
-        "Dagster's storage": lambda: _check_dagster_storage(settings, variables),
-        "S3": lambda: _check_store(settings),
-        "ClickHouse": lambda: _check_warehouse(settings),
-        "ClickHouse reads S3": lambda: _check_warehouse_reads_store(settings),
-        "provider accounts": lambda: _check_accounts(settings, variables),
-        "alerts": lambda: _check_alerts(settings),
-    }
-    for part, check in checks.items():
-        try:
-            yield PartCheck(part, True, check())
-        except EmailPlatformError as problem:
-            yield PartCheck(part, False, str(problem))
+        *([Question("leads", lambda: _check_leads(settings), postgres)] if settings.lead_relation else []),
+        Question("Dagster's storage", lambda: _check_dagster_storage(settings, variables), postgres),
+        Question("S3", lambda: _check_store(settings), store),
+        Question("ClickHouse", lambda: _check_warehouse(settings), warehouse),
+        Question("ClickHouse reads S3", lambda: _check_warehouse_reads_store(settings), warehouse),
+        Question("provider accounts", lambda: _check_accounts(settings, variables), postgres),
+        Question("alerts", lambda: _check_alerts(settings)),
+    ]
+
+
+def overview_questions(settings: Settings, variables: Mapping[str, str]) -> list[Question]:
+    """Of these the three that everything needs, asked so that it can be done every few seconds: nothing is written."""
+    by_part = {one.part: one for one in part_questions(settings, variables)}
+    store = replace(by_part["S3"], ask=lambda: _list_store(settings))
+    return [by_part["PostgreSQL"], store, by_part["ClickHouse"]]
+
+
+def _list_store(settings: Settings) -> str:
+    with closing(open_store(settings)) as store:
+        store.oldest_of_first(EVENT_INBOX_PREFIX, 1)
+        return f"answers for s3://{store.bucket}"
 
 
 def _check_oltp(settings: Settings) -> str:
@@ -92,8 +97,13 @@ def _check_oltp(settings: Settings) -> str:
         check_connection(engine)
         with engine.connect() as connection:
             _require_migrated(unapplied_in_oltp(connection))
-            version: str = connection.exec_driver_sql("show server_version").scalar_one()
-        return f"{version} at {engine.url.host}:{engine.url.port}/{engine.url.database}, schema up to date"
+            found: Any = connection.exec_driver_sql(
+                "select current_setting('server_version'),"
+                " extract(epoch from clock_timestamp() - pg_postmaster_start_time())::float8"
+            ).one()
+        address = f"{engine.url.host}:{engine.url.port}/{engine.url.database}"
+        version, up_seconds = found
+        return f"{version} at {address}, schema up to date, up {duration_words(round(up_seconds))}"
 
 
 def _check_roles(settings: Settings) -> str:
@@ -157,7 +167,8 @@ def _check_store(settings: Settings) -> str:
 def _check_warehouse(settings: Settings) -> str:
     with open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse:
         _require_migrated(unapplied_in_warehouse(warehouse.client, read_migrations()))
-        return f"{warehouse.client.server_version}, schema up to date"
+        up_seconds = int(warehouse.client.command("select uptime()"))
+        return f"{warehouse.client.server_version}, schema up to date, up {duration_words(up_seconds)}"
 
 
 def _check_warehouse_reads_store(settings: Settings) -> str:

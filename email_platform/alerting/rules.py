@@ -32,6 +32,13 @@ _CREDENTIAL_WORDS = re.compile(
 )
 
 
+def operators_reason(words: str | None) -> str:
+    """What is kept as the reason where a person or his program pauses or cancels a campaign, whichever way he asks."""
+    if not words:
+        return OPERATORS_REASON
+    return words if words.startswith(OPERATORS_REASON) else f"{OPERATORS_REASON}: {words}"
+
+
 @dataclass(frozen=True, slots=True)
 class StoppedCampaign:
     """A campaign that is paused or failed, and not by an operator or the guard."""

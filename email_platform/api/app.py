@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from email_platform.adapters.health.serving import HEALTH_PATH, serving_health
 from email_platform.api import campaign_actions, campaigns, people, reports
 from email_platform.api.problems import Problem, Refusal, response_for
 from email_platform.api.services import OpenServices
@@ -34,8 +35,13 @@ def create_app(open_services: OpenServices) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = _THREADS
-        with open_services() as services:
+        with (
+            open_services() as services,
+            # Without PostgreSQL no request gets an answer: keys are there.
+            serving_health(services.settings, {"PostgreSQL"}, warehouse=True) as health,
+        ):
             app.state.services = services
+            app.state.health = health
             yield
 
     app = FastAPI(
@@ -55,6 +61,11 @@ def create_app(open_services: OpenServices) -> FastAPI:
     @app.get("/health", include_in_schema=False)
     async def health() -> dict[str, str]:
         return {"status": "serves"}
+
+    @app.get(HEALTH_PATH, include_in_schema=False)
+    async def healthz() -> JSONResponse:
+        found = await app.state.health.read()
+        return JSONResponse(found.body, found.status)
 
     original = app.openapi
 

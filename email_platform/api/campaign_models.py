@@ -271,6 +271,6 @@ class QueueBody(Strict):
 
 
 class ReasonBody(Strict):
-    """Why; it is kept with the status."""
+    """Why; it is kept with the status, behind *by an operator*: nobody is called for it."""
 
     reason: Reason = "by the API"

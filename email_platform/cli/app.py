@@ -15,6 +15,7 @@ from email_platform.cli import (
     campaign_plan,
     campaign_watch,
     explain,
+    health,
     lead,
     legacy,
     metrics,
@@ -41,7 +42,7 @@ app = typer.Typer(
     epilog=EXIT_CODES_HELP,
 )
 
-for module in (stack, parts, api, reports, explain):  # commands without a noun of their own
+for module in (stack, health, parts, api, reports, explain):  # commands without a noun of their own
     app.add_typer(module.app)
 app.add_typer(api.key_app, name="api-key")
 app.add_typer(people.user_app, name="user")

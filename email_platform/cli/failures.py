@@ -25,11 +25,14 @@ class ExitCode(IntEnum):
     """It could not be done, or the answer is no: the message says why."""
     WRONG_USE = 2
     """A setting, an option or an argument is wrong: change it and run the command again."""
+    NEEDS_OPERATOR = 3
+    """Of `status` and `doctor`: everything works, and something waits for an operator."""
 
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done; 1 it could not be done, or the answer is no (a part does not fit, nothing runs, lines were "
-    "rejected); 2 a setting, option or argument is wrong; 128 + n ended by signal n before it had begun."
+    "rejected); 2 a setting, option or argument is wrong; 3 everything works and something waits for an operator "
+    "(status, doctor); 128 + n ended by signal n before it had begun."
 )
 
 

@@ -1,4 +1,4 @@
-"""`email-platform migrate`, `roles`, `doctor`, `events`, `dagster-yaml`: what a production system runs besides Dagster.
+"""`email-platform migrate`, `roles`, `events`, `dagster-yaml`: what a production system runs besides Dagster.
 
 Invariant: nothing here needs the embedded engines. Drivers are imported inside the commands, so that help and shell
 completion do not wait for them.
@@ -6,23 +6,15 @@ completion do not wait for them.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from email_platform.cli.failures import ExitCode
-from email_platform.cli.output import AsJson, Column, note, say, show_rows
+from email_platform.cli.output import note, say
 from email_platform.settings import Settings, variable_of
 
 app = typer.Typer()
-
-_CHECK_COLUMNS = (
-    Column("part", "part"),
-    Column("fits", "", show=lambda row: "fits" if row["fits"] else "WRONG"),
-    Column("says", "says", kind="lines"),
-)
 
 
 @app.command()
@@ -51,22 +43,6 @@ def roles(
     with open_oltp(Settings.load()) as engine:
         for role in apply_roles(engine, folder or ROLES_FOLDER):
             say(f"{role} has the rights of its file")
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Ask every part whether the platform can work with it; exit code 1 where one says no.
-
-    Checked are PostgreSQL and its roles, where leads are, Dagster's storage, S3, ClickHouse, ClickHouse's own way to
-    S3, the settings of every provider account in use, and the URLs that alerts go to. Nothing is sent.
-    """
-    from email_platform.adapters.part_checks import check_parts
-
-    checks = list(check_parts(Settings.load(), os.environ))
-    rows = [{"part": check.part, "fits": check.fits, "says": check.says} for check in checks]
-    show_rows(_CHECK_COLUMNS, rows, as_json=as_json, nothing="nothing was checked")
-    if not all(check.fits for check in checks):
-        raise typer.Exit(ExitCode.REFUSED)
 
 
 @app.command()

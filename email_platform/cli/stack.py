@@ -1,4 +1,4 @@
-"""`email-platform up`, `down`, `status`, `demo`: the whole platform on a bare machine.
+"""`email-platform up`, `down`, `demo`: the whole platform on a bare machine.
 
 Invariant: a signal always ends in a clean stop, also one that comes while the parts still start.
 """
@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from email_platform.cli.embedded import embedded_imports, require_engines
-from email_platform.cli.failures import ExitCode
-from email_platform.cli.output import AsJson, Column, print_json, say, show_rows
+from email_platform.cli.output import Column, say, show_rows
 from email_platform.settings import PART_NAMES, Settings, state_folder_of, variable_of
 
 if TYPE_CHECKING:
-    from email_platform.local.stack.stack import PartStatus
+    from email_platform.local.stack.written_state import PartStatus
 
 app = typer.Typer()
 
@@ -53,7 +52,8 @@ def up(
     A part whose address is set in the environment is yours and is not started.
     """
     with embedded_imports():
-        from email_platform.local.stack.stack import ALL_PART_NAMES, DAGSTER_PART_NAMES, started_stack, statuses
+        from email_platform.local.stack.stack import ALL_PART_NAMES, DAGSTER_PART_NAMES, started_stack
+        from email_platform.local.stack.written_state import statuses
 
     parts = set(only or ALL_PART_NAMES)
     if without_dagster:
@@ -112,32 +112,6 @@ def demo(
             on_stop(stopped.set)
             while not stopped.wait(1):  # a signal that another thread gets ends no wait without a limit
                 pass
-
-
-@app.command()
-def status(as_json: AsJson = False) -> None:
-    """Show the parts that run here; exit code 1 where none was started."""
-    with embedded_imports():
-        from email_platform.local.stack.stack import statuses, supervisor_id
-
-    state_folder = state_folder_of(os.environ)
-    running = supervisor_id(state_folder)
-    parts = [] if running is None else statuses(state_folder)
-    if as_json:
-        print_json(
-            {
-                "state_folder": str(state_folder),
-                "supervisor_process_id": running,
-                "parts": [_part_row(part) for part in parts],
-            }
-        )
-    elif running is None:
-        say(f"nothing runs on {state_folder}")
-    else:
-        _show_parts(parts)
-        say(f"supervisor: process {running}")
-    if running is None:
-        raise typer.Exit(ExitCode.REFUSED)
 
 
 @app.command()

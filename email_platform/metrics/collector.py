@@ -131,7 +131,7 @@ class PlatformCollector(Collector):
             campaigns,
             _gauge(
                 "oldest_queued_seconds",
-                "Since the longest waiting campaign was queued; 0 where none waits.",
+                "Since the longest waiting campaign was due; 0 where none waits.",
                 (queued.queued_seconds if queued else None) or 0.0,
             ),
             _gauge(

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 import uvicorn
 from starlette.applications import Starlette
 
+from email_platform.adapters.health.serving import serving_health
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.events import PostgresSuppressions
@@ -84,7 +85,9 @@ def open_app(
         page = UnsubscribePage(signer.verify, suppressions, mailed, inbox, utc_now)
         receiver = EventReceiver(accounts, inbox, utc_now, request_limits)
         receiver.connections = counts or receiver.connections
-        yield create_app(receiver, page, inbox)
+        # Without S3 no event can be taken; without PostgreSQL events still are, and opt-outs by link are not.
+        with serving_health(settings, {"S3"}, warehouse=False) as parts:
+            yield create_app(receiver, page, inbox, parts)
     finally:
         engine.dispose()
 

@@ -1,5 +1,8 @@
 """The receiver's HTTP surface: events of providers, the unsubscribe page, and its own health.
 
+`/health` counts what this process did, and says that it runs; `/healthz` asks the parts that it needs
+(`email_platform.adapters.health.serving`).
+
 Invariants: an unknown account is refused before its body is read; a body is read up to a limit in bytes and
 in time, and refused before it is kept whole; nothing is acknowledged before it is proved and durable; no part
 of a body, no path and no credential is ever logged.
@@ -31,6 +34,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from email_platform.adapters.health.serving import HEALTH_PATH, ServingHealth
 from email_platform.content.unsubscribe import UNSUBSCRIBE_PATH
 from email_platform.domain.ports import Clock
 from email_platform.errors import (
@@ -189,11 +193,25 @@ class EventReceiver:
         }
 
 
-def create_app(receiver: EventReceiver, page: UnsubscribePage, inbox: EventInbox) -> Starlette:
-    """The ASGI application; on shutdown it stores what waits."""
+def create_app(
+    receiver: EventReceiver, page: UnsubscribePage, inbox: EventInbox, parts: ServingHealth | None = None
+) -> Starlette:
+    """The ASGI application; on shutdown it stores what waits.
+
+    Args:
+        receiver: takes events.
+        page: takes opt-outs.
+        inbox: where both are kept.
+        parts: asks the parts for `/healthz`; None: there is no such path.
+    """
 
     async def health(request: Request) -> Response:
         return JSONResponse(receiver.health())
+
+    async def healthz(request: Request) -> Response:
+        assert parts is not None
+        found = await parts.read()
+        return JSONResponse(found.body, found.status)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -208,6 +226,7 @@ def create_app(receiver: EventReceiver, page: UnsubscribePage, inbox: EventInbox
             Route(UNSUBSCRIBE_PATH + "/{token}", page.show, methods=["GET"]),
             Route(UNSUBSCRIBE_PATH + "/{token}", page.act, methods=["POST"]),
             Route("/health", health, methods=["GET"]),
+            *([Route(HEALTH_PATH, healthz, methods=["GET"])] if parts is not None else []),
         ],
         lifespan=lifespan,
     )

@@ -11,6 +11,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from email_platform.domain.figures import duration_words
 from email_platform.domain.texts import visible
 
 _TEMPLATES = jinja2.Environment(
@@ -120,19 +121,7 @@ def moment(value: Any) -> str:
 
 def duration(seconds: Any) -> str:
     """A span of time in its largest two units."""
-    if _missing(seconds):
-        return "-"
-    left = float(seconds)
-    if left < 60:
-        return f"{left:.0f} s" if left == int(left) else f"{left:.1f} s"
-    minutes, of_seconds = divmod(round(left), 60)
-    if minutes < 60:
-        return f"{minutes} min" + (f" {of_seconds} s" if of_seconds else "")
-    hours, of_minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h" + (f" {of_minutes} min" if of_minutes else "")
-    days, of_hours = divmod(hours, 24)
-    return f"{days} d" + (f" {of_hours} h" if of_hours else "")
+    return "-" if _missing(seconds) else duration_words(float(seconds))
 
 
 def _as_datetime(value: Any) -> datetime:

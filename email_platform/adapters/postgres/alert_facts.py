@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, Select, and_, exists, func, or_, sele
 from sqlalchemy.sql import ColumnElement
 
 from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.due import due_since
 from email_platform.adapters.postgres.guard import SENT_WATCHED_SECONDS, guard_text
 from email_platform.adapters.postgres.ledger_rows import is_unknown
 from email_platform.adapters.postgres.tables import (
@@ -187,9 +188,8 @@ def _silent(connection: Connection, late_at: datetime) -> Sequence[int]:
 
 
 def _is_due_and_late(late_at: datetime) -> ColumnElement[bool]:
-    """Queued, and its time came so long ago. A campaign without a time of queueing counts from its making."""
-    since = func.greatest(func.coalesce(campaign.c.queued_at, campaign.c.created_at), campaign.c.scheduled_at)
-    return and_(campaign.c.status == "queued", campaign.c.status.in_(("queued", "sending")), since < late_at)
+    """Queued, and its time came so long ago."""
+    return and_(campaign.c.status == "queued", campaign.c.status.in_(("queued", "sending")), due_since() < late_at)
 
 
 def _has_moved(connection: Connection, late_at: datetime) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Executable, func, select, text
 
+from email_platform.adapters.postgres.due import DUE_SINCE_SQL
 from email_platform.adapters.postgres.ledger_rows import is_unknown
 from email_platform.adapters.postgres.rate_limit import ACTIVE_SECONDS
 from email_platform.adapters.postgres.tables import send_call
@@ -23,24 +24,26 @@ MOST_ACCOUNTS = 1_000
 STATEMENT_SECONDS = 5
 
 _CAMPAIGNS = text(
-    """
+    f"""
     with open_ones as (
-        select status, queued_at as since, coalesce(progress_at, started_at, queued_at) as alive_at
+        select status, {DUE_SINCE_SQL} as since, coalesce(progress_at, started_at, queued_at) as alive_at
         from campaign where status in ('queued', 'sending') limit :most
     )
     select
         status,
         count(*) as campaigns,
-        extract(epoch from clock_timestamp() - min(since) filter (where not is_odd_time(since)))::float8
-            as queued_seconds,
+        count(*) filter (where since <= clock_timestamp() and not is_odd_time(since)) as due,
+        extract(epoch from clock_timestamp() - min(since) filter (
+            where since <= clock_timestamp() and not is_odd_time(since)
+        ))::float8 as queued_seconds,
         extract(epoch from clock_timestamp() - min(alive_at) filter (where not is_odd_time(alive_at)))::float8
             as silent_seconds
     from open_ones group by status
     union all
-    select status, count(*), null, null
+    select status, count(*), 0, null, null
     from (select status from campaign where status in ('draft', 'paused') limit :most) as resting
     group by status
-    """
+    """  # noqa: S608 (an expression of our own)
 )
 
 _ACCOUNTS = text(
@@ -89,12 +92,14 @@ class CampaignFigures:
     """Campaigns of one status that is no end.
 
     Attributes:
-        queued_seconds, silent_seconds: since the oldest was queued, and since the quietest one's last sign of life;
-            None for a status that does not wait, or where no time can be read.
+        due: those whose time has come (`DUE_SINCE_SQL`).
+        queued_seconds, silent_seconds: since the oldest of these was due, and since the quietest one's last sign of
+            life; None for a status that does not wait, or where no time can be read.
     """
 
     status: str
     campaigns: int
+    due: int
     queued_seconds: float | None
     silent_seconds: float | None
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
@@ -43,6 +42,8 @@ from email_platform.local.stack.python_parts import (
 )
 from email_platform.local.stack.state_folder import make_state_folder, private
 from email_platform.local.stack.supervisor import Supervisor
+from email_platform.local.stack.written_state import STATE_FILE, process_of, read_state, write_state
+from email_platform.local.stack.written_state import statuses as statuses  # what the stack shows of itself
 from email_platform.settings import (
     PART_NAMES,
     VARIABLE_PREFIX,
@@ -68,25 +69,9 @@ _PORT_FIELDS = (
     "metrics_port",
 )
 _LOCK_FILE = "supervisor.lock"
-_STATE_FILE = "stack.json"
 _LOCK_TRIES = 6
 # Twice the longest grace of a part, which is what its guard allows at most.
 _EARLIER_PARTS_SECONDS = 75.0
-
-
-@dataclass(frozen=True, slots=True)
-class PartStatus:
-    """One line of the table.
-
-    Attributes:
-        process_id: None where the part does not run.
-    """
-
-    name: str
-    address: str
-    process_id: int | None
-    data_folder: str
-    log_file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +131,7 @@ def started_stack(
         external = external_parts(environ)
         settings = _settings_for_start(state_folder, environ, known, chosen)
         supervisor = Supervisor(settings.start_timeout_seconds, say)
-        supervisor.changed = lambda: _write_state(state_folder, supervisor)
+        supervisor.changed = lambda: write_state(state_folder, supervisor)
         stop_requested(supervisor.request_stop)
         engines = [name for name in ENGINE_NAMES if name in parts and name not in external]
         webhook_url = settings.provider_webhook_url
@@ -173,7 +158,7 @@ def started_stack(
             yield Stack(settings, supervisor, external)
         finally:
             supervisor.stop()
-            (state_folder / _STATE_FILE).unlink(missing_ok=True)
+            (state_folder / STATE_FILE).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -224,20 +209,6 @@ def supervisor_id(state_folder: Path) -> int | None:
     except FileNotFoundError:
         pass
     return None
-
-
-def statuses(state_folder: Path) -> list[PartStatus]:
-    """The parts of this state folder as their supervisor last wrote them down, with their present processes."""
-    found = []
-    for each in _read_state(state_folder):
-        guard = _process(each["guard_id"], each["guard_started_at"])
-        try:
-            children = guard.children() if guard is not None else []
-        except psutil.NoSuchProcess:
-            children = []
-        process_id = min((child.pid for child in children), default=None)
-        found.append(PartStatus(each["name"], each["address"], process_id, each["data_folder"] or "", each["log_file"]))
-    return found
 
 
 def stop_stack(state_folder: Path, timeout_seconds: float) -> bool:
@@ -303,7 +274,7 @@ def _sole_supervisor(state_folder: Path) -> Iterator[None]:
 
 def _wait_for_earlier_processes(state_folder: Path, say: Callable[[str], None]) -> None:
     """Let the guards of a killed supervisor finish: they are stopping their parts on the same data."""
-    guards = [_process(each["guard_id"], each["guard_started_at"]) for each in _read_state(state_folder)]
+    guards = [process_of(each["guard_id"], each["guard_started_at"]) for each in read_state(state_folder)]
     alive = [guard for guard in guards if guard is not None]
     if alive:
         say("waiting for the parts of an earlier supervisor to end")
@@ -358,43 +329,3 @@ def _start_dagster(
         supervisor.start([webserver_part(settings, logs / "dagster-webserver.log", environ, loaded)])
     if "dagster-daemon" in wanted:
         supervisor.start([daemon_part(settings, logs / "dagster-daemon.log", environ, loaded)])
-
-
-def _write_state(state_folder: Path, supervisor: Supervisor) -> None:
-    state = []
-    for each in supervisor.started_parts():
-        try:
-            started_at = psutil.Process(each.guard_id).create_time()
-        except psutil.NoSuchProcess:
-            continue
-        state.append(
-            {
-                "name": each.part.name,
-                "address": each.part.address,
-                "guard_id": each.guard_id,
-                "guard_started_at": started_at,
-                "data_folder": str(each.part.data_folder) if each.part.data_folder else None,
-                "log_file": str(each.part.log_file),
-            }
-        )
-    unfinished = state_folder / f"{_STATE_FILE}.unfinished"
-    with open(unfinished, "w", encoding="utf-8", opener=private) as file:
-        file.write(json.dumps(state, indent=1))
-    unfinished.replace(state_folder / _STATE_FILE)
-
-
-def _read_state(state_folder: Path) -> Sequence[dict[str, Any]]:
-    try:
-        state: list[dict[str, Any]] = json.loads((state_folder / _STATE_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return []
-    return state
-
-
-def _process(process_id: int, started_at: float) -> psutil.Process | None:
-    """The process of this id, unless the id was given to another one since."""
-    try:
-        process = psutil.Process(process_id)
-        return process if abs(process.create_time() - started_at) < 1.0 else None
-    except psutil.NoSuchProcess:
-        return None

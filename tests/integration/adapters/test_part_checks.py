@@ -12,7 +12,8 @@ from sqlalchemy import Engine, text
 
 from email_platform.adapters.assembly import open_oltp, open_store
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
-from email_platform.adapters.part_checks import PartCheck, check_parts
+from email_platform.adapters.health.asking import PartCheck
+from email_platform.adapters.part_checks import check_parts
 from email_platform.adapters.preparation import prepare
 from email_platform.settings import Settings
 from tests.integration.clickhouse_process import DATABASE, PASSWORD, USER, running

@@ -222,3 +222,20 @@ def test_the_shell_completes_nouns_commands_options_and_choices(typed: str, expe
         cwd=PROJECT_FOLDER,
     )  # fmt: skip
     assert expected in completed.stdout.split()
+
+
+def test_parts_that_are_away_are_named_one_by_one_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWAY.items():
+        monkeypatch.setenv(name, value)
+    for command in ("doctor", "status"):
+        result = CliRunner().invoke(app, [command, "--json"])
+        assert result.exit_code == 1, result.output
+        document = json.loads(result.stdout)
+        checks = {one["part"]: one for one in (document["checks"] if command == "status" else document)}
+        for part in ("PostgreSQL", "S3", "ClickHouse", "queue", "events"):
+            assert not checks[part]["fits"], part
+            assert checks[part]["do"], part
+        assert checks["receiver"]["says"].startswith("not asked")
+        assert checks["disk"]["fits"]
+        assert "sekret" not in result.output
+    assert CliRunner().invoke(app, ["status", "--json", "--watch"]).exit_code == 2

@@ -628,9 +628,13 @@ def test_up_status_and_down_tell_what_runs_and_leave_nothing(tmp_path: Path) -> 
     assert cli(tmp_path, "status").returncode == 1
     with command_up(tmp_path, *ONLY_TWO) as process:
         shown = cli(tmp_path, "status")
-        assert shown.returncode == 0
-        for expected in ("postgres", "state/postgres", "state/logs/s3.log", f"supervisor: process {process.pid}"):
+        assert shown.returncode == 1, shown.stderr  # ClickHouse is not there
+        for expected in ("PostgreSQL", "ClickHouse", "WRONG", "state/logs", f"supervisor: process {process.pid}"):
             assert expected in shown.stdout
+        document = json.loads(cli(tmp_path, "status", "--json").stdout)
+        assert {part["name"]: part["up_seconds"] > 0 for part in document["parts"]} == {"postgres": True, "s3": True}
+        fits = {check["part"]: check["fits"] for check in document["checks"]}
+        assert (fits["PostgreSQL"], fits["S3"], fits["ClickHouse"], fits["queue"]) == (True, True, False, True)
         refused = cli(tmp_path, "up", *ONLY_TWO)
         assert refused.returncode == 2
         assert "another supervisor" in refused.stderr

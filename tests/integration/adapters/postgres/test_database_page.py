@@ -1,0 +1,58 @@
+"""Does docs/database.md name every table and every column of the migrated schema, as it is?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from email_platform.domain.campaigns import LEGAL_TRANSITIONS
+
+pytestmark = pytest.mark.integration
+
+PAGE = (Path(__file__).parents[4] / "docs" / "database.md").read_text(encoding="utf-8")
+NOT_OURS = "email_platform_alembic_version"
+COLUMNS = text(
+    """
+    select class.relname, attribute.attname, format_type(attribute.atttypid, attribute.atttypmod),
+           not attribute.attnotnull
+    from pg_attribute as attribute join pg_class as class on class.oid = attribute.attrelid
+    where class.relnamespace = current_schema()::regnamespace and class.relkind in ('r', 'v', 'p')
+        and attribute.attnum > 0 and not attribute.attisdropped
+    """
+)
+
+
+def test_every_table_and_column_is_there_with_its_type(oltp_engine: Engine) -> None:
+    with oltp_engine.connect() as connection:
+        found = {
+            (row[0], row[1], row[2].replace("timestamp with time zone", "timestamptz"), row[3])
+            for row in connection.execute(COLUMNS)
+            if row[0] != NOT_OURS
+        }
+    written = set()
+    for table, section in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL):
+        for column, kind, null, meaning in re.findall(
+            r"^\| `(\w+)` \| ([^|]+) \| (yes)? ?\| (.+) \|$", section, re.MULTILINE
+        ):
+            if table != "States":
+                assert meaning.strip(), (table, column)
+                written.add((table, column, kind.strip(), bool(null)))
+    assert written == found
+    assert NOT_OURS in PAGE
+
+
+def test_the_states_of_a_campaign_are_the_state_machine_s() -> None:
+    drawn = set(re.findall(r"^    (\w+) --> (\w+)$", PAGE, re.MULTILINE))
+    assert drawn == {(str(status), str(next_one)) for status, more in LEGAL_TRANSITIONS.items() for next_one in more}
+
+
+def test_the_states_of_a_call_are_the_table_s(oltp_engine: Engine) -> None:
+    with oltp_engine.connect() as connection:
+        constraint = connection.execute(
+            text("select pg_get_constraintdef(oid) from pg_constraint where conname = 'ck_send_call_state_known'")
+        ).scalar_one()
+    calls = PAGE.partition("| state | means | an end |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", calls, re.MULTILINE)) == set(re.findall(r"'(\w+)'", constraint))
