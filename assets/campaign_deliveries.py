@@ -108,7 +108,7 @@ def finish_campaign(
                 asset_key=_KEY,
                 check_name=_ACCOUNTING,
                 passed=False,
-                metadata=_lines_metadata(context.partition_key, str(error).split("; ")),
+                metadata=_lines_metadata(opened.campaigns.get(campaign_id).name, str(error).split("; ")),
             )
             context.log_event(failed)  # type: ignore[arg-type]  # takes an evaluation at run time
             raise
@@ -119,7 +119,7 @@ def finish_campaign(
         asset_key=_KEY,
         check_name=_ACCOUNTING,
         passed=True,
-        metadata=_lines_metadata(context.partition_key, [*map(str, summary.lines)]),
+        metadata=_lines_metadata(summary.campaign.name, [*map(str, summary.lines)]),
     )
 
 

@@ -61,13 +61,13 @@ def warehouse_deliveries(
         report = load_staged(opened.register, clickhouse, campaign_id)
         proved = prove(opened, clickhouse, campaign_id)
     return dg.MaterializeResult(
-        metadata={**_load_metadata(report), **_again_metadata(proved)},
+        metadata={**_load_metadata(report), **_campaign_metadata(proved)},
         check_results=[
             dg.AssetCheckResult(
                 check_name="accounting",
                 asset_key=_LOADED,
                 passed=proved.holds,
-                metadata=_lines_metadata(campaign_id, proved),
+                metadata=_lines_metadata(proved),
             ),
             dg.AssetCheckResult(
                 check_name="nothing_quarantined",
@@ -141,12 +141,16 @@ def _load_metadata(report: LoadReport) -> dict[str, int | float]:
     }
 
 
-def _again_metadata(proved: CampaignAccount) -> dict[str, int]:
-    return {"objects loaded again": proved.again.objects, "rows loaded again": proved.again.rows}
+def _campaign_metadata(proved: CampaignAccount) -> dict[str, int | str]:
+    return {
+        "campaign": proved.name,
+        "objects loaded again": proved.again.objects,
+        "rows loaded again": proved.again.rows,
+    }
 
 
-def _lines_metadata(campaign_id: int, proved: CampaignAccount) -> dict[str, dg.MetadataValue | int]:
-    return {"campaign": campaign_id, "lines": dg.MetadataValue.md("\n".join(f"- {line}" for line in proved.lines))}
+def _lines_metadata(proved: CampaignAccount) -> dict[str, dg.MetadataValue | str]:
+    return {"campaign": proved.name, "lines": dg.MetadataValue.md("\n".join(f"- {line}" for line in proved.lines))}
 
 
 def _reasons_metadata(quarantined: Mapping[str, str]) -> dict[str, dg.MetadataValue]:
@@ -176,9 +180,9 @@ def log_campaign_loads(
             for key, reason in {**report.quarantined, **proved.again.quarantined}.items()
             if f"campaign={campaign_id}/" in key
         }
-        context.log_event(dg.AssetMaterialization(_LOADED, metadata=_again_metadata(proved), partition=partition))
+        context.log_event(dg.AssetMaterialization(_LOADED, metadata=_campaign_metadata(proved), partition=partition))
         for check_name, passed, metadata in (
-            ("accounting", proved.holds, _lines_metadata(campaign_id, proved)),
+            ("accounting", proved.holds, _lines_metadata(proved)),
             ("nothing_quarantined", not quarantined, _reasons_metadata(quarantined)),
         ):
             context.log_event(  # takes an evaluation at run time; only its annotation leaves it out

@@ -32,6 +32,13 @@ _CREDENTIAL_WORDS = re.compile(
 )
 
 
+def operators_reason(words: str | None) -> str:
+    """The reason of a pause that somebody asked for, in these words, so that nobody is called for it."""
+    if not words or words.startswith(OPERATORS_REASON):
+        return words or OPERATORS_REASON
+    return f"{OPERATORS_REASON}: {words}"
+
+
 @dataclass(frozen=True, slots=True)
 class StoppedCampaign:
     """A campaign that is paused or failed, and not by an operator or the guard."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from email_platform.adapters.postgres.accounts import add_campaign
 from email_platform.adapters.postgres.api_keys import Caller
 from email_platform.adapters.postgres.drafts import PostgresDrafts
+from email_platform.alerting.rules import operators_reason
 from email_platform.api.campaign_models import (
     CampaignBody,
     CampaignContentDocument,
@@ -139,7 +140,7 @@ def pause_campaign(
 ) -> CampaignDocument:
     """Stop it between two calls; calls in flight are seen to their end. Safe to repeat."""
     seen_campaign(services, caller, campaign_id)
-    return _changed(services, campaign_id, CampaignStatus.PAUSED, (body or ReasonBody()).reason)
+    return _changed(services, campaign_id, CampaignStatus.PAUSED, operators_reason((body or ReasonBody()).reason))
 
 
 @router.post("/{campaign_id}/resume", summary="Resume a campaign")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from email_platform.alerting.rules import OPERATORS_REASON
+from email_platform.alerting.rules import OPERATORS_REASON, operators_reason
 from email_platform.cli.output import AsJson, Column, print_json, say, show_rows, utc_text, visible, visible_lines
 from email_platform.cli.people import checked_address
 from email_platform.domain.campaigns import Campaign, CampaignStatus
@@ -160,10 +160,7 @@ def queue(
 @app.command()
 def pause(campaign_id: CampaignId, reason: Reason = OPERATORS_REASON) -> None:
     """Stop a campaign between two calls; calls in flight are seen to their end."""
-    own_words = reason or OPERATORS_REASON
-    if not own_words.startswith(OPERATORS_REASON):  # nobody is called for it
-        own_words = f"{OPERATORS_REASON}: {own_words}"
-    _change(campaign_id, CampaignStatus.PAUSED, own_words)
+    _change(campaign_id, CampaignStatus.PAUSED, operators_reason(reason))
 
 
 @app.command()

@@ -30,7 +30,9 @@ def test_a_campaign_goes_from_draft_to_cancelled(of_owner: Client, owner: Owner)
         "time",
     )
     paused = of_owner.post(f"{path}/pause", json={"reason": "a typo"}).json()
-    assert (paused["status"], paused["status_reason"]) == ("paused", "a typo")
+    assert (paused["status"], paused["status_reason"]) == ("paused", "by an operator: a typo"), (
+        "an alert for it would call somebody"
+    )
     assert of_owner.post(f"{path}/resume").json()["status"] == "queued"
     assert of_owner.post(f"{path}/cancel").json()["status"] == "cancelled"
     refused = of_owner.post(f"{path}/queue")
