@@ -5,10 +5,13 @@ Invariant: whatever holds addresses of recipients or users is tagged `pii`; a te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 PII = {"pii": ""}
 """The tag of what holds a person's address, or a provider's text, which may quote one. dbt models have it as a tag."""
+
+_OF_A_PERSON = re.compile(r"(.*_)?(email|address|recipient|error|error_message|event_reason|details|example_reason)")
 
 # Groups, in the order in which data passes through them. Those of dbt models follow the project's folders.
 SOURCES = "sources"
@@ -19,6 +22,11 @@ REPORTS = "reports"
 
 DELIVERY_OWNERS: Sequence[str] = ["team:email-delivery"]
 REPORTING_OWNERS: Sequence[str] = ["team:reporting"]
+
+
+def holds_addresses(columns: Iterable[str]) -> bool:
+    """Whether one of the columns has a name that this platform gives to addresses and to providers' texts."""
+    return any(_OF_A_PERSON.fullmatch(column) for column in columns)
 
 
 def dbt_group(folders: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dagster as dg
 from sqlalchemy import Table
 
-from assets.catalog import DELIVERY_OWNERS, PII, SOURCES
+from assets.catalog import DELIVERY_OWNERS, PII, SOURCES, holds_addresses
 from email_platform.adapters.postgres import tables
 
 POSTGRESQL = "postgresql"
@@ -30,13 +30,13 @@ def _columns(table: Table) -> dg.TableSchema:
     )
 
 
-def _table(table: Table, description: str, *, holds_addresses: bool) -> dg.AssetSpec:
+def _table(table: Table, description: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         [POSTGRESQL, table.name],
         description=description,
         group_name=SOURCES,
         owners=DELIVERY_OWNERS,
-        tags=PII if holds_addresses else None,
+        tags=PII if holds_addresses(table.columns.keys()) else None,
         kinds={"postgres", "table"},
         metadata={
             "dagster/table_name": table.fullname,
@@ -49,25 +49,24 @@ lead_table = _table(
     tables.lead,
     "The people that campaigns may go to, as the application keeps them. Grain: lead. Where "
     "EMAIL_PLATFORM_LEAD_RELATION names another table or view, that one is read.",
-    holds_addresses=True,
 )
 campaign_table = _table(
     tables.campaign,
     "What is sent, to whom and when, with the campaign's status and its reason. Grain: campaign. Changed by the "
     "command line, the HTTP API and the runs themselves.",
-    holds_addresses=False,
 )
 sender_table = _table(
     tables.sender,
     "Who campaigns are from, and by which provider's account they go. Grain: sender.",
-    holds_addresses=True,
 )
-user_table = _table(tables.app_user, "The owners of campaigns and senders. Grain: user.", holds_addresses=True)
+user_table = _table(
+    tables.app_user,
+    "The owners of campaigns and senders. Grain: user.",
+)
 suppression_table = _table(
     tables.suppression,
     "Who must not be mailed any more, and why. Grain: address and sender. Written from hard bounces, complaints and "
     "opt-outs by `warehouse_events`, and by operators.",
-    holds_addresses=True,
 )
 
 provider_events = dg.AssetSpec(
