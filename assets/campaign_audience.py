@@ -4,17 +4,31 @@ import time
 
 import dagster as dg
 
-from assets.outcomes import final_errors_end_the_run
+from assets.catalog import CAMPAIGN, DELIVERY_OWNERS, PII
+from assets.links import campaign_links
+from assets.outcomes import campaign_parts
 from assets.partitions import campaign_id_of, campaign_partitions
+from assets.sources import campaign_table, lead_table, sender_table, suppression_table
+from email_platform.adapters.dagster_yaml import CAMPAIGN_NAME_TAG
 from email_platform.domain.storage_layout import eligible_key, excluded_key
 from email_platform.runs.freeze import FrozenAudience, freeze_audience
 from resources.parts import PartsResource
+from resources.settings import SettingsResource
 
 PROGRESS_SECONDS = 5.0
 
 
-@dg.asset(partitions_def=campaign_partitions, group_name="campaign", kinds={"postgres", "s3", "parquet"})
-def campaign_audience(context: dg.AssetExecutionContext, parts: PartsResource) -> dg.MaterializeResult:
+@dg.asset(
+    partitions_def=campaign_partitions,
+    deps=[campaign_table, sender_table, lead_table, suppression_table],
+    group_name=CAMPAIGN,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
+    kinds={"postgres", "s3", "parquet"},
+)
+def campaign_audience(
+    context: dg.AssetExecutionContext, parts: PartsResource, settings: SettingsResource
+) -> dg.MaterializeResult:
     """Every lead that meets the campaign's condition, eligible or excluded with the reason, frozen in S3.
 
     Grain: one row a considered lead. A second materialization reads the manifest and resolves nothing.
@@ -29,10 +43,18 @@ def campaign_audience(context: dg.AssetExecutionContext, parts: PartsResource) -
             last_seconds = now_seconds
             context.log.info(f"{rows:,} leads considered, {rows / (now_seconds - began_seconds):,.0f} a second")
 
-    with final_errors_end_the_run(), parts.open() as opened:
+    with campaign_parts(context, parts, campaign_id) as opened:
+        name_the_run(context, opened.campaigns.get(campaign_id).name)
         audience = freeze_audience(opened, campaign_id, on_progress)
         bucket = opened.store.bucket
-    return dg.MaterializeResult(metadata=_metadata(audience, bucket, time.monotonic() - began_seconds))
+    metadata = _metadata(audience, bucket, time.monotonic() - began_seconds)
+    return dg.MaterializeResult(metadata={**metadata, **campaign_links(settings, campaign_id)})
+
+
+def name_the_run(context: dg.AssetExecutionContext, name: str) -> None:
+    """Give a run that somebody launched by hand the tag that the sensors' runs have: the campaign's name."""
+    if CAMPAIGN_NAME_TAG not in context.run.tags:
+        context.instance.add_run_tags(context.run_id, {CAMPAIGN_NAME_TAG: name})
 
 
 def _metadata(audience: FrozenAudience, bucket: str, seconds: float) -> dict[str, dg.MetadataValue]:

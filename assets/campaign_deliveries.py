@@ -2,34 +2,49 @@
 
 campaign_audience ──▶ split_into_chunks ──▶ send_chunk [0..n] ──▶ finish_campaign
 (dynamic)         one step a chunk       from the ledger
+
+A campaign that somebody stops ends its run as cancelled: each chunk's step ends without a failure, as it did what it
+could, and finish_campaign says why the campaign stopped and how it goes on.
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
 from assets.campaign_audience import campaign_audience
-from assets.outcomes import LOST_STEP, final_errors_end_the_run, only_outages_are_repeated
+from assets.catalog import CAMPAIGN, DELIVERY_OWNERS, PII
+from assets.links import campaign_links
+from assets.outcomes import (
+    LOST_STEP,
+    campaign_parts,
+    only_outages_are_repeated,
+    who_stopped,
+)
+from assets.pace import observed_pace, progress_metadata
 from assets.partitions import campaign_id_of, campaign_partitions
 from assets.step_process import ending_with_the_run
 from email_platform.domain.storage_layout import deliveries_prefix
+from email_platform.errors import AccountingError, CampaignStoppedError
 from email_platform.runs.finish import SendingSummary, finish_sending
 from email_platform.runs.parts import find_manifest
 from email_platform.runs.send import ChunkReport, send_chunk
 from email_platform.sending.orphan_watch import process_name
 from email_platform.sending.progress import ChunkProgress
 from resources.parts import PartsResource
+from resources.settings import SettingsResource
 
-PROGRESS_SECONDS = 10.0
+_KEY = dg.AssetKey("campaign_deliveries")
+_ACCOUNTING = "accounting"
+_ACCOUNTING_OUT = "campaign_deliveries_accounting"  # as Dagster names the output of a graph's check
 
 
 @dg.op(ins={"campaign_audience": dg.In(dg.Nothing)}, out=dg.DynamicOut(int))
 def split_into_chunks(context: dg.OpExecutionContext, parts: PartsResource) -> Iterator[dg.DynamicOutput[int]]:
     """One output per chunk of the manifest: its index, never its addresses."""
-    with final_errors_end_the_run(), parts.open() as opened:
-        manifest = find_manifest(opened, campaign_id_of(context.partition_key))
+    campaign_id = campaign_id_of(context.partition_key)
+    with campaign_parts(context, parts, campaign_id) as opened:
+        manifest = find_manifest(opened, campaign_id)
     if manifest.archived_at is not None:
         context.log.info("the campaign is archived: its calls are all made, and none is made again")
         return
@@ -45,87 +60,100 @@ def split_into_chunks(context: dg.OpExecutionContext, parts: PartsResource) -> I
 def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_index: int) -> dict[str, int]:
     """Make the chunk's calls that the ledger does not show as done, then stage what became of everybody."""
     stop = threading.Event()
-    with only_outages_are_repeated(), ending_with_the_run(context, stop.set), parts.open() as opened:
-        campaign_id = campaign_id_of(context.partition_key)
-        report = send_chunk(
-            opened,
-            campaign_id,
-            chunk_index,
-            holder=process_name(context.run_id),
-            stop=stop,
-            on_progress=_observer(context, chunk_index),
-        )
+    campaign_id = campaign_id_of(context.partition_key)
+    seen = ChunkProgress(0)
+
+    def noticed(progress: ChunkProgress) -> None:
+        nonlocal seen
+        seen = progress
+        observe(progress)
+
+    with (
+        only_outages_are_repeated(campaign_id),
+        ending_with_the_run(context, stop.set),
+        parts.open() as opened,
+        observed_pace(context, opened, campaign_id, _KEY) as observe,
+    ):
+        try:
+            report = send_chunk(
+                opened,
+                campaign_id,
+                chunk_index,
+                holder=process_name(context.run_id),
+                stop=stop,
+                on_progress=noticed,
+            )
+        except CampaignStoppedError as error:
+            stopped = who_stopped(opened, error)
+            if stopped is None:
+                raise
+            context.log.info(f"chunk {chunk_index} was stopped: {stopped[1].happened}")
+            context.add_output_metadata({"stopped": stopped[1].happened, **progress_metadata(seen)})
+            return {"sent_calls": seen.sent_calls, "skipped_calls": seen.skipped_calls}
         context.add_output_metadata(_chunk_metadata(report, opened.store.bucket))
     return {"sent_calls": report.progress.sent_calls, "skipped_calls": report.progress.skipped_calls}
 
 
-@dg.op
-def finish_campaign(context: dg.OpExecutionContext, parts: PartsResource, reports: list[dict[str, int]]) -> None:
+@dg.op(out={"result": dg.Out(dg.Nothing), _ACCOUNTING_OUT: dg.Out(dg.Nothing)})
+def finish_campaign(
+    context: dg.OpExecutionContext, parts: PartsResource, settings: SettingsResource, reports: list[dict[str, int]]
+) -> Iterator[dg.Output | dg.AssetCheckResult]:
     """Judge from the ledger whether everybody was reached, and set the campaign to sent."""
-    with final_errors_end_the_run(), parts.open() as opened:
-        summary = finish_sending(opened, campaign_id_of(context.partition_key))
+    campaign_id = campaign_id_of(context.partition_key)
+    with campaign_parts(context, parts, campaign_id) as opened:
+        try:
+            summary = finish_sending(opened, campaign_id)
+        except AccountingError as error:
+            failed = dg.AssetCheckEvaluation(
+                asset_key=_KEY,
+                check_name=_ACCOUNTING,
+                passed=False,
+                metadata=_lines_metadata(opened.campaigns.get(campaign_id).name, str(error).split("; ")),
+            )
+            context.log_event(failed)  # type: ignore[arg-type]  # takes an evaluation at run time
+            raise
         sent_calls = sum(report["sent_calls"] for report in reports)
-        context.add_output_metadata(_summary_metadata(summary, sent_calls, opened.store.bucket))
+        metadata = _summary_metadata(summary, sent_calls, opened.store.bucket)
+    yield dg.Output(None, "result", metadata={**metadata, **campaign_links(settings, campaign_id)})
+    yield dg.AssetCheckResult(
+        asset_key=_KEY,
+        check_name=_ACCOUNTING,
+        passed=True,
+        metadata=_lines_metadata(summary.campaign.name, [*map(str, summary.lines)]),
+    )
 
 
 @dg.graph_asset(
     partitions_def=campaign_partitions,
-    group_name="campaign",
+    group_name=CAMPAIGN,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
     kinds={"s3", "parquet"},
     ins={"campaign_audience": dg.AssetIn(campaign_audience.key, dagster_type=dg.Nothing)},
+    check_specs=[
+        dg.AssetCheckSpec(
+            _ACCOUNTING,
+            asset=_KEY,
+            description="every eligible lead came to an end and every chunk is finished, by manifest and ledger",
+        )
+    ],
 )
-def campaign_deliveries(campaign_audience: None) -> None:
+def campaign_deliveries(campaign_audience: None) -> dict[str, None]:
     """What became of each eligible lead: accepted, rejected, unknown or abandoned, staged as Parquet per chunk.
 
     Grain: (campaign, lead). Materializing a finished partition again sends nothing and says so.
     """
-    return finish_campaign(split_into_chunks(campaign_audience).map(send_chunk_op).collect())
+    result, accounting = finish_campaign(split_into_chunks(campaign_audience).map(send_chunk_op).collect())
+    return {"result": result, _ACCOUNTING_OUT: accounting}
 
 
-def _observer(context: dg.OpExecutionContext, chunk_index: int) -> Callable[[ChunkProgress], None]:
-    """Show the chunk's counts and rate every few seconds: in the run's log and on the asset's page."""
-    began_seconds = last_seconds = time.monotonic()
-
-    def observe(progress: ChunkProgress) -> None:
-        nonlocal last_seconds
-        now_seconds = time.monotonic()
-        if now_seconds - last_seconds < PROGRESS_SECONDS:
-            return
-        last_seconds = now_seconds
-        rate = progress.sent_recipients / (now_seconds - began_seconds)
-        context.log.info(f"chunk {chunk_index}: {progress.accepted:,} accepted, {rate:,.0f} recipients a second")
-        context.log_event(
-            dg.AssetObservation(
-                campaign_deliveries.key,
-                partition=context.partition_key,
-                metadata={
-                    "chunk": chunk_index,
-                    **_progress_metadata(progress),
-                    "recipients per second": round(rate, 1),
-                },
-            )
-        )
-
-    return observe
-
-
-def _progress_metadata(progress: ChunkProgress) -> dict[str, int]:
-    return {
-        "recipients": progress.recipients,
-        "accepted": progress.accepted,
-        "rejected": progress.rejected,
-        "unknown": progress.unknown,
-        "abandoned": progress.abandoned,
-        "calls made now": progress.sent_calls,
-        "calls found done": progress.skipped_calls,
-        "calls retried": progress.retried_calls,
-        "recipients deferred": progress.deferred_recipients,
-    }
+def _lines_metadata(campaign: str, lines: Sequence[str]) -> dict[str, dg.MetadataValue | str]:
+    return {"campaign": campaign, "lines": dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))}
 
 
 def _chunk_metadata(report: ChunkReport, bucket: str) -> dict[str, dg.MetadataValue | int | float]:
     metadata: dict[str, dg.MetadataValue | int | float] = {
-        **_progress_metadata(report.progress),
+        **progress_metadata(report.progress),
         "seconds": round(report.seconds, 3),
         "recipients per second": round(report.progress.sent_recipients / report.seconds, 1),
     }
@@ -160,6 +188,5 @@ def _summary_metadata(
         "abandoned": totals.abandoned,
         "calls": sum(totals.calls_by_state.values()),
         "chunks": totals.chunks,
-        "accounting": dg.MetadataValue.md("\n".join(f"- {line}" for line in summary.lines)),
         "deliveries objects": dg.MetadataValue.path(f"s3://{bucket}/{deliveries_prefix(summary.campaign.campaign_id)}"),
     }

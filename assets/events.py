@@ -4,7 +4,9 @@ from datetime import date
 
 import dagster as dg
 
+from assets.catalog import DELIVERY_OWNERS, PII, WAREHOUSE
 from assets.outcomes import final_errors_end_the_run
+from assets.sources import provider_events, unsubscribe_clicks
 from assets.warehouse import log_campaign_loads
 from email_platform.events.inbox import replay_archive, replay_quarantine
 from email_platform.runs.events import EventsReport, take_in_events
@@ -20,7 +22,10 @@ SHOWN_OBJECTS = 20
 
 @dg.asset(
     key=_KEY,
-    group_name="warehouse",
+    deps=[provider_events, unsubscribe_clicks],
+    group_name=WAREHOUSE,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
     kinds={"s3", "clickhouse"},
     check_specs=[
         dg.AssetCheckSpec(
@@ -111,8 +116,10 @@ load_events_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(warehouse_events),
     executor_def=dg.in_process_executor,
     tags=_RETRIES,
-    description="Stage the events in the inbox, suppress who must not be mailed any more, load everything staged, "
-    "settle unknown calls, pause campaigns that bounce or are complained about too much.",
+    description="Takes in the events that wait in the receivers' inbox: opt-outs, hard bounces and complaints become "
+    "suppressions, unknown calls are settled, and a campaign with too many bounces or complaints is "
+    "paused. The sensor `events_are_waiting` starts it; launch it where the alert `events_late` rings: "
+    "until then people who opted out may be mailed.",
 )
 
 
@@ -157,7 +164,8 @@ def take_in_replayed_events(
 @dg.job(
     executor_def=dg.in_process_executor,
     tags=_RETRIES,
-    description="Read quarantined (and, by day, archived) bodies again after a fix. Nothing counts twice.",
+    description="Reads bodies of webhooks again that nobody could read, or that were read wrongly, after a fix: those"
+    " in the quarantine, and by day those in the archive. Nothing counts twice.",
 )
 def replay_events_job() -> None:
     """Put back, then take in."""

@@ -45,7 +45,10 @@ campaign_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(campaign_audience, campaign_deliveries),
     executor_def=CAMPAIGN_STEPS,
     tags=RETRY_TAGS,
-    description="One campaign: freeze its audience, send its chunks, stage its deliveries. Safe to run again.",
+    description="Mails one campaign: freezes its audience, sends its chunks, stages what became of everybody. The "
+    "sensor `queued_campaigns` starts it. Launched by hand it mails nobody twice, and says so. A pause or"
+    " a cancel ends the run as cancelled, with who or what stopped it; `email-platform campaign resume "
+    "17` starts the next attempt.",
 )
 
 load_campaigns_job = dg.define_asset_job(
@@ -53,7 +56,8 @@ load_campaigns_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(warehouse_deliveries),
     executor_def=dg.in_process_executor,
     tags=WAREHOUSE_TAGS,
-    description="Load campaigns again from the staging area, by partition, and prove their accounting. Sends nothing.",
+    description="Loads campaigns into the warehouse again, by partition, and proves that manifest, ledger, staged "
+    "objects and warehouse agree: for a campaign whose rows are missing or doubted. Mails nobody.",
 )
 
 reports_job = dg.define_asset_job(
@@ -61,14 +65,19 @@ reports_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(warehouse_dimensions, dbt_report_models),
     executor_def=dg.in_process_executor,
     tags=WAREHOUSE_TAGS,
-    description="Refresh the campaign and user tables, then build and test the dbt reports.",
+    description="Refreshes the reports. The sensor `reports_are_stale` starts it after loads; launch it where the "
+    "alert `reports_late` rings. Until it succeeds readers see older numbers; sending does not read "
+    "reports.",
 )
 
 
 @dg.job(
     executor_def=dg.in_process_executor,
     tags=WAREHOUSE_TAGS,
-    description="Load what is staged and the warehouse does not hold, of all campaigns, and prove their accounting.",
+    description="Loads whatever is staged and the warehouse does not hold, of all campaigns together, and proves "
+    "their accounting. The sensor `staged_objects_waiting` starts it; launch it where the alert "
+    "`loads_late` rings. Mails nobody; until it succeeds the reports and the guard against bounces do not"
+    " see the newest mail.",
 )
 def load_staged_job() -> None:
     """Load what waits in the staging area."""
@@ -77,7 +86,9 @@ def load_staged_job() -> None:
 
 @dg.job(
     executor_def=dg.in_process_executor,
-    description="Abandon or resend the calls of a campaign whose outcome nobody knows; needs a decision in its config.",
+    description="For the alert `unknown_calls`: abandons (never twice, some may have got nothing) or resends (never "
+    "missed, some may get two) the calls of a campaign that had no answer. Needs the decision in its "
+    "config; `email-platform campaign decide 17` does the same and shows the calls first.",
 )
 def resolve_unknown_calls_job() -> None:
     """Apply an operator's decision."""

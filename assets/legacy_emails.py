@@ -4,8 +4,10 @@ import os
 
 import dagster as dg
 
+from assets.catalog import DELIVERY_OWNERS, LEGACY, PII
 from assets.legacy_partitions import FIRST_MONTH_VARIABLE, first_month, legacy_months, month_of
 from assets.outcomes import final_errors_end_the_run
+from assets.sources import old_email_table
 from email_platform.errors import PartUnavailableError
 from email_platform.runs.legacy_import import ImportReport
 from resources.legacy import LegacyImportResource
@@ -16,8 +18,11 @@ _LEGACY_EMAILS = dg.AssetKey("legacy_emails")
 
 @dg.asset(
     key=_LEGACY_EMAILS,
+    deps=[old_email_table],
     partitions_def=legacy_months,
-    group_name="legacy",
+    group_name=LEGACY,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
     kinds={"postgres", "s3", "clickhouse"},
     pool=LEGACY_POOL,
     retry_policy=dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIAL),
@@ -112,5 +117,6 @@ legacy_import_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(legacy_emails),
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS", "dagster/priority": "-10"},
-    description="Import months of the old email table. Launch it as a backfill; safe to run again at any time.",
+    description="Imports months of the old email table into the warehouse. Launch it as a backfill; run again, it "
+    "copies only what differs. Reads the old database at a bounded rate, and mails nobody.",
 )

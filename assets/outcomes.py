@@ -1,7 +1,12 @@
-"""How a domain error ends a step: a stop that an operator wanted is not retried, an outage is.
+"""How a step ends: cancelled where somebody stopped the campaign, failed with two lines and the cure otherwise.
 
 Run retries are for processes that died or parts that were away. A campaign that was paused, cancelled, failed
 or deleted ends its run with the reason as the failure's description, at once.
+
+Dagster has no call by which a step ends its run as cancelled. A run of which the instance knows that it is being
+cancelled ends as cancelled when its steps fail (`job_execution_iterator` of dagster 1.13), so the step says that first.
+Nobody acts on a cancelled run: Dagster does not retry it, `operator_needed` does not ring, and a resumed campaign is
+launched by its next attempt.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from email_platform.domain.campaigns import Campaign
 from email_platform.errors import (
     AccountRefusedError,
     CampaignNotFoundError,
@@ -23,6 +29,9 @@ from email_platform.errors import (
     PartUnavailableError,
     ProviderDownError,
 )
+from email_platform.runs.ending import Ending, ending_of, ending_of_stop
+from email_platform.runs.parts import Parts
+from resources.parts import PartsResource
 
 FINAL_ERRORS: tuple[type[EmailPlatformError], ...] = (
     AccountRefusedError,
@@ -37,12 +46,69 @@ FINAL_ERRORS: tuple[type[EmailPlatformError], ...] = (
 
 
 @contextmanager
-def final_errors_end_the_run() -> Iterator[None]:
-    """Turn errors that no retry can mend into a Failure with the reason and without retries."""
+def final_errors_end_the_run(campaign_id: int | None = None) -> Iterator[None]:
+    """Turn every error into a Failure that says what happened, what it means and what to do, before any trace.
+
+    Errors that no retry can mend end the step without its retries; the others leave it its retry policy.
+
+    Args:
+        campaign_id: whose run it is, for the commands.
+    """
     try:
         yield
-    except FINAL_ERRORS as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+    except (dg.Failure, dg.RetryRequested, dg.DagsterError):
+        raise
+    except Exception as error:
+        description = str(ending_of(error, campaign_id))
+        raise dg.Failure(description, allow_retries=not isinstance(error, FINAL_ERRORS)) from error
+
+
+@contextmanager
+def campaign_parts(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, parts: PartsResource, campaign_id: int
+) -> Iterator[Parts]:
+    """The parts for a step of a campaign's run; a campaign that somebody stopped ends the run as cancelled.
+
+    Raises:
+        dagster.Failure: as `final_errors_end_the_run`; also where the campaign was stopped, after the run was marked.
+    """
+    with final_errors_end_the_run(campaign_id), parts.open() as opened:
+        try:
+            yield opened
+        except CampaignStoppedError as error:
+            stopped = who_stopped(opened, error)
+            if stopped is None:
+                raise
+            end_as_cancelled(context, *stopped)
+
+
+def who_stopped(opened: Parts, error: CampaignStoppedError) -> tuple[Campaign, Ending] | None:
+    """The campaign as it is now and how its run ends; None where nobody stopped it: it failed, or is archived."""
+    if type(error) is not CampaignStoppedError:
+        return None
+    campaign = opened.campaigns.get(error.campaign_id)
+    ending = ending_of_stop(campaign)
+    return None if ending is None else (campaign, ending)
+
+
+def end_as_cancelled(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, campaign: Campaign, ending: Ending
+) -> None:
+    """Mark the run as being cancelled, with the reason, and end the step.
+
+    Raises:
+        dagster.Failure: always.
+    """
+    context.instance.report_run_canceling(context.run, str(ending))
+    raise dg.Failure(
+        str(ending),
+        metadata={
+            "campaign": campaign.name,
+            "status": campaign.status.value,
+            "status reason": campaign.status_reason or "",
+        },
+        allow_retries=False,
+    ) from None
 
 
 LOST_STEP = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL)
@@ -62,18 +128,18 @@ class StepInterruptedError(dg.DagsterError, dg.DagsterExecutionInterruptedError)
 
 
 @contextmanager
-def only_outages_are_repeated() -> Iterator[None]:
+def only_outages_are_repeated(campaign_id: int | None = None) -> Iterator[None]:
     """Under `LOST_STEP`: end the step, without a repeat, at every error but a part that is away.
 
     A process that was asked to end, or that lost its chunk to another, must not begin again; neither must a campaign
     that was just paused. A process that dies raises nothing, and Dagster repeats its step.
     """
     try:
-        with final_errors_end_the_run():
-            yield
-    except (dg.Failure, PartUnavailableError):
+        yield
+    except (dg.Failure, dg.DagsterError):
         raise
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interruption:
         raise StepInterruptedError("the step was asked to end") from interruption
     except Exception as error:
-        raise dg.Failure(description=f"{type(error).__name__}: {error}", allow_retries=False) from error
+        description = str(ending_of(error, campaign_id))
+        raise dg.Failure(description, allow_retries=isinstance(error, PartUnavailableError)) from error

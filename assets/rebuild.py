@@ -101,8 +101,9 @@ def _shown(keys: tuple[str, ...]) -> str:
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"},
     description=(
-        "Fill the warehouse from the bucket: a new and empty one, or one that lost rows. Loads nothing twice; with "
-        "`empty_database`, after removing every row. Afterwards the reports refresh by themselves."
+        "Fills the warehouse from the bucket: a new and empty one, one that lost rows, or after the alert "
+        "`object_quarantined`, once the object is mended. Loads nothing twice; with `empty_database`, after removing "
+        "every row. Mails nobody. Afterwards the reports refresh by themselves."
     ),
 )
 def rebuild_warehouse_job() -> None:

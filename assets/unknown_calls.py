@@ -27,7 +27,7 @@ def decide_about_unknown_calls(
     context: dg.OpExecutionContext, config: UnknownCallsDecision, parts: PartsResource
 ) -> None:
     """Apply the decision in the ledger and stage the chunks again; resent calls go out with the next run."""
-    with final_errors_end_the_run(), parts.open() as opened:
+    with final_errors_end_the_run(config.campaign_id), parts.open() as opened:
         decided = decide_unknown_calls(opened, config.campaign_id, config.decision, config.chunk_index)
     context.add_output_metadata(
         {

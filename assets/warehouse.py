@@ -9,9 +9,11 @@ from collections.abc import Mapping
 import dagster as dg
 
 from assets.campaign_deliveries import campaign_deliveries
+from assets.catalog import DELIVERY_OWNERS, PII, WAREHOUSE
 from assets.outcomes import final_errors_end_the_run
 from assets.partitions import CAMPAIGN_PARTITIONS_NAME, campaign_id_of, campaign_partitions, partition_key
 from assets.reports import DAILY
+from assets.sources import campaign_table, suppression_table, user_table
 from email_platform.runs.load import CampaignAccount, LoadReport, load_staged, prove, prove_all
 from email_platform.staging.dimensions import refresh_dimensions
 from resources.parts import PartsResource
@@ -27,7 +29,9 @@ _DIMENSIONS = dg.AssetKey("warehouse_dimensions")
     key=_LOADED,
     deps=[campaign_deliveries],
     partitions_def=campaign_partitions,
-    group_name="warehouse",
+    group_name=WAREHOUSE,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
     kinds={"clickhouse"},
     check_specs=[
         dg.AssetCheckSpec(
@@ -53,14 +57,17 @@ def warehouse_deliveries(
     Grain: (campaign, lead). Loading again changes nothing, and brings back what the warehouse lost.
     """
     campaign_id = campaign_id_of(context.partition_key)
-    with final_errors_end_the_run(), parts.open() as opened, warehouse.open() as clickhouse:
+    with final_errors_end_the_run(campaign_id), parts.open() as opened, warehouse.open() as clickhouse:
         report = load_staged(opened.register, clickhouse, campaign_id)
         proved = prove(opened, clickhouse, campaign_id)
     return dg.MaterializeResult(
-        metadata={**_load_metadata(report), **_again_metadata(proved)},
+        metadata={**_load_metadata(report), **_campaign_metadata(proved)},
         check_results=[
             dg.AssetCheckResult(
-                check_name="accounting", asset_key=_LOADED, passed=proved.holds, metadata=_lines_metadata(proved)
+                check_name="accounting",
+                asset_key=_LOADED,
+                passed=proved.holds,
+                metadata=_lines_metadata(proved),
             ),
             dg.AssetCheckResult(
                 check_name="nothing_quarantined",
@@ -74,7 +81,10 @@ def warehouse_deliveries(
 
 @dg.asset(
     key=_DIMENSIONS,
-    group_name="warehouse",
+    deps=[campaign_table, user_table, suppression_table],
+    group_name=WAREHOUSE,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
     kinds={"postgres", "clickhouse"},
     check_specs=[
         dg.AssetCheckSpec(
@@ -131,12 +141,16 @@ def _load_metadata(report: LoadReport) -> dict[str, int | float]:
     }
 
 
-def _again_metadata(proved: CampaignAccount) -> dict[str, int]:
-    return {"objects loaded again": proved.again.objects, "rows loaded again": proved.again.rows}
+def _campaign_metadata(proved: CampaignAccount) -> dict[str, int | str]:
+    return {
+        "campaign": proved.name,
+        "objects loaded again": proved.again.objects,
+        "rows loaded again": proved.again.rows,
+    }
 
 
-def _lines_metadata(proved: CampaignAccount) -> dict[str, dg.MetadataValue]:
-    return {"lines": dg.MetadataValue.md("\n".join(f"- {line}" for line in proved.lines))}
+def _lines_metadata(proved: CampaignAccount) -> dict[str, dg.MetadataValue | str]:
+    return {"campaign": proved.name, "lines": dg.MetadataValue.md("\n".join(f"- {line}" for line in proved.lines))}
 
 
 def _reasons_metadata(quarantined: Mapping[str, str]) -> dict[str, dg.MetadataValue]:
@@ -166,7 +180,7 @@ def log_campaign_loads(
             for key, reason in {**report.quarantined, **proved.again.quarantined}.items()
             if f"campaign={campaign_id}/" in key
         }
-        context.log_event(dg.AssetMaterialization(_LOADED, metadata=_again_metadata(proved), partition=partition))
+        context.log_event(dg.AssetMaterialization(_LOADED, metadata=_campaign_metadata(proved), partition=partition))
         for check_name, passed, metadata in (
             ("accounting", proved.holds, _lines_metadata(proved)),
             ("nothing_quarantined", not quarantined, _reasons_metadata(quarantined)),

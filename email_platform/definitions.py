@@ -5,6 +5,8 @@ Loading it opens no connection and reads no setting but the first month of the o
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 
 from assets.campaign_audience import campaign_audience
@@ -15,6 +17,7 @@ from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
 from assets.retention import retention_job, retention_schedule
+from assets.sources import external_assets
 from assets.warehouse import warehouse_deliveries, warehouse_dimensions
 from resources.alerts import AlertsResource
 from resources.dbt import DbtOnWarehouse
@@ -36,8 +39,19 @@ from sensors.staged_objects_waiting import staged_objects_waiting
 
 settings = SettingsResource()
 
+
+def fixed(resource: dg.ConfigurableResource[Any] | dg.ConfigurableIOManagerFactory[Any]) -> dg.ResourceDefinition:
+    """The resource with nothing to configure at launch.
+
+    Otherwise every launchpad shows every resource's configuration, dagster-dbt's long one among them, and a value typed
+    there would make a run that reads other settings than the rest of the platform.
+    """
+    return resource.get_resource_definition().configured({})
+
+
 defs = dg.Definitions(
     assets=[
+        *external_assets,
         campaign_audience,
         campaign_deliveries,
         warehouse_deliveries,
@@ -71,14 +85,14 @@ defs = dg.Definitions(
         operator_needed,
     ],
     resources={
-        "settings": settings,
-        "parts": PartsResource(settings=settings),
-        "events": EventsResource(settings=settings),
-        "alerts": AlertsResource(settings=settings),
-        "warehouse": WarehouseResource(settings=settings),
-        "retention": RetentionResource(settings=settings),
-        "legacy": LegacyImportResource(settings=settings),
-        "dbt": DbtOnWarehouse.of(dbt_project),
-        "io_manager": StepOutputs(settings=settings),
+        "settings": fixed(settings),
+        "parts": fixed(PartsResource(settings=settings)),
+        "events": fixed(EventsResource(settings=settings)),
+        "alerts": fixed(AlertsResource(settings=settings)),
+        "warehouse": fixed(WarehouseResource(settings=settings)),
+        "retention": fixed(RetentionResource(settings=settings)),
+        "legacy": fixed(LegacyImportResource(settings=settings)),
+        "dbt": fixed(DbtOnWarehouse.of(dbt_project)),
+        "io_manager": fixed(StepOutputs(settings=settings)),
     },
 )

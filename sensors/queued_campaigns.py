@@ -11,7 +11,7 @@ import dagster as dg
 from assets.jobs import ATTEMPT_TAG, campaign_job
 from assets.partitions import campaign_partitions, partition_key
 from assets.step_process import IN_ONE_PROCESS
-from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG, SIZE_TAG
+from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG, CAMPAIGN_NAME_TAG, SIZE_TAG
 from email_platform.runs.launch import Launch, due_launches
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
@@ -26,6 +26,7 @@ def run_request(launch: Launch, one_process_rows: int) -> dg.RunRequest:
         partition_key=partition_key(launch.campaign_id),
         tags={
             CAMPAIGN_ID_TAG: str(launch.campaign_id),  # the run queue lets one run per value through
+            CAMPAIGN_NAME_TAG: launch.name,
             ATTEMPT_TAG: str(launch.attempt),
             "dagster/priority": str(launch.priority),
             SIZE_TAG: launch.size,  # the run queue keeps a place free of large ones

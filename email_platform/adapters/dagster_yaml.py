@@ -16,6 +16,7 @@ from email_platform.settings import variable_of
 
 # Tags of runs that the run queue limits; jobs and sensors set them.
 CAMPAIGN_ID_TAG = "email_platform/campaign_id"
+CAMPAIGN_NAME_TAG = "email_platform/campaign"  # for people who look for a run; no limit goes by it
 SIZE_TAG = "email_platform/size"
 WAITS_FOR_TAG = "email_platform/waits_for"
 WAREHOUSE = "warehouse"

@@ -104,7 +104,7 @@ class CampaignState:
     @property
     def done(self) -> int:
         """Recipients that reached an end, known or not."""
-        return _done(self.totals)
+        return self.totals.ended
 
     @property
     def has_ended(self) -> bool:
@@ -124,8 +124,8 @@ def campaign_state(parts: Parts, accounts: AccountUses, campaign_id: int) -> Cam
     account = accounts.of(campaign)
     now = parts.clock()
     rate = 0.0
-    if manifest is not None and _done(totals):
-        rate = _done(totals) / max(((campaign.finished_at or now) - manifest.frozen_at).total_seconds(), 0.001)
+    if manifest is not None and totals.ended:
+        rate = totals.ended / max(((campaign.finished_at or now) - manifest.frozen_at).total_seconds(), 0.001)
     state = CampaignState(campaign, manifest, totals, account, waits_for(campaign, totals, account, now))
     return _with_rate(state, rate)
 
@@ -237,10 +237,6 @@ def rate_words(account: AccountUse) -> str:
     ]
     throttled = f" ({account.share:.0%} of what is set, since the provider throttled)" if account.share < 1 else ""
     return f"{account.account} allows {' and '.join(limits) or 'any rate'}{throttled}"
-
-
-def _done(totals: CampaignTotals) -> int:
-    return totals.accepted + totals.rejected + totals.unknown + totals.abandoned
 
 
 def _with_rate(state: CampaignState, rate: float) -> CampaignState:

@@ -129,10 +129,12 @@ class CampaignAccount:
     Attributes:
         lines: manifest, ledger, staged objects and warehouse against each other.
         again: what had to be loaded a second time because the lines did not hold.
+        name: the campaign's; empty where its row is gone.
     """
 
     lines: tuple[AccountingLine, ...]
     again: LoadReport
+    name: str = ""
 
     @property
     def holds(self) -> bool:
@@ -151,7 +153,11 @@ def prove(parts: Parts, warehouse: Warehouse, campaign_id: int) -> CampaignAccou
     if not all(line.holds for line in lines):
         again = load_lost(parts.register, warehouse, campaign_id)
         lines = account(parts, warehouse, campaign_id)
-    return CampaignAccount(tuple(lines), again)
+    try:
+        name = parts.campaigns.get(campaign_id).name
+    except CampaignNotFoundError:
+        name = ""
+    return CampaignAccount(tuple(lines), again, name)
 
 
 def prove_all(parts: Parts, warehouse: Warehouse, campaign_ids: Iterable[int]) -> Mapping[int, CampaignAccount]:

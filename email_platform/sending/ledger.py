@@ -273,9 +273,14 @@ class CampaignTotals:
     chunks_finished: int = 0
 
     @property
+    def ended(self) -> int:
+        """Recipients who came to an end, known or not."""
+        return self.accepted + self.rejected + self.unknown + self.abandoned
+
+    @property
     def attempted(self) -> int:
         """Recipients whose call was made or is being made."""
-        return self.accepted + self.rejected + self.unknown + self.abandoned + self.in_call
+        return self.ended + self.in_call
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,11 @@ def ledger_lines(manifest: Manifest, totals: CampaignTotals, *, complete: bool) 
     """
     if not complete:
         return []
-    ended = totals.accepted + totals.rejected + totals.unknown + totals.abandoned
     return [
         AccountingLine(
             "every eligible lead came to an end",
             ("eligible in the manifest", manifest.eligible_rows),
-            ("accepted + rejected + unknown + abandoned in the ledger", ended),
+            ("accepted + rejected + unknown + abandoned in the ledger", totals.ended),
         ),
         AccountingLine(
             "every chunk is finished",

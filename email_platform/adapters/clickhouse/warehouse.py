@@ -25,7 +25,7 @@ from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.domain.manifest import EXCLUSION_REASONS
 from email_platform.domain.ports import LoadOutcome, StagedObject
-from email_platform.errors import PartUnavailableError
+from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.runs.legacy_table import Fingerprint
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_STATUSES
@@ -34,6 +34,9 @@ from email_platform.staging.dimensions import DimensionName
 if TYPE_CHECKING:
     import pandas as pd
 
+COUNTED_ROWS = 5_000_000
+"""So many rows are read at most to count those of a view."""
+_SUMMARY = ("eligible", "accepted", "rejected", "unknown", "abandoned", "bounced_hard", "complained", "not_loaded")
 _SNAPSHOTS = "dimension_snapshot"
 _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
 
@@ -163,16 +166,42 @@ class ClickHouseWarehouse:
         )
         return {int(campaign_id): tuple(int(count) for count in counts) for campaign_id, *counts in rows}
 
-    def reported_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
-        """These campaigns' rows in the report `campaign_summary`; campaigns that it lacks are left out."""
-        names = ("eligible", "accepted", "rejected", "unknown", "abandoned", "bounced_hard", "complained", "not_loaded")
+    def reported_counts(self, campaign_ids: Sequence[int]) -> Mapping[int, Mapping[str, int | str]]:
+        """These campaigns' names and counts in the report `campaign_summary`; campaigns that it lacks are left out."""
+        return self._summary_rows(campaign_ids)
+
+    def reported_to_the_end(self, campaign_ids: Sequence[int], limit: int) -> Mapping[int, Mapping[str, int | str]]:
+        """As `reported_counts`, of those of the campaigns that have ended and lack no row; the newest first."""
+        ended = "and status in ('sent', 'cancelled', 'failed') and not_loaded = 0"
+        return self._summary_rows(campaign_ids, f"{ended} order by campaign_id desc limit {limit:d}")
+
+    def _summary_rows(self, campaign_ids: Sequence[int], only: str = "") -> Mapping[int, Mapping[str, int | str]]:
         summary = f"{reports_database_beside(self.database)}.campaign_summary"
         rows = self.query(
-            f"select campaign_id, {', '.join(names)} from {summary} "  # noqa: S608 - names are constants
-            "where campaign_id in {campaign_ids:Array(Int64)}",
+            f"select campaign_id, name, {', '.join(_SUMMARY)} from {summary} "  # noqa: S608 - constants and a number
+            f"where campaign_id in {{campaign_ids:Array(Int64)}} {only}",
             {"campaign_ids": list(campaign_ids)},
         )
-        return {int(row[0]): dict(zip(names, row[1:], strict=True)) for row in rows}
+        return {int(row[0]): dict(zip(("campaign", *_SUMMARY), row[1:], strict=True)) for row in rows}
+
+    def report_rows(self, name: str) -> int | None:
+        """Rows of a report; None where it is not there, or is a view that is too large to be counted.
+
+        ClickHouse knows a table's. A view's are counted, where that reads at most `COUNTED_ROWS` rows.
+        """
+        database = reports_database_beside(self.database)
+        found = self.query(
+            "select total_rows from system.tables where database = {database:String} and name = {name:String}",
+            {"database": database, "name": name},
+        )
+        if not found or found[0][0] is not None:
+            return int(found[0][0]) if found else None
+        limits = f"max_rows_to_read = {COUNTED_ROWS}, read_overflow_mode = 'throw', max_execution_time = 5"
+        try:
+            counted = self.query(f"select count() from {database}.`{name}` settings {limits}", {})  # noqa: S608 - a model
+        except (ConfigurationError, PartUnavailableError):  # a count is a courtesy; a refresh does not fail for it
+            return None
+        return int(counted[0][0])
 
     def acceptance_proofs(self, campaign_id: int, message_ids: Collection[UUID]) -> Mapping[UUID, str]:
         """Which of these messages have an event, with the provider's message id where an event gives it, else "".

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from assets.catalog import holds_addresses
 from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse import dbt_environment, reports_database
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
@@ -246,7 +247,7 @@ def test_the_docs_know_every_mart_and_the_freshness_of_every_source_is_reported(
     assert all(f"exposure.email_reports.{name}" in page for name in ("recipient_lookup", "deliverability_watch"))
 
 
-def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) -> None:
+def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
     reports.load_deliveries(
         1,
         [
@@ -327,6 +328,38 @@ def test_hostile_data_comes_through_and_every_count_adds_up(reports: Reports) ->
     assert [row["sent_at"] is not None for row in emails] == [True, True, False, False, False]
     assert (emails[0]["id"], emails[0]["subject"]) == (str(message_id(1, 1)), HOSTILE)
     assert (emails[0]["provider_message_id"], emails[3]["provider_message_id"]) == ("p-1-1", None)
+    assert_that_what_holds_addresses_is_tagged(reports)
+    assert_that_dagster_can_show_the_marts(reports, monkeypatch)
+
+
+def assert_that_what_holds_addresses_is_tagged(reports: Reports) -> None:
+    """By the columns that were built: the models' yml leaves some out."""
+    found = reports.warehouse.client.query(
+        "select table, groupArray(name) from system.columns where database = {database:String} group by table",
+        parameters={"database": reports_database(reports.settings.clickhouse_url.get_secret_value())},
+    )
+    manifest = json.loads((reports.target / "manifest.json").read_text())
+    tagged = {
+        node["name"]: "pii" in node["tags"] for node in manifest["nodes"].values() if node["resource_type"] == "model"
+    }
+    assert {str(table): holds_addresses(columns) for table, columns in found.result_rows} == tagged
+
+
+def assert_that_dagster_can_show_the_marts(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers of rows, and the campaigns that they show to their end."""
+    warehouse = reports.warehouse
+    for mart in ("campaign_summary", "email"):  # a table, and a view
+        assert warehouse.report_rows(mart) == len(reports.rows(mart, "campaign_id")) > 0
+    assert warehouse.report_rows("no_such_report") is None
+    monkeypatch.setattr("email_platform.adapters.clickhouse.warehouse.COUNTED_ROWS", 1)
+    assert warehouse.report_rows("email") is None, "a view that is too large to be counted"
+    summary = {row["campaign_id"]: row for row in reports.rows("campaign_summary", "campaign_id")}
+    ended = [key for key, row in summary.items() if row["status"] == "sent" and row["not_loaded"] == 0]
+    assert ended
+    shown = warehouse.reported_to_the_end([*summary, 404], limit=100)
+    assert list(shown) == sorted(ended, reverse=True)
+    assert {key: one["campaign"] for key, one in shown.items()} == {key: summary[key]["name"] for key in ended}
+    assert list(warehouse.reported_to_the_end([*summary], limit=1)) == [max(ended)]
 
 
 def test_a_late_change_corrects_the_past_and_a_deleted_campaign_stays(reports: Reports) -> None:

@@ -128,6 +128,7 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("clickhouse_url", f"http://u:{SECRET}@h/"),
         ("provider_url", f"http://u:{SECRET}@h"),
         ("public_base_url", "ftp://h"),
+        ("console_url", f"https://u:{SECRET}@h"),
         ("receiver_url", f"http://u:{SECRET}@h"),
         ("receiver_processes", "0"),
         ("unsubscribe_secret", "short"),
