@@ -22,7 +22,6 @@ class StagingLocation:
     Attributes:
         bucket_url: of the bucket's root, without a slash at the end.
         access_key_id: None where the server has credentials of its own (an IAM role).
-        endpoint_url: of the object store, all of whose buckets ClickHouse may reach; None: the bucket alone.
         named_collection: made by an administrator with url (the root and a slash) and keys; replaces the rest.
     """
 
@@ -30,7 +29,6 @@ class StagingLocation:
     access_key_id: str | None = field(default=None, repr=False)
     secret_access_key: str | None = field(default=None, repr=False)
     named_collection: str | None = None
-    endpoint_url: str | None = None
 
     def __post_init__(self) -> None:
         if self.named_collection is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.named_collection, re.ASCII):
@@ -51,13 +49,7 @@ class StagingLocation:
             settings.s3_access_key_id,
             secret.get_secret_value() if secret else None,
             named_collection,
-            endpoint_url,
         )
-
-    @property
-    def reachable_url(self) -> str:
-        """The URL below which lies all that ClickHouse is to reach: the endpoint's, on AWS the bucket's."""
-        return self.endpoint_url or self.bucket_url
 
     def table_function(self, keys: str | Sequence[str], format_name: str, structure: str) -> str:
         """SQL of ``s3(...)`` for one object or several; the keys hold no wildcards and no commas."""

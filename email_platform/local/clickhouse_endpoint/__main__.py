@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from email_platform.errors import ConfigurationError, PortTakenError
-from email_platform.local.clickhouse_endpoint.engine import Engine
-from email_platform.local.clickhouse_endpoint.server import EndpointServer
+from email_platform.local.clickhouse_endpoint.confinement import confine
 from email_platform.local.clickhouse_endpoint.settings import (
     PASSWORD_VARIABLE,
     EndpointSettings,
@@ -27,9 +29,13 @@ from email_platform.local.clickhouse_endpoint.settings import (
 )
 from email_platform.sending.orphan_watch import exit_with_parent
 
+if TYPE_CHECKING:
+    from email_platform.local.clickhouse_endpoint.engine import Engine
+
 _logger = logging.getLogger("email_platform.clickhouse_endpoint")
 # Twice this is less than what the supervisor grants before it kills.
 _LAST_REQUESTS_SECONDS = 10.0
+_TEMPORARY = "temporary-"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -58,7 +64,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="URL",
-        help="what s3() may reach, with all below it; may be given more than once, without it s3() is closed",
+        help="of a bucket, or of a prefix in it: what s3() may reach; may be given more than once, without it s3() is "
+        "closed",
     )
     add("--exit-with-parent", action="store_true", help="stop when the process that started this one ends")
     return parser.parse_args(arguments)
@@ -97,13 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Not for the engine's own subprocesses, nor for getenv-like functions of its SQL.
         os.environ.pop(PASSWORD_VARIABLE, None)
         with _listen(settings.host, settings.port) as listener:
-            engine = Engine(
-                settings.data_folder,
-                settings.database,
-                maximum_memory_bytes=settings.maximum_memory_bytes,
-                threads_per_query=settings.threads_per_query,
-                s3_endpoints=settings.s3_endpoints,
-            )
+            own = _own_temporary_folder(settings.data_folder)
+            _logger.info("%s", confine(writable=[settings.data_folder], s3_endpoints=settings.s3_endpoints))
+            engine = _open_engine(settings)
+            _remove_other_temporary_folders(own)
             _serve(settings, engine, listener, original_parent if options.exit_with_parent else None)
     except ConfigurationError as refusal:
         _logger.error("%s", refusal)
@@ -111,7 +115,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _own_temporary_folder(data_folder: Path) -> Path:
+    """The engine's import makes a folder in the machine's temporary one, which is not ours to write in."""
+    data_folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=data_folder)).resolve()
+    os.environ["TMPDIR"] = str(folder)
+    return folder
+
+
+def _remove_other_temporary_folders(own: Path) -> None:
+    """Those of killed processes: only one at a time holds the data folder."""
+    for folder in own.parent.glob(f"{_TEMPORARY}*"):
+        if folder != own:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_engine(settings: EndpointSettings) -> Engine:
+    # Its import starts threads, and a thread is confined only if the one that starts it is.
+    from email_platform.local.clickhouse_endpoint.engine import Engine
+
+    return Engine(
+        settings.data_folder,
+        settings.database,
+        maximum_memory_bytes=settings.maximum_memory_bytes,
+        threads_per_query=settings.threads_per_query,
+        s3_endpoints=settings.s3_endpoints,
+    )
+
+
 def _serve(settings: EndpointSettings, engine: Engine, listener: socket.socket, original_parent: int | None) -> None:
+    from email_platform.local.clickhouse_endpoint.server import EndpointServer
+
     waiting, waking = socket.socketpair()
     waking.setblocking(False)
     # The kernel may give the signal to one of the engine's threads. That wakes a read of this socket, but no

@@ -30,6 +30,7 @@ from email_platform.local.clickhouse_endpoint.statement import (
     kind_of,
     output_clause,
     quote,
+    tokens,
 )
 
 # Each chunk of chDB's streaming results is a complete output of its format. These formats have no head or end, so
@@ -110,7 +111,15 @@ def check(text: bytes, version: str) -> None:
             "If the body is compressed, say so in Content-Encoding.",
             version,
         )
-    closed = closed_name(text)
+    read = list(tokens(text))
+    if any(token.is_beyond_ascii for token in read):
+        raise refusal(
+            SYNTAX_ERROR,
+            "SYNTAX_ERROR",
+            "Syntax error: there is a character beyond ASCII outside quotes; curly quotes are none here",
+            version,
+        )
+    closed = closed_name(read)
     if closed is not None:
         raise refusal(
             ACCESS_DENIED,

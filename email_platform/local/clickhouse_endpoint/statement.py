@@ -15,16 +15,20 @@ _TOKEN = re.compile(
     rb"""
       (?P<blank>\s+|--[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/
         # Blanks beyond ASCII, the byte order mark among them, as the engine's lexer skips them.
-        |\xc2\xa0|\xe1\x9a\x80|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80|\xef\xbb\xbf)
+        |\xc2[\x85\xa0]|\xe1\x9a\x80|\xe1\xa0\x8e|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0]
+        |\xe3\x80\x80|\xef\xbb\xbf)
     | (?P<string>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<heredoc>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
-    | (?P<word>[A-Za-z_]\w*)
+    # A word may hold dollar signs, and then no heredoc begins in it.
+    | (?P<word>[A-Za-z_$][\w$]*)
     | (?P<number>[0-9]\w*)
     | (?P<symbol>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
+_ESCAPED = re.compile(rb"\\(x[0-9A-Fa-f]{2}|.)|(``)|(\"\")", re.DOTALL)
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"0": b"\0", b"a": b"\a", b"v": b"\v"}
 _OPENING = (b"(", b"[", b"{")
 _CLOSING = (b")", b"]", b"}")
 # Behind these, an INSERT has its rows from elsewhere.
@@ -65,8 +69,13 @@ class Token:
         if self.kind == "word":
             return self.text.decode("latin-1")
         if self.kind == "quoted":
-            return re.sub(rb"\\(.)", rb"\1", self.text[1:-1]).decode("latin-1")
+            return _ESCAPED.sub(_unescaped, self.text[1:-1]).decode("latin-1")
         return ""
+
+    @property
+    def is_beyond_ascii(self) -> bool:
+        """Nothing that a statement needs outside quotes; the engine reads some, such as curly quotes, as ASCII."""
+        return self.kind == "symbol" and self.text >= b"\x80"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,14 @@ class OutputClause:
 
 class IncompleteStatementError(Exception):
     """The bytes at hand end before the question is answered."""
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    """What an escape inside a quoted identifier stands for (ClickHouse's documentation, Syntax, "String")."""
+    escape = found[1]
+    if escape is None:
+        return found.group()[:1]
+    return bytes.fromhex(escape[1:].decode()) if len(escape) == 3 else _ESCAPES.get(escape, escape)
 
 
 def tokens(text: bytes) -> Iterator[Token]:

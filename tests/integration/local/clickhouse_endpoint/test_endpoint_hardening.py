@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
+import re
 import socket
 import threading
 from base64 import b64encode
@@ -26,14 +28,31 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 SECRET = "what-only-the-file-holds"
 
 
+class Forbidding(BaseHTTPRequestHandler):
+    """An object store that knows nobody, and remembers what it was asked for."""
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Listener)
+        self.server.paths.append(self.path)
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's names
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
 class Listener(ThreadingHTTPServer):
-    """An address that nothing may reach; counts who does."""
+    """An address; counts who reaches it, and what they ask for."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), BaseHTTPRequestHandler)
+        super().__init__(("127.0.0.1", 0), Forbidding)
         self.connections = 0
+        self.paths: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
@@ -54,14 +73,17 @@ def elsewhere() -> Iterator[Listener]:
 
 
 @pytest.fixture(scope="module")
-def allowed_store() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+def store() -> Iterator[Listener]:
+    server = Listener()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory, allowed_store: str) -> Iterator[Endpoint]:
-    with running(tmp_path_factory.mktemp("hardened") / "data", "--s3-endpoint", allowed_store) as started:
+def endpoint(tmp_path_factory: pytest.TempPathFactory, store: Listener) -> Iterator[Endpoint]:
+    bucket = f"http://{store.address}/bucket"
+    with running(tmp_path_factory.mktemp("hardened") / "data", "--s3-endpoint", bucket) as started:
         assert started.ask(body=b"create table t (a String) engine = MergeTree order by a")[0] == 200
         yield started
 
@@ -202,22 +224,190 @@ def test_settings_of_the_request_open_nothing_either(endpoint: Endpoint, tmp_pat
         assert SECRET.encode() not in answer[2]
 
 
-def test_s3_reaches_the_named_endpoint_alone_by_a_named_collection_too(
-    endpoint: Endpoint, elsewhere: Listener, allowed_store: str
+def hidden_names(path: str) -> list[str]:
+    """Names that the engine's lexer reads, and that a plain look at the statement would not."""
+    return [
+        f"select \"\\x66ile\"('{path}')",
+        f"select `f\\ile`('{path}')",
+        f"select “file”('{path}')",
+        f"select file\u180e('{path}')",
+        f"select file\x85('{path}')",
+        f"select file\u2060('{path}')",
+        f"select 1 as x$$, file('{path}') as y$$",
+        f"select 1 as $x$$, file('{path}') as y$$",
+        f"select columns('x') apply file from (select '{path}' as x)",
+        f"select * apply(file) from (select '{path}' as x)",
+        f"select '{path}' |> file()",
+        f"select {{fn file('{path}')}}",
+        f"select * from eval('select file(''{path}'')') settings allow_experimental_eval_table_function = 1",
+        f"select 1 settings additional_result_filter = 'throwIf(1, file(''{path}''))'",
+        f"select * from t settings additional_table_filters = {{'t': 'throwIf(1, file(''{path}''))'}}",
+        f"set dialect = 'kusto'; print file('{path}')",
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(hidden_names(""))))
+def test_a_closed_name_is_found_however_it_is_written(endpoint: Endpoint, tmp_path: Path, number: int) -> None:
+    secret = tmp_path / "credentials"
+    secret.write_text(SECRET)
+    answer = endpoint.ask(body=hidden_names(str(secret))[number].encode())
+    assert code_of(answer) in (497, 452, 62), answer
+    assert SECRET.encode() not in answer[2]
+
+
+def without_a_name(path: str) -> list[str]:
+    """Ways to a function that are no name in the statement."""
+    return [
+        f"select arrayMap(file, ['{path}'])",
+        f"select b from format(TSV, 'a String, b String alias file(''{path}'')', 'x')",
+        f"select * from format(JSONEachRow, 'a String, b String default file(''{path}'')', '{{\"a\":\"x\"}}')",
+        f"select b from generateRandom('a String, b String alias file(''{path}'')') limit 1",
+    ]
+
+
+def test_what_no_reading_of_a_statement_can_see_the_kernel_keeps_from_every_file_but_the_engine_s_own(
+    endpoint: Endpoint, tmp_path: Path
 ) -> None:
+    assert "the kernel confines it" in endpoint.log.read_text(), "run the tests where Linux has Landlock"
+    secret = tmp_path / "credentials"
+    secret.write_text(SECRET)
+    environments = [f"/proc/{each}/environ" for each in ("self", "1", os.getpid(), endpoint.process.pid)]
+    for path in [str(secret), str(endpoint.log), "/etc/passwd", *environments]:
+        for statement in without_a_name(path):
+            answer = endpoint.ask(body=statement.encode())
+            assert answer[0] >= 400, (statement, answer)
+            assert b"Permission denied" in answer[2]
+
+
+def outside_the_bucket(store: str, other: str) -> list[str]:
+    """Addresses that are not below http://store/bucket/."""
+    return [
+        f"http://{store}/other/key",
+        f"http://{store}/bucket",
+        f"http://{store}/bucket2/key",
+        f"http://{store}/BUCKET/key",
+        f"http://{store}/bucket/../other/key",
+        f"http://{store}/bucket/a/../../other/key",
+        f"http://{store}/bucket/a/../..",
+        f"http://{store}/bucket%2F..%2Fother/key",
+        f"http://{store}/bucket/%2e%2e/other/key",
+        f"http://{store}/{{bucket,other}}/key",
+        f"http://{store}//bucket/key",
+        f"http://{store}/other?/bucket/key",
+        f"http://{store}/other/key?versionId=/bucket/key",
+        f"http://{store}/other#/bucket/key",
+        f"http://bucket.{store}/key",
+        f"http://{store.replace('127.0.0.1', 'localhost')}/bucket/key",
+        f"http://{store.replace('127.0.0.1', '127.0.0.1.')}/bucket/key",
+        f"http://{store.replace('127.0.0.1', '127.1')}/bucket/key",
+        f"https://{store}/bucket/key",
+        "http://127.0.0.1/bucket/key",
+        f"http://someone@{store}/bucket/key",
+        f"http://{store}@{other}/bucket/key",
+        f"http://{store}\\@{other}/bucket/key",
+        f"http://{store}.{other}/bucket/key",
+        f"http://{other}/bucket/key",
+        f"http://{other}/bucket?http://{store}/bucket/key",
+        f"http://{other}/bucket/http://{store}/bucket/key",
+        *(f"{scheme}://bucket/key" for scheme in ("s3", "gs", "gcs", "oss", "file", "http")),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(outside_the_bucket("", ""))))
+def test_s3_reaches_the_bucket_and_nothing_beside_it(
+    endpoint: Endpoint, store: Listener, elsewhere: Listener, number: int
+) -> None:
+    url = outside_the_bucket(store.address, elsewhere.address)[number]
+    store.paths.clear()
+    rest = "'k', 's', 'TSV', 'a String') settings s3_retry_attempts = 0"
+    statements = (
+        *(f"select * from {name}('{url}', {rest}" for name in ("s3", "gcs", "oss", "cosn")),
+        f"select * from s3(url = '{url}', format = 'TSV', structure = 'a String') settings s3_retry_attempts = 0",
+        f"describe table s3('{url}') settings s3_retry_attempts = 0",
+        f"select * from s3('{url.rpartition('/')[2]}', {rest}, s3_base = '{url.rpartition('/')[0]}/'",
+        f"create table far as s3('{url}', 'TSV', 'a String')",
+        f"create view far as select * from s3('{url}', {rest}",
+        f"select * from viewIfPermitted(select * from s3('{url}', 'k', 's', 'TSV', 'a String') else null('a String'))",
+    )
+    for statement in statements:
+        assert endpoint.ask(body=statement.encode())[2] in (b"",) or code_of(endpoint.ask(body=statement.encode()))
+    assert (store.paths, elsewhere.connections) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("key", "a/b.parquet", "{a/b.parquet,c/d.tsv.gz}", "a/chunk-*.parquet", "x{1..3}.tsv", "n=1/.a", "a..b"),
+        # Keys of this bucket too, which the object store refuses (tests/integration/local/s3).
+        *("./key", "a/../key", "{a,../../other}/key", "{.,x}{.,x}/other/key", "a%2f..%2f..%2f%2e/other", "*/../../x"),
+    ],
+)
+def test_a_request_names_the_bucket_whatever_the_key_is(endpoint: Endpoint, store: Listener, key: str) -> None:
+    store.paths.clear()
+    url = f"http://{store.address}/bucket/{key}"
+    for name in ("s3", "gcs"):
+        statement = f"select * from {name}('{url}', 'k', 's', 'TSV', 'a String') settings s3_retry_attempts = 0"
+        assert code_of(endpoint.ask(body=statement.encode())) in (497, 499)  # the store knows nobody
+    assert store.paths or ".." in key
+    assert all(re.match(r"/bucket[/?]", path) for path in store.paths)
+
+
+def test_a_named_collection_reaches_the_bucket_alone_and_has_no_credentials_fetched(
+    endpoint: Endpoint, elsewhere: Listener, store: Listener
+) -> None:
+    bucket = f"http://{store.address}/bucket/"
     structure = "format = 'TSV', structure = 'a String'"
-    assert endpoint.ask(body=f"create named collection far as url = 'http://{elsewhere.address}/b/'".encode())[0] == 200
-    assert endpoint.ask(body=f"create named collection near as url = '{allowed_store}/bucket/'".encode())[0] == 200
-    for source in (
-        f"s3(far, filename = 'x', {structure})",
-        f"s3(near, url = 'http://{elsewhere.address}/bucket/x', {structure})",
-        f"s3('{allowed_store}@{elsewhere.address}/bucket/x', 'k', 's', 'TSV', 'a String')",
-        f"s3('{allowed_store}.{elsewhere.address}/bucket/x', 'k', 's', 'TSV', 'a String')",
+    for name, url in (("far", f"http://{elsewhere.address}/b/"), ("near", bucket)):
+        assert endpoint.ask(body=f"create named collection {name} as url = '{url}'".encode())[0] == 200
+    token = f"http_client = 'gcp_oauth', metadata_service = '{elsewhere.address}', request_token_path = 'x'"
+    role = f"role_arn = 'arn:aws:iam::1:role/x', sts_endpoint_override = 'http://{elsewhere.address}'"
+    store.paths.clear()
+    for statement in (
+        f"select * from s3(far, filename = 'x', {structure})",
+        f"select * from s3(near, url = 'http://{elsewhere.address}/bucket/x', {structure})",
+        f"select * from s3(near, filename = '../other/x', {structure})",
+        f"create named collection tokens as url = '{bucket}', {token}",
+        f"create named collection tokens as url = '{bucket}', `\\x68ttp_client` = 'gcp_oauth'",
+        f"alter named collection near set {role}",
+        f"select * from s3(near, filename = 'x', {structure}, {token})",
+        f"select * from s3('{bucket}x', 'TSV', 'a String', extra_credentials(role_arn = 'arn:aws:iam::1:role/x'))",
+        f"insert into function s3(far, filename = 'x', {structure}) values ('x')",
+        f"insert into function s3('http://{store.address}/other/x', 'TSV', 'a String') values ('x')",
+        f"backup table t to S3('http://{store.address}/other/x', 'k', 's')",
+        f"backup table t to S3('{bucket}x', 'k', 's')",
+        f"restore table t as u from S3('http://{store.address}/other/x', 'k', 's')",
+        f"create table s (a String) engine = S3Queue('http://{store.address}/other/*', 'k', 's', 'TSV')",
+        f"create database d engine = S3('http://{elsewhere.address}/bucket', 'k', 's')",
+        f"create database d engine = DataLakeCatalog('http://{elsewhere.address}/x') "
+        "settings catalog_type = 'rest', warehouse = 'x'",
+        *(
+            f"create table w (a String) engine = MergeTree order by a settings disk = disk(type = {kind}, "
+            f"endpoint = 'http://{store.address}/other/', access_key_id = 'k', secret_access_key = 's')"
+            for kind in ("s3", "s3_plain", "s3_plain_rewritable", "object_storage")
+        ),
     ):
-        assert code_of(endpoint.ask(body=f"select * from {source}".encode())) in (497, 36, 1000)  # or no address at all
-    assert elsewhere.connections == 0
-    near = f"select * from s3(near, filename = 'x', {structure}) settings s3_retry_attempts = 1"
-    assert code_of(endpoint.ask(body=near.encode())) == 499  # allowed, but nothing listens there
+        answer = endpoint.ask(body=statement.encode(), allow_database_iceberg="1")
+        assert code_of(answer) in (497, 36), (statement, answer)
+    assert (store.paths, elsewhere.connections) == ([], 0)
+    near = f"select * from s3(near, filename = 'x', {structure}) settings s3_retry_attempts = 0"
+    assert code_of(endpoint.ask(body=near.encode())) == 499  # the store knows nobody
+    assert store.paths == ["/bucket/x"]
+
+
+def test_no_table_function_of_the_engine_reaches_another_host_bucket_or_file(
+    endpoint: Endpoint, store: Listener, elsewhere: Listener, tmp_path: Path
+) -> None:
+    secret = tmp_path / "credentials"
+    secret.write_text(SECRET)
+    store.paths.clear()
+    names = endpoint.ask(query="select name from system.table_functions")[2].decode().split()
+    assert len(names) > 80
+    far, other, path = f"http://{elsewhere.address}/bucket/x", f"http://{store.address}/other/x", str(secret)
+    for name in names:
+        for arguments in (f"'{far}'", f"'{other}', 'k', 's', 'TSV', 'a String'", f"'{path}', 'LineAsString'"):
+            answer = endpoint.ask(body=f"select * from `{name}`({arguments}) settings s3_retry_attempts = 0".encode())
+            assert SECRET.encode() not in answer[2], name
+            assert (store.paths, elsewhere.connections) == ([], 0), name
 
 
 def test_closed_names_are_free_as_names_and_in_texts(endpoint: Endpoint) -> None:
