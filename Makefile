@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
+.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -62,6 +62,10 @@ chaos: setup  ## seeded schedules of deaths and faults on the real parts (SEED=1
 chaos-dagster: N = 8
 chaos-dagster: setup  ## deaths of Dagster's processes on a running stack, seeded (SEED=1 N=8 REPORT=file.md)
 	$(BIN)/python -m tests.chaos.dagster_deaths --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
+
+chaos-hosts: N = 20
+chaos-hosts: setup  ## hosts of Celery's workers die, freeze, lose network and broker; needs root (SEED=1 N=20 REPORT=file.md)
+	$(BIN)/python -m tests.chaos.host_deaths --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
 
 MINUTES ?= 10
 fuzz: setup  ## hostile inputs for everything that reads what others wrote; what fails is kept in the corpus (MINUTES=10)

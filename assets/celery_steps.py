@@ -71,6 +71,19 @@ class RunOnRecord:
         return self._is_over
 
 
+def submitted(
+    submit: Callable[[], AsyncResult], run: RunOnRecord, sleep: Callable[[float], None] = time.sleep
+) -> AsyncResult:
+    """Hand a step to the broker, again and again while it is away and the run is at work."""
+    while True:
+        try:
+            return submit()
+        except BROKER_AWAY:
+            if run.is_over():
+                raise
+            sleep(1.0)
+
+
 class RemoteStep:
     """A step on some worker, as Dagster's loop asks for it.
 
@@ -140,7 +153,10 @@ class CelerySteps(CeleryExecutor):
         )
 
         def submit(app: Any, context: Any, step: Any, queue: str, priority: int, known_state: Any) -> RemoteStep:
-            return RemoteStep(lambda: _submit_task(app, context, step, queue, priority, known_state), on_record)
+            def once() -> AsyncResult:
+                return _submit_task(app, context, step, queue, priority, known_state)
+
+            return RemoteStep(lambda: submitted(once, on_record), on_record)
 
         return core_celery_execution_loop(plan_context, execution_plan, step_execution_fn=submit)
 
