@@ -77,6 +77,9 @@ flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=20
 SCALE ?= full
 bench: setup  ## the old table in PostgreSQL against this platform, side by side (SCALE=small for 2 minutes)
 	$(BIN)/python -m bench.old_table_or_platform --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+BACKLOG ?= 10000
+backlog: setup  ## how long a tick of each sensor takes: 10,000 queued, 10,000 silent, 100,000 past campaigns (BACKLOG=1000 for a tenth)
+	$(BIN)/python -m bench.sensor_backlog --queued $(BACKLOG) --silent $(BACKLOG) --past $(BACKLOG)0
 bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
 	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
