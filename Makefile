@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
+.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -63,6 +63,10 @@ chaos-dagster: N = 8
 chaos-dagster: setup  ## deaths of Dagster's processes on a running stack, seeded (SEED=1 N=8 REPORT=file.md)
 	$(BIN)/python -m tests.chaos.dagster_deaths --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
 
+chaos-hosts: N = 20
+chaos-hosts: setup  ## hosts of Celery's workers die, freeze, lose network and broker; needs root (SEED=1 N=20 REPORT=file.md)
+	$(BIN)/python -m tests.chaos.host_deaths --seed $(SEED) --schedules $(N) $(if $(REPORT),--report $(REPORT))
+
 MINUTES ?= 10
 fuzz: setup  ## hostile inputs for everything that reads what others wrote; what fails is kept in the corpus (MINUTES=10)
 	$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
@@ -73,6 +77,9 @@ flood: setup  ## a bounded flood of webhooks on loopback, with faults (EVENTS=20
 SCALE ?= full
 bench: setup  ## the old table in PostgreSQL against this platform, side by side (SCALE=small for 2 minutes)
 	$(BIN)/python -m bench.old_table_or_platform --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+BACKLOG ?= 10000
+backlog: setup  ## how long a tick of each sensor takes: 10,000 queued, 10,000 silent, 100,000 past campaigns (BACKLOG=1000 for a tenth)
+	$(BIN)/python -m bench.sensor_backlog --queued $(BACKLOG) --silent $(BACKLOG) --past $(BACKLOG)0
 bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
 	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)

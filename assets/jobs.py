@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import multiprocessing
 
 import dagster as dg
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor
+from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
@@ -12,6 +15,8 @@ from assets.reports import dbt_report_models
 from assets.unknown_calls import decide_about_unknown_calls
 from assets.warehouse import load_waiting_objects, warehouse_deliveries, warehouse_dimensions
 from email_platform.adapters.dagster_yaml import WAITS_FOR_TAG, WAREHOUSE
+from email_platform.adapters.launchers import require_possible
+from email_platform.settings import Settings
 
 ATTEMPT_TAG = "email_platform/attempt"
 
@@ -21,29 +26,45 @@ RETRY_TAGS = {"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"}
 WAREHOUSE_TAGS = {**RETRY_TAGS, WAITS_FOR_TAG: WAREHOUSE}
 
 
-def _steps(config: dict[str, bool]) -> dict[str, Any]:
-    if config["in_one_process"]:
-        return {"in_process": {}}
-    # The fork server with preloaded modules starts a step in about a third of a plain fork server's time.
-    return {"multiprocess": {"start_method": {"forkserver": {"preload_modules": ["email_platform.definitions"]}}}}
-
-
 # A step process costs seconds before it does anything. A small campaign needs none: the death of
 # the run's process ends the same calls that the death of its one step at work would.
-CAMPAIGN_STEPS = dg.multi_or_in_process_executor.configured(
-    _steps,
+@dg.executor(
     name="campaign_steps",
     config_schema={
         "in_one_process": dg.Field(
             bool, default_value=False, description="Run the steps one after the other in the run's own process."
         )
     },
+    requirements=lambda config: [] if config["in_one_process"] else dg.multiple_process_executor_requirements(),
 )
+def campaign_steps(init_context: dg.InitExecutorContext) -> dg.Executor:
+    """The run's own process, processes of its machine, or Celery's workers, as configuration and settings say.
+
+    Raises:
+        ConfigurationError: the run's launcher and these steps cannot work together.
+    """
+    if init_context.executor_config["in_one_process"]:
+        return InProcessExecutor(retries=RetryMode.ENABLED)
+    settings = Settings.load()
+    pool = "prefork" if multiprocessing.current_process().daemon else None
+    require_possible(type(init_context.instance.run_launcher).__name__, settings.steps, pool=pool)
+    if settings.steps == "celery":
+        from assets.celery_steps import CelerySteps  # its packages are an extra
+
+        return CelerySteps(settings, RetryMode.ENABLED)
+    # The fork server with preloaded modules starts a step in about a third of a plain fork server's time.
+    return MultiprocessExecutor(
+        retries=RetryMode.ENABLED,
+        max_concurrent=None,  # as many as there are cores
+        start_method="forkserver",
+        explicit_forkserver_preload=["email_platform.definitions"],
+    )
+
 
 campaign_job = dg.define_asset_job(
     "campaign_job",
     selection=dg.AssetSelection.assets(campaign_audience, campaign_deliveries),
-    executor_def=CAMPAIGN_STEPS,
+    executor_def=campaign_steps,
     tags=RETRY_TAGS,
     description="Mails one campaign: freezes its audience, sends its chunks, stages what became of everybody. The "
     "sensor `queued_campaigns` starts it. Launched by hand it mails nobody twice, and says so. A pause or"

@@ -1,5 +1,6 @@
 """How long does a tick of each sensor take in a backlog? With Dagster's own sensor daemon code, on a whole stack.
 
+`make backlog`, which is
 python bench/sensor_backlog.py [--queued 10000] [--silent 10000] [--past 100000] [--ticks 20] [--leads 20000]
 
 The OLTP database gets so many queued campaigns that are due, so many in ``sending`` of which nobody shows a sign of
@@ -40,7 +41,7 @@ from email_platform.settings import Settings
 
 SENSORS = (
     *("queued_campaigns", "silent_campaigns", "old_campaign_partitions", "staged_objects_waiting"),
-    *("events_are_waiting", "reports_are_stale", "dead_runs"),
+    *("events_are_waiting", "reports_are_stale", "dead_runs", "operator_needed"),
 )
 CAMPAIGN_ID_TAG, ATTEMPT_TAG = "email_platform/campaign_id", "email_platform/attempt"
 _TEMPLATE_CAMPAIGN = 777_777_777_777_777

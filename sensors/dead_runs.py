@@ -7,13 +7,15 @@ retried as Dagster retries any run whose worker died.
 
 A tick runs in the code server, beside the workers that it started, and looks for their processes. A process id means
 nothing on another machine: a run is judged only where its code server's name means this machine alone. Launchers that
-watch their workers themselves (Kubernetes, ECS, Docker) are left alone: Dagster's run monitoring asks them.
+watch their workers themselves (Kubernetes, ECS, Docker) are left alone: Dagster's run monitoring asks them. Celery's
+does not, and is left alone as well: see `why_not_judged`.
 """
 
 import json
 
 import dagster as dg
 
+from email_platform.adapters.launchers import CELERY_RUN_LAUNCHER
 from email_platform.sending.orphan_watch import is_alive_since, is_this_host
 
 # How Dagster's default launcher marks a run that a code server works on. Dagster has no public name for it (`dagster`
@@ -22,6 +24,19 @@ from email_platform.sending.orphan_watch import is_alive_since, is_this_host
 CODE_SERVER_TAG = ".dagster/grpc_info"
 
 RUNS_PER_TICK = 50
+
+
+def why_not_judged(launcher: str) -> str:
+    """What to say of runs of another launcher than Dagster's default one.
+
+    Celery's says of a task whose worker's host was killed that it is running, for as long as one asks (tried).
+    """
+    if launcher == CELERY_RUN_LAUNCHER:
+        return (
+            f"{launcher} does not notice that a worker's host died, and its workers are on other machines: campaigns "
+            "are resumed by silent_campaigns, other runs you must end"
+        )
+    return f"{launcher} watches its workers itself"
 
 
 def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -60,7 +75,7 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     runs are at work, its cost is the same. The cursor holds those, and after which run to go on.
     """
     if not isinstance(context.instance.run_launcher, dg.DefaultRunLauncher):
-        return dg.SensorResult(skip_reason=dg.SkipReason("the run launcher watches its workers itself"))
+        return dg.SensorResult(skip_reason=dg.SkipReason(why_not_judged(type(context.instance.run_launcher).__name__)))
     cursor = json.loads(context.cursor or "{}")
     before = cursor if isinstance(cursor, dict) else {}
     found_before: list[str] = before.get("found", [])

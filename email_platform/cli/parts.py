@@ -1,4 +1,4 @@
-"""`email-platform migrate`, `roles`, `events`, `dagster-yaml`: what a production system runs besides Dagster.
+"""`email-platform migrate`, `roles`, `events`, `dagster-yaml`, `worker`: what production runs.
 
 Invariant: nothing here needs the embedded engines. Drivers are imported inside the commands, so that help and shell
 completion do not wait for them.
@@ -6,6 +6,8 @@ completion do not wait for them.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -82,9 +84,38 @@ def dagster_yaml(
     here: run this before Dagster's processes start, as the image does.
     """
     from email_platform.adapters.dagster_yaml import production_dagster_yaml, write_production_dagster_yaml
+    from email_platform.adapters.launchers import launcher_of, require_possible
 
-    runs = Settings.load().max_concurrent_runs
+    settings = Settings.load()
     if output is None:
-        typer.echo(production_dagster_yaml(runs), nl=False)
-    elif not write_production_dagster_yaml(output, runs):
+        typer.echo(production_dagster_yaml(settings.max_concurrent_runs), nl=False)
+        return
+    if not write_production_dagster_yaml(output, settings.max_concurrent_runs):
         note(f"{output} is a file of your own (it lacks our first line) and was left as it is")
+    require_possible(launcher_of(output), settings.steps)
+
+
+@app.command()
+def worker(
+    slots: Annotated[
+        int | None, typer.Option(min=1, envvar=variable_of("worker_slots"), help="Steps side by side; 2 by default.")
+    ] = None,
+    pool: Annotated[
+        str, typer.Option(help="`solo` for whole runs of the CeleryRunLauncher: one at a time, in this process.")
+    ] = "prefork",
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Made when the worker takes steps, and removed when it is asked to end.")
+    ] = None,
+) -> None:
+    """Take steps of campaigns from Celery's broker until Ctrl-C or SIGTERM; any number, on any machine.
+
+    For EMAIL_PLATFORM_STEPS=celery. A worker needs the settings, its provider accounts, and nothing on disk. Asked to
+    end, it sees its calls in flight to their end and hands its steps on.
+    """
+    options = [
+        *(["--slots", str(slots)] if slots is not None else []),
+        *("--pool", pool),
+        *(["--ready-file", str(ready_file.absolute())] if ready_file is not None else []),
+    ]
+    # In place of this process, so that a signal reaches Celery itself.
+    os.execv(sys.executable, [sys.executable, "-m", "assets.celery_worker", *options])  # noqa: S606

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _DOWN_TIMEOUT_SECONDS = 180.0
-_PART_NAMES_HELP = f"{', '.join(PART_NAMES)}, api, dagster-webserver, dagster-daemon, metrics"
+_PART_NAMES_HELP = f"{', '.join(PART_NAMES)}, api, dagster-webserver, dagster-daemon, worker, metrics"
 _PART_COLUMNS = (
     Column("name", "part"),
     Column("address", "address"),

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
+BROKER_SCHEMES = ("redis", "rediss")
 POSTGRES_SCHEMES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 
@@ -54,6 +55,13 @@ def _check_postgres_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _check_broker_url(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in BROKER_SCHEMES or not parts.hostname:
+        raise ValueError("must look like redis://:password@host:port/0, or rediss:// for TLS")
+    return url
+
+
 def _check_clickhouse_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
     if urlsplit(text).scheme not in ("http", "https") or not has_database(text):
@@ -76,5 +84,6 @@ HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 WebhookUrl = Annotated[SecretStr, AfterValidator(_check_webhook_url)]
 NotificationUrls = Annotated[SecretStr, AfterValidator(_check_notification_urls)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_check_postgres_url)]
+BrokerUrl = Annotated[SecretStr, AfterValidator(_check_broker_url)]
 ClickHouseUrl = Annotated[SecretStr, AfterValidator(_check_clickhouse_url)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_check_signing_secret)]

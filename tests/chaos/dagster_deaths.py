@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.events.inbox import inbox_is_waiting
 from email_platform.local.stack.dagster_processes import dagster_home
-from email_platform.local.stack.stack import Stack, clean_environment, started_stack
+from email_platform.local.stack.stack import ALL_PART_NAMES, Stack, clean_environment, started_stack
 from email_platform.settings import Settings, variable_of
 from tests.chaos.invariant import InvariantBrokenError, OnUnknown, Promise, hold, queue_chaos_campaign
 from tests.chaos.providers import Simulator, provider_without_keys
@@ -188,24 +188,22 @@ class DagsterWorld:
             last_death = time.monotonic()
             if not struck:
                 raise InvariantBrokenError(f"{schedule}\nno death found its victim")
-            self._wait_for(
-                schedule, "the campaign to be sent", lambda: _is_sent(parts.campaigns.get(campaign_id).status)
-            )
+            self.wait_for(schedule, "the campaign to be sent", lambda: is_sent(parts.campaigns.get(campaign_id).status))
             finished_at = parts.campaigns.get(campaign_id).finished_at
             sent_seconds = finished_at.timestamp() - sending_until if finished_at and sending_until else 0.0
             simulator.no_faults()
-            self._wait_for(
+            self.wait_for(
                 schedule,
                 "the objects to be loaded",
                 lambda: not parts.register.unloaded(campaign_id) and not inbox_is_waiting(parts.store),
             )
-            self._wait_for(schedule, "the provider's events", lambda: self._events_are_in(simulator, campaign_id))
-            self._wait_for(
+            self.wait_for(schedule, "the provider's events", lambda: self._events_are_in(simulator, campaign_id))
+            self.wait_for(
                 schedule,
                 "the reports",
                 lambda: self._reported(campaign_id) == (parts.ledger.totals(campaign_id).accepted, "sent"),
             )
-            self._wait_for(schedule, "the end of every run", lambda: not self._runs_at_work())
+            self.wait_for(schedule, "the end of every run", lambda: not self._runs_at_work())
             whole_seconds = time.monotonic() - last_death
             attempt = parts.campaigns.get(campaign_id).attempt
         promise = Promise(
@@ -224,7 +222,7 @@ class DagsterWorld:
             struck=tuple(struck),
             accepted=totals.accepted,
             unknown=totals.unknown,
-            runs=Counter(run.status.value for run in self._runs_of(campaign_id)),
+            runs=Counter(run.status.value for run in self.runs_of(campaign_id)),
             resumed=attempt - 1,
             sent_seconds=sent_seconds,
             whole_seconds=whole_seconds,
@@ -267,7 +265,7 @@ class DagsterWorld:
 
     def _victims(self, victim: Victim, run: dg.DagsterRun) -> list[psutil.Process]:
         """The processes to kill; none where the run's worker, or the wanted child of it, is not alive now."""
-        worker = self._worker_of(run)
+        worker = self.worker_of(run)
         if worker is None:
             return []
         with suppress(psutil.NoSuchProcess):
@@ -300,7 +298,7 @@ class DagsterWorld:
             child for daemon in self._daemon() for child in daemon.children() if {"api", "grpc"} <= set(child.cmdline())
         ]
 
-    def _worker_of(self, run: dg.DagsterRun) -> psutil.Process | None:
+    def worker_of(self, run: dg.DagsterRun) -> psutil.Process | None:
         for entry in self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
             event = entry.dagster_event
             metadata = event.engine_event_data.metadata if event is not None else {}
@@ -311,7 +309,7 @@ class DagsterWorld:
 
     # --- recovery -------------------------------------------------------------------------------------------
 
-    def _wait_for(self, schedule: Schedule, what: str, is_there: Callable[[], bool]) -> None:
+    def wait_for(self, schedule: object, what: str, is_there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             if is_there():
@@ -323,7 +321,7 @@ class DagsterWorld:
     def _runs_at_work(self) -> list[dg.DagsterRun]:
         return list(self.instance.get_runs(dg.RunsFilter(statuses=AT_WORK)))
 
-    def _runs_of(self, campaign_id: int) -> list[dg.DagsterRun]:
+    def runs_of(self, campaign_id: int) -> list[dg.DagsterRun]:
         return list(self.instance.get_runs(dg.RunsFilter(tags={CAMPAIGN_ID_TAG: str(campaign_id)})))
 
     def _events_are_in(self, simulator: Simulator, campaign_id: int) -> bool:
@@ -356,15 +354,17 @@ def _forked(process: psutil.Process) -> list[psutil.Process]:
     ]
 
 
-def _is_sent(status: CampaignStatus) -> bool:
+def is_sent(status: CampaignStatus) -> bool:
     if status in (CampaignStatus.PAUSED, CampaignStatus.FAILED):
         raise InvariantBrokenError(f"the campaign is {status}: it needs an operator")
     return status is CampaignStatus.SENT
 
 
 @contextmanager
-def dagster_world(folder: Path) -> Iterator[DagsterWorld]:
-    """Start everything that `email-platform up` starts, and a second provider; stop all on leaving."""
+def dagster_world(
+    folder: Path, parts: Collection[str] = ALL_PART_NAMES, settings_of_its_own: Mapping[str, object] | None = None
+) -> Iterator[DagsterWorld]:
+    """Start what `email-platform up` starts, or some of it, and a second provider; stop all on leaving."""
     with provider_without_keys(folder) as without_keys:
         environment = clean_environment() | {
             variable_of(name): str(value)
@@ -378,11 +378,14 @@ def dagster_world(folder: Path) -> Iterator[DagsterWorld]:
                 # Some leads bounce; whether a campaign is paused for it is not what is tried here.
                 "guard_bounce_rate": 1,
                 "guard_complaint_rate": 1,
+                **(settings_of_its_own or {}),
             }.items()
         }
         environment |= without_keys.variables(CALL_ROWS)
         environment["EMAIL_PLATFORM_SIMULATOR_RECIPIENTS_PER_CALL"] = str(CALL_ROWS)
-        with started_stack(folder / "state", environ=environment, ports="free", say=console.print) as stack:
+        with started_stack(
+            folder / "state", environ=environment, parts=parts, ports="free", say=console.print
+        ) as stack:
             watching = threading.Thread(target=stack.supervisor.watch, name="part-watch", daemon=True)
             watching.start()
             settings = stack.settings

@@ -1,4 +1,4 @@
-"""Dagster's webserver and daemon as parts, and the ``dagster.yaml`` of their home.
+"""Dagster's webserver and daemon and a Celery worker as parts, and the ``dagster.yaml`` of their home.
 
 Invariant: every process of Dagster, run workers included, uses the same PostgreSQL storage and the same state
 folder, and ``dagster.yaml`` holds no secret.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from email_platform.adapters.dagster_yaml import embedded_dagster_yaml, write_whole
@@ -83,6 +83,32 @@ def daemon_part(settings: Settings, log_file: Path, variables: Mapping[str, str]
         # Steps end their provider calls in flight first.
         grace_seconds=30.0,
     )
+
+
+def worker_part(settings: Settings, log_file: Path, variables: Mapping[str, str], _workspace: Path) -> Part:
+    """A Celery worker; the settings name its broker, and its steps name what they load."""
+    ready_file = settings.state_folder / "worker.ready"
+    return Part(
+        name="worker",
+        command=(sys.executable, "-m", "assets.celery_worker", "--ready-file", str(ready_file)),
+        environment=dagster_environment(settings, variables),
+        working_folder=project_folder(),
+        data_folder=None,
+        log_file=log_file,
+        address="(no port)",
+        is_ready=ready_file.exists,
+        before_start=lambda: ready_file.unlink(missing_ok=True),
+        # Steps end their provider calls in flight first.
+        grace_seconds=30.0,
+    )
+
+
+DAGSTER_PARTS: Mapping[str, Callable[[Settings, Path, Mapping[str, str], Path], Part]] = {
+    "dagster-webserver": webserver_part,
+    "dagster-daemon": daemon_part,
+    "worker": worker_part,
+}
+"""In the order in which they start; the worker only where steps run on workers."""
 
 
 def daemons_are_healthy(webserver_port: int) -> bool:

@@ -23,10 +23,9 @@ from email_platform.adapters.preparation import prepare
 from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.local.stack.credentials import complete_values, read_embedded_file, write_embedded_file
 from email_platform.local.stack.dagster_processes import (
+    DAGSTER_PARTS,
     WORKSPACE_FILE,
-    daemon_part,
     dagster_environment,
-    webserver_part,
     write_dagster_yaml,
 )
 from email_platform.local.stack.part import Part, held_free_ports
@@ -56,7 +55,7 @@ from email_platform.settings import (
 
 ENGINE_NAMES: tuple[PartName, ...] = ("postgres", "s3", "clickhouse", "provider")
 """The parts that do not depend on others; the receiver and Dagster start once the schemas exist."""
-DAGSTER_PART_NAMES = ("dagster-webserver", "dagster-daemon")
+DAGSTER_PART_NAMES = tuple(DAGSTER_PARTS)
 ALL_PART_NAMES: tuple[str, ...] = (*PART_NAMES, "api", *DAGSTER_PART_NAMES, "metrics")
 _PORT_FIELDS = (
     "postgres_port",
@@ -316,16 +315,14 @@ def _start_dagster(
     workspace: Path | None,
     supervisor: Supervisor,
 ) -> None:
-    wanted = [name for name in DAGSTER_PART_NAMES if name in parts]
+    wanted = [name for name in DAGSTER_PART_NAMES if name in parts and (name != "worker" or settings.steps == "celery")]
     if not wanted:
         return
     write_dagster_yaml(settings)
     loaded = workspace or project_folder() / WORKSPACE_FILE
     if not loaded.is_file():
         raise ConfigurationError(f"{loaded} is missing: run from the project's checkout, or use --without-dagster")
-    logs = settings.state_folder / "logs"
     # One after the other: the first makes the storage's tables, and the daemon's health is asked of the webserver.
-    if "dagster-webserver" in wanted:
-        supervisor.start([webserver_part(settings, logs / "dagster-webserver.log", environ, loaded)])
-    if "dagster-daemon" in wanted:
-        supervisor.start([daemon_part(settings, logs / "dagster-daemon.log", environ, loaded)])
+    for name in wanted:
+        log_file = settings.state_folder / "logs" / f"{name}.log"
+        supervisor.start([DAGSTER_PARTS[name](settings, log_file, environ, loaded)])
