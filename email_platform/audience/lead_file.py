@@ -28,6 +28,7 @@ from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
 
 TEXT_COLUMNS = ("first_name", "last_name", "country", "city", "plan", "language")
 PROBLEM_COLUMNS = ("row", "problem")
+WAS_ERASED = "email: this person was erased at their request and does not become a lead again"
 LEAD_COLUMNS = ("email", "own_key", *TEXT_COLUMNS, "age")
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,100})?")

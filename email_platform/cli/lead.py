@@ -63,6 +63,7 @@ def import_file(
     key the first counts. Exit code 1 where a row cannot be kept.
     """
     from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.erased import erasure_key
     from email_platform.adapters.postgres.lead_import import forget_import, import_leads
     from email_platform.adapters.postgres.lead_relation import LeadRelation
     from email_platform.audience.lead_file import LeadFile
@@ -84,7 +85,13 @@ def import_file(
             fingerprint = _fingerprint(file, names, number or ())
             if restart and not dry_run:
                 forget_import(engine, fingerprint)
-            counts = import_leads(engine, rejected.others(read.read(rows)), fingerprint=fingerprint, dry_run=dry_run)
+            counts = import_leads(
+                engine,
+                rejected.others(read.read(rows)),
+                fingerprint=fingerprint,
+                dry_run=dry_run,
+                key=erasure_key(settings),
+            )
     if as_json:
         print_json(
             {
@@ -92,6 +99,7 @@ def import_file(
                 "changed": counts.changed,
                 "rejected": rejected.count,
                 "repeated": list(counts.repeated),
+                "erased": list(counts.erased),
                 "went_on_after": counts.went_on_after,
                 "dry_run": dry_run,
             }
@@ -105,6 +113,9 @@ def import_file(
         if counts.repeated:
             shown = ", ".join(map(str, counts.repeated[:10])) + (" …" if len(counts.repeated) > 10 else "")
             say(f"rows that repeat an earlier row's address or key, and were not used: {shown}")
+        if counts.erased:  # not into the file of rejected rows: it would keep what was erased
+            shown = ", ".join(map(str, counts.erased[:10])) + (" …" if len(counts.erased) > 10 else "")
+            say(f"rows of people who were erased at their request, and were left out: {shown}", style="yellow")
         if rejected.count:
             say(f"rows that cannot be kept, with their reasons: {rejected.path}", style="yellow")
     if rejected.count:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
-from urllib.parse import quote
+from typing import Protocol
+from urllib.parse import quote, unquote
 
 from email_platform.domain.addresses import normalised_address
 
@@ -24,6 +25,8 @@ PSEUDONYM_START = "erased-"
 PSEUDONYM_END = "@erased.invalid"
 PSEUDONYM_HEX_DIGITS = 40
 _BLOCK_BYTES = 64
+_LIKE_AN_ADDRESS = re.compile(r"[^\s<>\"',;:()\[\]\\\\@&?]+@[^\s<>\"',;:()\[\]\\\\@&?/]+")
+_JSON_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _ALNUM_RUN = re.compile("[A-Za-z0-9]+")
 
 
@@ -66,6 +69,63 @@ def pseudonyms_of(key: ErasureKey, addresses: Iterable[str]) -> dict[str, str]:
     return {address: key.pseudonym(address) for address in addresses}
 
 
+class ErasedLookup(Protocol):
+    """Who was erased."""
+
+    def is_empty(self) -> bool:
+        """Whether nobody was, so that nobody needs to be looked for.
+
+        Raises:
+            ConfigurationError: somebody was, under another key than this process has.
+        """
+        ...
+
+    def pseudonyms(self, addresses: Collection[str]) -> Mapping[str, str]:
+        """Of these addresses those that were erased, each with what stands in its place.
+
+        Raises:
+            ConfigurationError: as `is_empty`.
+        """
+        ...
+
+
+class NobodyErased:
+    """`ErasedLookup` where nobody was."""
+
+    def is_empty(self) -> bool:
+        """True."""
+        return True
+
+    def pseudonyms(self, addresses: Collection[str]) -> Mapping[str, str]:
+        """None of them."""
+        return {}
+
+
+def erased_among(lookup: ErasedLookup, texts: Iterable[str]) -> list[ErasedPerson]:
+    """The people who were erased and whose address these texts name, plainly or escaped for JSON or a URL."""
+    if lookup.is_empty():
+        return []
+    named = {token for one in texts for token in _addresses_in(one)}
+    return [ErasedPerson(address, pseudonym) for address, pseudonym in lookup.pseudonyms(named).items()]
+
+
+def _addresses_in(text: str) -> set[str]:
+    """What looks like an address, also in the plain form of what is escaped."""
+    forms = [text]
+    if "%40" in text:
+        forms.append(unquote(text))
+    if "\\u" in text:
+        forms.append(_JSON_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text))
+    return {
+        start
+        for form in forms
+        for found in _LIKE_AN_ADDRESS.findall(form)
+        for one in (found.strip(".'"), found.rpartition("=")[2])
+        for start in (one, one.lstrip("-_+'"))
+        if "@" in start[1:]
+    }
+
+
 class ErasedPerson:
     """Finds one address, in whichever spelling, and puts the pseudonym in its place.
 
@@ -92,10 +152,11 @@ class ErasedPerson:
             for one in spelled_domains
             for form in (one, quote(one), quote(one).lower(), json.dumps(one)[1:-1])
         }
+        longest_first = sorted(domains, key=len, reverse=True)
         # Before it no character of a longer local part; `=` may end a key of a URL, and `c` an escaped `<`.
         self._pattern = re.compile(
             rf"(?:(?<![A-Za-z0-9.+_-])|(?<=\\u003c)|(?<=%3c)|(?<=%3d)|(?<=%3a)|(?<=%22)|(?<=\\n)|(?<=\\t)|(?<=\\r))"
-            rf"{''.join(map(_escaped, local))}(?:@|=|%40|\\u0040|&#64;)(?:{'|'.join(sorted(domains, key=len, reverse=True))})"
+            rf"{''.join(map(_escaped, local))}(?:@|=|%40|\\u0040|&#64;)(?:{'|'.join(longest_first)})"
             r"(?![A-Za-z0-9-])(?!\.[A-Za-z0-9])",
             re.IGNORECASE,
         )

@@ -31,7 +31,6 @@ from sqlalchemy import (
     func,
     literal,
     not_,
-    null,
     or_,
     select,
     text,
@@ -227,7 +226,7 @@ def candidates(
         .subquery("suppressed")
     )
     erased = select(erasure.c.pseudonym).where(literal(value=key is not None)).subquery("erased")
-    pads = [literal(pad, LargeBinary) for pad in (key.inner_pad, key.outer_pad)] if key else [null(), null()]
+    pads = [literal(pad, LargeBinary) for pad in ((key.inner_pad, key.outer_pad) if key else (b"", b""))]
     reasoned = (
         select(
             considered.c.id,

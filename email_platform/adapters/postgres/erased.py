@@ -100,7 +100,7 @@ class ErasedAddresses:
                 return {}
             by_address = pseudonyms_of(self._key, addresses)
             wanted = bindparam("wanted", sorted(set(by_address.values())), ARRAY(SqlText))
-            found = set(
+            found: set[str] = set(
                 connection.execute(select(erasure.c.pseudonym).where(erasure.c.pseudonym == any_(wanted))).scalars()
             )
         return {address: pseudonym for address, pseudonym in by_address.items() if pseudonym in found}

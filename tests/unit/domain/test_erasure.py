@@ -26,7 +26,9 @@ def test_every_spelling_that_compares_equal_has_one_pseudonym_which_is_an_addres
 ) -> None:
     pseudonym = KEY.pseudonym(spelling)
     assert pseudonym == KEY.pseudonym(ANN)
-    assert is_valid_address(pseudonym) and normalised_address(pseudonym) == pseudonym and is_pseudonym(pseudonym)
+    assert is_valid_address(pseudonym)
+    assert normalised_address(pseudonym) == pseudonym
+    assert is_pseudonym(pseudonym)
     assert KEY.pseudonym(pseudonym) == pseudonym, "erasing twice changes nothing"
     assert person().is_same(spelling)
 
@@ -37,7 +39,8 @@ def test_the_hash_is_that_of_rfc_2104_under_the_padded_keys_and_another_key_give
     ).hexdigest()
     assert KEY.pseudonym(ANN) == f"erased-{by_hand[:40]}@erased.invalid"
     other = ErasureKey("another secret, as long as the first")
-    assert other.pseudonym(ANN) != KEY.pseudonym(ANN) and other.key_id != KEY.key_id
+    assert other.pseudonym(ANN) != KEY.pseudonym(ANN)
+    assert other.key_id != KEY.key_id
     assert "secret" not in repr(KEY)
 
 
@@ -77,5 +80,6 @@ def test_a_text_that_names_the_person_has_the_pseudonym_instead(text: str, writt
 )
 def test_a_longer_address_is_somebody_else(other: str) -> None:
     erased = person("ann@example.com")
-    assert not erased.is_same(other) and not erased.is_named_in(other)
+    assert not erased.is_same(other)
+    assert not erased.is_named_in(other)
     assert erased.without(f"to <{other}>") == f"to <{other}>"
