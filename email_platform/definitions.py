@@ -21,7 +21,7 @@ from resources.dbt import DbtOnWarehouse
 from resources.events import EventsResource
 from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource
-from resources.retention import RetentionResource
+from resources.retention import ErasureResource, RetentionResource
 from resources.settings import SettingsResource
 from resources.step_outputs import StepOutputs
 from resources.warehouse import WarehouseResource
@@ -76,6 +76,7 @@ defs = dg.Definitions(
         "events": EventsResource(settings=settings),
         "alerts": AlertsResource(settings=settings),
         "warehouse": WarehouseResource(settings=settings),
+        "erasures": ErasureResource(settings=settings),
         "retention": RetentionResource(settings=settings),
         "legacy": LegacyImportResource(settings=settings),
         "dbt": DbtOnWarehouse.of(dbt_project),

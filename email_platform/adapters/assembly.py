@@ -276,11 +276,12 @@ def open_erasure(settings: Settings) -> Iterator[EraseParts]:
         open_oltp(settings) as engine,
         try_work_lease(engine, "erasure") as held,
         open_parts(settings) as parts,
-        open_warehouse(settings) as warehouse,
+        ExitStack() as opened,
     ):
         if isinstance(held, str):
             raise CommandRefusedError(f"{held} is erasing now; one process at a time does")
-        yield EraseParts(parts, open_erasures(settings, engine), WarehousePerson(warehouse))
+        warehouse = WarehousePerson(lambda: opened.enter_context(open_warehouse(settings)))
+        yield EraseParts(parts, open_erasures(settings, engine), warehouse)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 Invariant: an event of somebody who was erased counts as before (its identity, type and message stay), under the
 pseudonym and without details: what a provider says beside it is about the person (IP address, browser, place). The
 archive of bodies, which is kept to be read again, loses what names the person: those elements of a body that is, or
-has, a list of events; any other body is left out. A body in the quarantine keeps its form, with the pseudonym in the address's place.
+has, a list of events; any other body is left out. A body in the quarantine keeps its form, with the pseudonym in the
+address's place.
 """
 
 from __future__ import annotations

@@ -209,13 +209,17 @@ class EraseParts:
 
 
 def begin(book: ErasureBook, address: str) -> Erasure:
-    """Suppress the person and write the request down; `carry_on` does the rest.
+    """Suppress the person, delete their leads and write the request down; `carry_on` does the rest.
 
     Raises:
         CommandRefusedError: this is no address.
         ConfigurationError: there is no key.
     """
-    return book.begin(_checked(address))
+    key = _checked(address)
+    request = book.begin(key)
+    leads = book.delete_leads(ErasedPerson(key, request.pseudonym), key, dry_run=False)
+    book.add_removed(request.pseudonym, {"leads": leads})
+    return request
 
 
 def erase(parts: EraseParts, address: str) -> Erasure:
@@ -246,6 +250,16 @@ def carry_on(parts: EraseParts, request: Erasure) -> Erasure:
         parts.book.set_waiting(request.pseudonym, work.waits_for)
         return _again(parts, request.pseudonym)
     return parts.book.finish(request.pseudonym)
+
+
+def carry_on_all(parts: EraseParts) -> Iterator[Erasure]:
+    """Go on with every request that is not finished, the oldest first.
+
+    Raises:
+        PartUnavailableError: a part is away.
+    """
+    for request in parts.book.unfinished():
+        yield carry_on(parts, request)
 
 
 def look_only(parts: EraseParts, address: str) -> FoundPerson:

@@ -11,8 +11,9 @@ on every replica (``mutations_sync = 2``). Each look reads the text columns of e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -50,11 +51,15 @@ class WarehousePerson:
     """`email_platform.runs.erase.PersonInWarehouse` over ClickHouse.
 
     Args:
-        warehouse: connected.
+        connect: connects to the warehouse, when something is first asked of it.
     """
 
-    def __init__(self, warehouse: ClickHouseWarehouse) -> None:
-        self._warehouse = warehouse
+    def __init__(self, connect: Callable[[], ClickHouseWarehouse]) -> None:
+        self._connect = connect
+
+    @cached_property
+    def _warehouse(self) -> ClickHouseWarehouse:
+        return self._connect()
 
     def erase(self, person: ErasedPerson, *, dry_run: bool) -> Mapping[str, int]:
         """Cells that name the person, by table; the pseudonym is put there. See the Protocol."""

@@ -67,7 +67,7 @@ class World:
     warehouse: ClickHouseWarehouse
 
     def erasing(self, on_step: Callable[[str], None] = lambda _: None) -> EraseParts:
-        person = WarehousePerson(self.warehouse)
+        person = WarehousePerson(lambda: self.warehouse)
         return EraseParts(self.parts, open_erasures(self.settings, self.engine), person, on_step)
 
     def frozen(self, address: str, others: int = 119, **values: Any) -> int:
