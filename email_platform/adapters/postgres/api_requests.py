@@ -118,7 +118,7 @@ class PostgresApiRequests:
 
     def note_answer(self, entry_id: int, status: int, path: str | None = None) -> None:
         """Write down what it was answered, and what it was about where its path did not say it."""
-        values = {"status": status} if path is None else {"status": status, "path": path}
+        values: dict[str, object] = {"status": status} if path is None else {"status": status, "path": path}
         with oltp_transaction(self._engine) as connection:
             connection.execute(update(api_audit).where(api_audit.c.id == entry_id).values(values))
 
