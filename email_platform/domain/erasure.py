@@ -145,7 +145,9 @@ class ErasedPerson:
         self._key = normalised_address(address)
         self.pseudonym = pseudonym
         local, _, domain = self._key.rpartition("@")
-        self.needle = max(_ALNUM_RUN.findall(local), key=len, default="")
+        plain_domain = "" if "xn--" in domain else domain  # it is written in one way only
+        runs = _ALNUM_RUN.findall(local) or _ALNUM_RUN.findall(plain_domain)
+        self.needle = max(runs, key=len, default="")
         spelled_domains = {domain, _in_its_script(domain)}
         domains = {
             re.escape(form)

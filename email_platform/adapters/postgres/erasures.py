@@ -21,6 +21,7 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    collate,
     delete,
     exists,
     func,
@@ -319,10 +320,11 @@ def _rows_naming(
 ) -> list[Mapping[str, Any]]:
     """Rows of which one of the columns names the person: their keys, and the columns as text."""
     texts = [cast(column, SqlText).label(column.name) for column in columns]
-    likely = or_(*(func.strpos(func.lower(one), person.needle) > 0 for one in texts))
-    keys = [column for column in table.primary_key.columns if column not in columns]
-    statement = select(*keys, *texts).where(likely) if within is None else select(*keys, *texts).where(within, likely)
+    # In no locale's lower case: a Turkish one has another small letter for I.
+    likely = or_(*(func.strpos(func.lower(collate(one.element, "C")), person.needle) > 0 for one in texts))
     names = [column.name for column in columns]
+    keys = [column for column in table.primary_key.columns if column.name not in names]
+    statement = select(*keys, *texts).where(likely) if within is None else select(*keys, *texts).where(within, likely)
     return [
         dict(row._mapping)
         for row in connection.execute(statement)
