@@ -2,8 +2,9 @@
 
 import dagster as dg
 
+from email_platform.runs.erase import carry_on_all
 from email_platform.runs.retention import Removal, run_retention
-from resources.retention import RetentionResource
+from resources.retention import ErasureResource, RetentionResource
 
 
 class RetentionConfig(dg.Config):
@@ -32,6 +33,15 @@ def remove_what_is_old(context: dg.OpExecutionContext, config: RetentionConfig, 
             )
 
 
+@dg.op(ins={"removed": dg.In(dg.Nothing)})
+def go_on_with_erasures(context: dg.OpExecutionContext, erasures: ErasureResource) -> None:
+    """Go on with each request to erase a person that is not finished, and say what it waits for."""
+    with erasures.open() as parts:
+        for request in carry_on_all(parts):
+            waits = "; ".join(request.waits_for)
+            context.log.info(f"{request.pseudonym}: {'erased' if request.finished_at else f'waits: {waits}'}")
+
+
 def summary(removal: Removal, *, dry_run: bool) -> str:
     """One line about what was removed."""
     done = "would remove" if dry_run else "removed"
@@ -41,12 +51,12 @@ def summary(removal: Removal, *, dry_run: bool) -> str:
 @dg.job(
     executor_def=dg.in_process_executor,
     description="Each night: archives the ledgers of campaigns that ended long ago, and removes old runs, raw events "
-    "and leftover rows. With `dry_run` it only says what it would remove. docs/retention.md says what is "
+    "and leftover rows, and goes on with erasures. With `dry_run` it only says what it would remove. docs/retention.md says what is "
     "kept how long.",
 )
 def retention_job() -> None:
     """Remove what is old; safe to kill and to repeat."""
-    remove_what_is_old()
+    go_on_with_erasures(remove_what_is_old())
 
 
 # Running by default: what grows for ever is noticed when a disk is full, and everything that it removes is half a year

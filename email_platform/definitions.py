@@ -24,7 +24,7 @@ from resources.dbt import DbtOnWarehouse
 from resources.events import EventsResource
 from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource
-from resources.retention import RetentionResource
+from resources.retention import ErasureResource, RetentionResource
 from resources.settings import SettingsResource
 from resources.step_outputs import StepOutputs
 from resources.warehouse import WarehouseResource
@@ -90,6 +90,7 @@ defs = dg.Definitions(
         "events": fixed(EventsResource(settings=settings)),
         "alerts": fixed(AlertsResource(settings=settings)),
         "warehouse": fixed(WarehouseResource(settings=settings)),
+        "erasures": fixed(ErasureResource(settings=settings)),
         "retention": fixed(RetentionResource(settings=settings)),
         "legacy": fixed(LegacyImportResource(settings=settings)),
         "dbt": fixed(DbtOnWarehouse.of(dbt_project)),

@@ -12,4 +12,5 @@ begin
 end
 $$;
 grant select on lead, suppression to email_platform_lead_reader;
+grant select (pseudonym, key_id) on erasure to email_platform_lead_reader;
 grant select on email_platform_alembic_version to email_platform_lead_reader;

@@ -21,4 +21,6 @@ grant select on chunk, staged_object, campaign_guard to email_platform_receiver;
 grant select, insert, update, delete on alert, alert_delivery, alert_beat to email_platform_receiver;
 grant select on campaign_manifest to email_platform_receiver;
 grant select (id, email) on lead to email_platform_receiver;
+-- Whoever was erased is suppressed by a pseudonym.
+grant select (pseudonym, key_id) on erasure to email_platform_receiver;
 grant select on email_platform_alembic_version to email_platform_receiver;

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from email_platform.adapters.alerts import alert_targets
 from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, READER_TIMEOUT_SECONDS
+from email_platform.adapters.clickhouse.erasure import WarehousePerson
 from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
 from email_platform.adapters.clickhouse.lookups import ClickHouseEmailLookup
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
@@ -23,6 +24,8 @@ from email_platform.adapters.postgres.audience import PostgresAudienceSource
 from email_platform.adapters.postgres.campaigns import PostgresCampaignStore
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
 from email_platform.adapters.postgres.engine import create_oltp_engine
+from email_platform.adapters.postgres.erased import ErasedAddresses, erasure_key
+from email_platform.adapters.postgres.erasures import PostgresErasures
 from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
 from email_platform.adapters.postgres.lead_relation import LeadRelation
@@ -52,6 +55,7 @@ from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import CommandRefusedError
 from email_platform.events.inbox import SuppressionPolicy
 from email_platform.events.mailed import ManifestAddresses
+from email_platform.runs.erase import EraseParts
 from email_platform.runs.events import EventParts
 from email_platform.runs.explanation import ExplainParts
 from email_platform.runs.guard import GuardLimits
@@ -114,6 +118,7 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
     environment = os.environ if variables is None else variables
     signer = UnsubscribeSigner.from_settings(settings)
     leads = LeadRelation.from_settings(settings)
+    key = erasure_key(settings)
 
     def provider(sender: Sender) -> EmailProvider:
         account = provider_account(settings, sender, environment)
@@ -137,9 +142,9 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
         yield Parts(
             campaigns=PostgresCampaignStore(engine),
             manifests=PostgresManifestStore(engine),
-            audience=PostgresAudienceSource(engine, leads),
+            audience=PostgresAudienceSource(engine, leads, key),
             dimensions=PostgresDimensionSource(engine),
-            suppressions=PostgresSuppressions(engine, leads),
+            suppressions=PostgresSuppressions(engine, leads, key),
             ledger=PostgresCallLedger(engine, settings.lease_seconds),
             store=open_store(settings),
             register=PostgresStagingRegister(engine),
@@ -157,6 +162,7 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
                 content_of, signer, apart=RenderingLimits(settings.render_seconds, settings.render_memory_megabytes)
             ),
             content_errors=ContentErrorLimits(settings.content_error_share, settings.content_error_minimum),
+            erased=ErasedAddresses(engine, key),
         )
 
 
@@ -167,9 +173,10 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
         store = open_store(settings)
         alerts = alert_parts(settings, engine, store)
         leads = LeadRelation.from_settings(settings)
+        key = erasure_key(settings)
         yield EventParts(
             store=store,
-            intake=PostgresEventIntake(engine, leads),
+            intake=PostgresEventIntake(engine, leads, key),
             guard=PostgresGuardRegister(engine),
             limits=GuardLimits(
                 settings.guard_bounce_rate,
@@ -184,6 +191,7 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
                 mailed=ManifestAddresses(store, PostgresManifestStore(engine).find),
                 present_addresses=PostgresSuppressions(engine, leads).present_addresses,
                 complaint_scope=settings.complaint_scope,
+                erased=ErasedAddresses(engine, key),
             ),
         )
 
@@ -252,6 +260,30 @@ def open_retention(settings: Settings, runs: RunHistory | None) -> Iterator[Rete
         )
 
 
+def open_erasures(settings: Settings, engine: Engine) -> PostgresErasures:
+    """Requests to erase people, over this connection."""
+    return PostgresErasures(engine, erasure_key(settings), LeadRelation.from_settings(settings))
+
+
+@contextmanager
+def open_erasure(settings: Settings) -> Iterator[EraseParts]:
+    """What `email_platform.runs.erase` needs, with the lease of its work.
+
+    Raises:
+        CommandRefusedError: another process is erasing now.
+    """
+    with (
+        open_oltp(settings) as engine,
+        try_work_lease(engine, "erasure") as held,
+        open_parts(settings) as parts,
+        ExitStack() as opened,
+    ):
+        if isinstance(held, str):
+            raise CommandRefusedError(f"{held} is erasing now; one process at a time does")
+        warehouse = WarehousePerson(lambda: opened.enter_context(open_warehouse(settings)))
+        yield EraseParts(parts, open_erasures(settings, engine), warehouse)
+
+
 @contextmanager
 def open_explain(settings: Settings) -> Iterator[ExplainParts]:
     """Where `email_platform.runs.explain` looks things up; nothing is connected before it is used."""
@@ -259,7 +291,8 @@ def open_explain(settings: Settings) -> Iterator[ExplainParts]:
         emails = _LateEmailLookup(settings)
         leads = LeadRelation.from_settings(settings)
         try:
-            yield ExplainParts(parts, PostgresLeadsNow(engine, leads), PostgresSuppressions(engine, leads), emails)
+            suppressions = PostgresSuppressions(engine, leads, erasure_key(settings))
+            yield ExplainParts(parts, PostgresLeadsNow(engine, leads), suppressions, emails)
         finally:
             emails.close()
 

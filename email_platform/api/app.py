@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from email_platform.adapters.health.serving import HEALTH_PATH, serving_health
-from email_platform.api import campaign_actions, campaigns, people, reports
+from email_platform.api import campaign_actions, campaigns, erasures, people, reports
 from email_platform.api.problems import Problem, Refusal, response_for
 from email_platform.api.services import OpenServices
 
 VERSION = "1"
-_MODULES = (campaigns, campaign_actions, people, reports)
+_MODULES = (campaigns, campaign_actions, people, erasures, reports)
 # As many as the pools of database connections have, so that no request waits for one of these.
 _THREADS = 10
 _DESCRIPTION = """\

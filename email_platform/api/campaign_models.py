@@ -13,9 +13,10 @@ from email_platform.api.values import Id, Strict, Text
 from email_platform.audience.conditions import parse_condition
 from email_platform.content.compile import check_content, compile_content
 from email_platform.content.prepare import prepared_content
-from email_platform.domain.addresses import is_valid_address, mailable_address
+from email_platform.domain.addresses import mailable_address
 from email_platform.domain.campaigns import CampaignContent, CampaignStatus, OnUnknown
 from email_platform.domain.local_time import scheduled_time
+from email_platform.domain.typed_address import address_problem
 
 _LONGEST_NAME = 500
 _LONGEST_BODY = 4 << 20
@@ -35,8 +36,8 @@ def _time(written: str) -> str:
 
 
 def _address(written: str) -> str:
-    if not is_valid_address(written):
-        raise ValueError("is no address that can be mailed")
+    if problem := address_problem(written):
+        raise ValueError(problem)
     return mailable_address(written)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.events import suppress
 from email_platform.adapters.postgres.lead_import import upsert_leads
 from email_platform.api.campaigns import require_sender
@@ -20,7 +21,7 @@ from email_platform.api.route import AnyCaller, Editor, Operator
 from email_platform.api.services import Work
 from email_platform.api.values import After, Id, Limit, Strict, Text, api_router
 from email_platform.audience.conditions.fields import ATTRIBUTE_FIELD, ATTRIBUTE_PREFIX
-from email_platform.audience.lead_file import LEAD_COLUMNS, ImportedLead, LeadFile
+from email_platform.audience.lead_file import LEAD_COLUMNS, WAS_ERASED, ImportedLead, LeadFile
 from email_platform.domain.addresses import normalised_address
 from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
 from email_platform.domain.suppression_reasons import SuppressionReason
@@ -99,9 +100,13 @@ def upsert(body: LeadsBody, caller: Operator, services: Work, name: Name) -> Res
             rejected.append(RejectedLead(index=index, problem=read))
 
     def write(connection: Connection) -> LeadsDocument:
-        counts = upsert_leads(connection, kept)
+        counts = upsert_leads(connection, kept, erasure_key(services.settings))
+        erased = [RejectedLead(index=index, problem=WAS_ERASED) for index in counts.erased]
         return LeadsDocument(
-            added=counts.added, changed=counts.changed, repeated=list(counts.repeated), rejected=rejected
+            added=counts.added,
+            changed=counts.changed,
+            repeated=list(counts.repeated),
+            rejected=sorted([*rejected, *erased], key=lambda one: one.index),
         )
 
     return made_once(services, name, write, status=200)
@@ -240,7 +245,14 @@ def add_suppression(body: SuppressionBody, caller: Editor, services: Work, name:
             sender_id=body.sender_id,
             reason=request.reason,
             source=request.source,
-            is_new=bool(suppress(connection, [request], services.leads.prefix(services.engine))),
+            is_new=bool(
+                suppress(
+                    connection,
+                    [request],
+                    services.leads.prefix(services.engine),
+                    erasure_key(services.settings),
+                )
+            ),
         )
 
     return made_once(services, name, write)

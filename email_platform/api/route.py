@@ -74,15 +74,21 @@ class ApiRoute(APIRoute):
             except Exception as failure:
                 response = response_for(failure)
             if entry_id is not None:
-                await run_in_threadpool(_note_answer, services, entry_id, response.status_code)
+                subject = getattr(request.state, "audited_as", None)
+                await run_in_threadpool(_note_answer, services, entry_id, response.status_code, subject)
             return response
 
         return handle
 
 
-def _note_answer(services: Services, entry_id: int, status: int) -> None:
+def audit_as(request: Request, path: str) -> None:
+    """Have the audit log name what the request was about, where its own path does not."""
+    request.state.audited_as = path
+
+
+def _note_answer(services: Services, entry_id: int, status: int, path: str | None) -> None:
     try:
-        services.requests.note_answer(entry_id, status)
+        services.requests.note_answer(entry_id, status, path)
     except PartUnavailableError:
         # What was done is done; the entry says that nobody knows.
         _logger.warning("the answer %d could not be noted in the audit log's entry %d", status, entry_id)

@@ -1,8 +1,8 @@
 """Leads from a table of texts, such as a CSV file: each row becomes a lead, or a problem with its number.
 
-Invariant: one bad row touches no other, and no row vanishes. Addresses are trimmed and judged as they are everywhere
-(`email_platform.domain.addresses`); what a cell holds is never guessed: an attribute is a text unless its column is
-named as a number.
+Invariant: one bad row touches no other, and no row vanishes. Addresses are trimmed and judged as
+`email_platform.domain.typed_address` says; what a cell holds is never guessed: an attribute is a text unless its column
+is named as a number.
 
 | column | meaning |
 | --- | --- |
@@ -23,11 +23,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from email_platform.audience.conditions.fields import ATTRIBUTE_FIELD, ATTRIBUTE_PREFIX
-from email_platform.domain.addresses import is_valid_address, mailable_address
+from email_platform.domain.addresses import mailable_address
 from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
+from email_platform.domain.typed_address import address_problem
 
 TEXT_COLUMNS = ("first_name", "last_name", "country", "city", "plan", "language")
 PROBLEM_COLUMNS = ("row", "problem")
+WAS_ERASED = "email: this person was erased at their request and does not become a lead again"
 LEAD_COLUMNS = ("email", "own_key", *TEXT_COLUMNS, "age")
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,100})?")
@@ -139,8 +141,8 @@ class _Digits(str):
 
 def _column(name: str, text: str) -> str | int:
     if name == "email":
-        if not is_valid_address(text):
-            raise _BadRowError("email: no address that can be mailed" if text else "email: is empty")
+        if problem := address_problem(text):
+            raise _BadRowError(f"email: {problem}")
         return mailable_address(text)
     if name == "own_key" and len(text) > _LONGEST_KEY:
         raise _BadRowError(f"own_key: has more than {_LONGEST_KEY} characters")

@@ -1,4 +1,4 @@
-"""`email-platform lead …`: leads from files.
+"""`email-platform lead …`: leads from files, and people who want to be erased.
 
 Invariant: every row of a file is counted: as added, as changed, as one that repeats an earlier row's address or
 key, or as one that cannot be kept. The last are written with their numbers and reasons into a file that can be mended
@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from email_platform.settings import Settings
 if TYPE_CHECKING:
     from email_platform.audience.lead_file import ImportedLead, RowProblem
 
-app = typer.Typer(no_args_is_help=True, help="Leads: import them from a file.")
+app = typer.Typer(no_args_is_help=True, help="Leads: import them from a file, erase a person.")
 
 _BATCH_ROWS = 10_000
 _LONGEST_CELL = 1 << 20
@@ -32,7 +33,7 @@ _LONGEST_CELL = 1 << 20
 
 @app.callback()
 def main() -> None:
-    """Leads: import them from a file."""
+    """Leads: import them from a file, erase a person."""
 
 
 @app.command("import")
@@ -63,6 +64,7 @@ def import_file(
     key the first counts. Exit code 1 where a row cannot be kept.
     """
     from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.erased import erasure_key
     from email_platform.adapters.postgres.lead_import import forget_import, import_leads
     from email_platform.adapters.postgres.lead_relation import LeadRelation
     from email_platform.audience.lead_file import LeadFile
@@ -84,7 +86,13 @@ def import_file(
             fingerprint = _fingerprint(file, names, number or ())
             if restart and not dry_run:
                 forget_import(engine, fingerprint)
-            counts = import_leads(engine, rejected.others(read.read(rows)), fingerprint=fingerprint, dry_run=dry_run)
+            counts = import_leads(
+                engine,
+                rejected.others(read.read(rows)),
+                fingerprint=fingerprint,
+                dry_run=dry_run,
+                key=erasure_key(settings),
+            )
     if as_json:
         print_json(
             {
@@ -92,6 +100,7 @@ def import_file(
                 "changed": counts.changed,
                 "rejected": rejected.count,
                 "repeated": list(counts.repeated),
+                "erased": list(counts.erased),
                 "went_on_after": counts.went_on_after,
                 "dry_run": dry_run,
             }
@@ -105,10 +114,73 @@ def import_file(
         if counts.repeated:
             shown = ", ".join(map(str, counts.repeated[:10])) + (" …" if len(counts.repeated) > 10 else "")
             say(f"rows that repeat an earlier row's address or key, and were not used: {shown}")
+        if counts.erased:  # not into the file of rejected rows: it would keep what was erased
+            shown = ", ".join(map(str, counts.erased[:10])) + (" …" if len(counts.erased) > 10 else "")
+            say(f"rows of people who were erased at their request, and were left out: {shown}", style="yellow")
         if rejected.count:
             say(f"rows that cannot be kept, with their reasons: {rejected.path}", style="yellow")
     if rejected.count:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+@app.command("erase")
+def erase_person(
+    address: Annotated[
+        str | None, typer.Argument(help="The person's address, in any spelling; left out with --unfinished.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be removed.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Go on with every request that is not finished.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a person from everything that the platform keeps (GDPR); stays suppressed, by a keyed hash.
+
+    Leads, manifests, staged objects, events, texts and the warehouse; counts stay as they are. Safe to kill and to run
+    again. Exit code 1 where something has to end first, such as a call in flight: retention_job goes on each night.
+    """
+    from email_platform.adapters.assembly import open_erasure
+    from email_platform.runs.erase import carry_on_all, erase, look_only
+
+    if (address is None) != unfinished or (dry_run and unfinished):
+        raise typer.BadParameter("give an address, or --unfinished alone")
+    with open_erasure(Settings.load()) as parts:
+        if address is not None and dry_run:
+            found = look_only(parts, address)
+            if as_json:
+                print_json({"dry_run": True, **asdict(found)})
+            else:
+                _say_places("would remove", found.found, found.waits_for)
+                for one in found.kept:
+                    say(f"  not ours to change: {one}", style="yellow")
+            return
+        requests = [erase(parts, address)] if address is not None else list(carry_on_all(parts))
+    if as_json:
+        documents = [
+            {
+                "erasure": one.pseudonym,
+                "finished": one.finished_at is not None,
+                "removed": dict(one.removed),
+                "waits_for": list(one.waits_for),
+            }
+            for one in requests
+        ]
+        print_json(documents if unfinished else documents[0])
+    else:
+        for request in requests:
+            say(f"{request.pseudonym}: {'erased' if request.finished_at else 'NOT finished'}")
+            _say_places("removed", request.removed, request.waits_for)
+        if not requests:
+            say("no request is unfinished")
+    if any(one.finished_at is None for one in requests):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _say_places(done: str, counts: Mapping[str, int], waits_for: Iterable[str]) -> None:
+    for place, count in sorted(counts.items()):
+        say(f"  {done} {count:,} {place}")
+    for reason in waits_for:
+        say(f"  waits: {reason}", style="yellow")
 
 
 def _fingerprint(file: Path, names: Mapping[str, str], numbers: Iterable[str]) -> str:

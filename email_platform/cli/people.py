@@ -11,7 +11,8 @@ import typer
 
 from email_platform.cli.failures import ExitCode
 from email_platform.cli.output import AsJson, Column, Row, print_json, say, show_rows, visible
-from email_platform.domain.addresses import is_valid_address, mailable_address
+from email_platform.domain.addresses import mailable_address
+from email_platform.domain.typed_address import address_problem
 from email_platform.errors import CommandRefusedError
 from email_platform.settings import Settings
 
@@ -56,8 +57,8 @@ def checked_address(value: str | None) -> str | None:
     """A checked address in the form that is mailed."""
     if value is None:
         return None
-    if not is_valid_address(value):
-        raise typer.BadParameter(f"{visible(value)!r} is no address that can be mailed")
+    if problem := address_problem(value):
+        raise typer.BadParameter(f"{visible(value)!r}: {problem}")
     return mailable_address(value)
 
 

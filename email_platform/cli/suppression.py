@@ -49,10 +49,13 @@ _COLUMNS = (
 def _suppressions() -> Iterator[PostgresSuppressions]:
     """The table."""
     from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.erased import erasure_key
     from email_platform.adapters.postgres.events import PostgresSuppressions
+    from email_platform.adapters.postgres.lead_relation import LeadRelation
 
-    with open_oltp(Settings.load()) as engine:
-        yield PostgresSuppressions(engine)
+    settings = Settings.load()
+    with open_oltp(settings) as engine:
+        yield PostgresSuppressions(engine, LeadRelation.from_settings(settings), erasure_key(settings))
 
 
 def _show(found: Sequence[Suppression], as_json: bool = False) -> None:

@@ -26,6 +26,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from email_platform.domain.erasure import ErasedLookup, NobodyErased
 from email_platform.domain.ports import Clock, ObjectInfo, ObjectStore, StagedObject
 from email_platform.domain.storage_layout import (
     EVENT_INBOX_PREFIX,
@@ -35,6 +36,7 @@ from email_platform.domain.storage_layout import (
     event_raw_key,
     event_raw_prefix,
 )
+from email_platform.events.erased_events import archived_without, body_without, erased_in_bodies, without_people
 from email_platform.events.event import Event, event_table
 from email_platform.events.formats.ses import SUBSCRIPTION_ENDED
 from email_platform.events.mailed import Mailed, MailedAddresses
@@ -118,11 +120,13 @@ class SuppressionPolicy:
         mailed: finds whom we mailed; None: the events' own word is all there is.
         present_addresses: what `SuppressionStore.present_addresses` answers.
         complaint_scope: for whom a complaint counts.
+        erased: whose address must not come back with a late event.
     """
 
     mailed: MailedAddresses | None = None
     present_addresses: Callable[[Sequence[int]], Mapping[int, str]] = lambda _: {}
     complaint_scope: ComplaintScope = "sender"
+    erased: ErasedLookup = field(default_factory=NobodyErased)
 
 
 def inbox_is_waiting(store: ObjectStore) -> bool:
@@ -209,6 +213,11 @@ def _stage_batch(
     quarantined = [_set_aside(store, day, info, content) for info, content in unreadable]
 
     results = [normalise_body(body) for body in bodies]
+    if people := erased_in_bodies(policy.erased, bodies):
+        # After they were read: an id that is made from a body's content stays the same.
+        results = [without_people(result, people) for result in results]
+        to_archive = [kept for body in to_archive if (kept := archived_without(body, people)) is not None]
+        bodies = [body_without(body, people) for body in bodies]
     events = list(chain.from_iterable(result.events for result in results))
     mailed = _whom_we_mailed(events, policy)
     unattributable = _unattributable(events, mailed, policy)

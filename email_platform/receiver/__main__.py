@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from email_platform.adapters.health.serving import serving_health
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
+from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
@@ -81,7 +82,7 @@ def open_app(
     engine = create_oltp_engine(settings.postgres_url.get_secret_value())
     try:
         mailed = ManifestAddresses(store, PostgresManifestStore(engine).find)
-        suppressions = PostgresSuppressions(engine, LeadRelation.from_settings(settings))
+        suppressions = PostgresSuppressions(engine, LeadRelation.from_settings(settings), erasure_key(settings))
         page = UnsubscribePage(signer.verify, suppressions, mailed, inbox, utc_now)
         receiver = EventReceiver(accounts, inbox, utc_now, request_limits)
         receiver.connections = counts or receiver.connections

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from email_platform.audience.source import AudienceSource
 from email_platform.content.check import ContentCheck
 from email_platform.content.render import RenderedRows
 from email_platform.domain.campaigns import Campaign, CampaignStore, Sender
+from email_platform.domain.erasure import ErasedLookup, NobodyErased
 from email_platform.domain.manifest import Manifest, ManifestStore
 from email_platform.domain.ports import (
     Clock,
@@ -80,6 +81,7 @@ class Parts:
         suppressions: asked again before each call.
         renderer: compiles the content of a campaign or of its manifest (InvalidTemplateError).
         content_errors: when content that fails for some recipients pauses the campaign.
+        erased: asked before addresses are written into an object.
     """
 
     campaigns: CampaignStore
@@ -98,6 +100,7 @@ class Parts:
     limiter: Callable[[Sender, int], RateLimiter]
     renderer: Callable[[Campaign | Manifest], Renderer]
     content_errors: ContentErrorLimits = ContentErrorLimits()
+    erased: ErasedLookup = field(default_factory=NobodyErased)
 
 
 def find_manifest(parts: Parts, campaign_id: int) -> Manifest:

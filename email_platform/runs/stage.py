@@ -1,6 +1,7 @@
 """Stages what the ledger knows of one chunk.
 
-Invariant: the last object written for a chunk holds what is known of it, whoever wrote it.
+Invariant: the last object written for a chunk holds what is known of it, whoever wrote it; nobody who was erased since
+a process read the manifest comes back into an object.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def stage_chunk(
         recipients: its rows.
         proofs: what events have proved and the ledger is about to learn.
     """
+    recipients = _without_erased(parts, recipients)
     proofs_by_call = {proof.call_index: proof for proof in proofs if proof.chunk_index == chunk_index}
 
     def proved(record: CallRecord) -> CallRecord:
@@ -55,3 +57,16 @@ def stage_chunk(
         known, (records, finished) = (records, finished), knowledge()
         if known == (records, finished):
             return staged.key if staged else None
+
+
+def _without_erased(parts: Parts, recipients: pa.Table) -> pa.Table:
+    """The rows with a pseudonym for whoever was erased since they were read."""
+    if parts.erased.is_empty():
+        return recipients
+    addresses = recipients["email"].to_pylist()
+    found = parts.erased.pseudonyms(set(addresses))
+    if not found:
+        return recipients
+    place = recipients.schema.get_field_index("email")
+    column = pa.array([found.get(one, one) for one in addresses], pa.string())
+    return recipients.set_column(place, recipients.schema.field(place), column)

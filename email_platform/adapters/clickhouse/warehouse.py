@@ -298,6 +298,22 @@ class ClickHouseWarehouse:
             for table in [_SNAPSHOTS, *dict.fromkeys(target.table for target in TARGETS.values())]:
                 self.client.command(self._form.emptied(table) if self._form else f"truncate table {table}")
 
+    def mutate(self, table: str, change: str, settings: Mapping[str, Any]) -> None:
+        """Change rows of a table of one server in place (``alter table ... update``), on every server of a cluster.
+
+        Args:
+            table: with its database; not a Distributed one.
+            change: the rest of the statement.
+            settings: of the statement.
+        """
+        everywhere = f" on cluster {self._form.cluster}" if self._form else ""
+        with clickhouse_errors(self._address, self._secrets):
+            self.client.command(f"alter table {table}{everywhere} {change}", settings=dict(settings))
+
+    def local_table(self, table: str) -> str:
+        """The name of the table that holds a raw table's rows on each server."""
+        return f"{table}_local" if self._form and self._form.sharded else table
+
     @property
     def database(self) -> str:
         """The name of the raw tables' database."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 
 from email_platform.domain.addresses import CAPITAL_LETTERS, SMALL_LETTERS, TRIMMED_ASCII, TRIMMED_CHARACTERS
+from email_platform.domain.erasure import PSEUDONYM_END, PSEUDONYM_HEX_DIGITS, PSEUDONYM_START
 
 # The case of `email_platform.domain.addresses.mailable_address` that needs more than built-in functions. RFC 3492,
 # section 6.3, is the encoder; 36, 1, 26, 38, 700, 72 and 128 are its parameters for domain names (section 5).
@@ -128,6 +129,31 @@ language sql immutable parallel safe as $function$
 select lower({schema}.mailable_email_address(email) collate "C")
 $function$
 """
+
+
+# HMAC-SHA256 (RFC 2104) from the built-in hash: the two arguments are the key with the inner and the outer pad.
+_ERASED = """
+create or replace function {schema}.erased_address(email text, inner_pad bytea, outer_pad bytea) returns text
+language sql stable parallel safe as $function$
+select {start} || substr(encode(sha256(outer_pad || sha256(
+    inner_pad || convert_to({schema}.email_address_key(email), 'UTF8')
+)), 'hex'), 1, {digits}) || {end}
+$function$
+"""
+
+
+def erasure_function(schema: str) -> str:
+    """The statement that makes ``erased_address``: `email_platform.domain.erasure.ErasureKey.pseudonym` in SQL.
+
+    Args:
+        schema: where, as it stands in SQL.
+    """
+    return _ERASED.format(
+        schema=schema,
+        start=f"'{PSEUDONYM_START}'",
+        digits=PSEUDONYM_HEX_DIGITS,
+        end=f"'{PSEUDONYM_END}'",
+    )
 
 
 def address_functions(schema: str) -> tuple[str, ...]:

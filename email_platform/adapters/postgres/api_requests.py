@@ -116,10 +116,11 @@ class PostgresApiRequests:
         with oltp_transaction(self._engine) as connection:
             return int(connection.execute(statement).scalar_one())
 
-    def note_answer(self, entry_id: int, status: int) -> None:
-        """Write down what it was answered."""
+    def note_answer(self, entry_id: int, status: int, path: str | None = None) -> None:
+        """Write down what it was answered, and what it was about where its path did not say it."""
+        values: dict[str, object] = {"status": status} if path is None else {"status": status, "path": path}
         with oltp_transaction(self._engine) as connection:
-            connection.execute(update(api_audit).where(api_audit.c.id == entry_id).values(status=status))
+            connection.execute(update(api_audit).where(api_audit.c.id == entry_id).values(values))
 
     def audit(self, before_id: int | None, limit: int) -> Sequence[AuditEntry]:
         """A page of the audit log, the newest first."""

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Engine,
     FromClause,
+    LargeBinary,
     Select,
     Subquery,
     Text,
@@ -37,10 +38,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.condition_sql import other_type, where_clause
+from email_platform.adapters.postgres.erased import is_anybody_erased
 from email_platform.adapters.postgres.lead_relation import OUR_LEADS, LeadRelation
 from email_platform.adapters.postgres.segments import PostgresSegments
+from email_platform.adapters.postgres.tables import erasure, suppression
 from email_platform.adapters.postgres.tables import lead as our_lead
-from email_platform.adapters.postgres.tables import suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.condition_answers import comparisons_of
 from email_platform.audience.conditions import Condition, parse_condition
@@ -52,6 +54,7 @@ from email_platform.domain.addresses import (
     MAX_ADDRESS_CHARACTERS,
     MAX_LOCAL_CHARACTERS,
 )
+from email_platform.domain.erasure import ErasureKey
 from email_platform.domain.manifest import CANDIDATE_SCHEMA, ExclusionReason
 from email_platform.domain.odd_rows import MAX_ATTRIBUTES_BYTES
 from email_platform.errors import ConfigurationError, PartUnavailableError
@@ -69,11 +72,13 @@ class PostgresAudienceSource:
     Args:
         engine: the OLTP database.
         leads: where leads are.
+        key: of the pseudonyms of people who were erased.
     """
 
-    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS) -> None:
+    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS, key: ErasureKey | None = None) -> None:
         self._engine = engine
         self._leads = leads
+        self._key = key
 
     def resolved(self, condition: object) -> object:
         """The condition with its segments as they are now; see the Protocol."""
@@ -144,7 +149,8 @@ class PostgresAudienceSource:
         """Batches of `CANDIDATE_SCHEMA` from a server-side cursor; the snapshot ends with the `with`.
 
         Raises:
-            ConfigurationError: the leads cannot be read, or a relation that is not ours has an id twice.
+            ConfigurationError: the leads cannot be read, a relation that is not ours has an id twice, or people were
+                erased under another key.
         """
         lead = self._leads.source(self._engine)
         with oltp_transaction(self._engine.execution_options(isolation_level="REPEATABLE READ")) as connection:
@@ -162,8 +168,9 @@ class PostgresAudienceSource:
                     "spreadsheet left around them, and with their domain in ASCII",
                     respelled,
                 )
+            key = self._key if is_anybody_erased(connection, self._key) else None
             result = connection.execute(
-                candidates(condition, sender_id, lead),
+                candidates(condition, sender_id, lead, key),
                 execution_options={"stream_results": True, "max_row_buffer": batch_rows},
             )
             try:
@@ -181,8 +188,12 @@ def _respelled(condition: Condition, lead: FromClause) -> Subquery:
     )
 
 
-def candidates(condition: Condition, sender_id: int, lead: FromClause = our_lead) -> Select[Any]:
+def candidates(
+    condition: Condition, sender_id: int, lead: FromClause = our_lead, key: ErasureKey | None = None
+) -> Select[Any]:
     """The statement: one row a lead that meets the condition, columns of `CANDIDATE_SCHEMA`, by lead_id.
+
+    With a key, somebody who was erased and is a lead again is suppressed, under the pseudonym.
 
     Duplicates are found by sorting narrow rows (id, address); the wide columns are joined afterwards. Measured
     for 200,000 leads of 450 bytes: 1.5 s, of which 0.6 s for the addresses' patterns.
@@ -214,22 +225,26 @@ def candidates(condition: Condition, sender_id: int, lead: FromClause = our_lead
         .distinct()
         .subquery("suppressed")
     )
+    erased = select(erasure.c.pseudonym).where(literal(value=key is not None)).subquery("erased")
+    pads = [literal(pad, LargeBinary) for pad in ((key.inner_pad, key.outer_pad) if key else (b"", b""))]
     reasoned = (
         select(
             considered.c.id,
             considered.c.address,
+            erased.c.pseudonym,
             case(
                 (not_(considered.c.is_valid), _reason("invalid_address")),
                 (
                     or_(considered.c.unsubscribed_at.is_not(None), opted_out.c.address.is_not(None)),
                     _reason("unsubscribed"),
                 ),
-                (suppressed.c.address.is_not(None), _reason("suppressed")),
+                (or_(suppressed.c.address.is_not(None), erased.c.pseudonym.is_not(None)), _reason("suppressed")),
                 (considered.c.is_unreadable, _reason("unreadable")),
             ).label("reason"),
         )
         .outerjoin(opted_out, opted_out.c.address == considered.c.address)
         .outerjoin(suppressed, suppressed.c.address == considered.c.address)
+        .outerjoin(erased, erased.c.pseudonym == func.erased_address(considered.c.address, *pads))
         .subquery("reasoned")
     )
     # Rows without a reason make one partition per address, so only otherwise eligible leads compete.
@@ -238,6 +253,7 @@ def candidates(condition: Condition, sender_id: int, lead: FromClause = our_lead
     )
     judged = select(
         reasoned.c.id,
+        reasoned.c.pseudonym,
         case(
             (reasoned.c.reason.is_not(None), reasoned.c.reason),
             (nth_of_address > 1, _reason("duplicate_address")),
@@ -250,7 +266,7 @@ def candidates(condition: Condition, sender_id: int, lead: FromClause = our_lead
             # fix it.
             case(
                 (judged.c.reason.is_(None), mailable_address_sql(lead.c.email)),
-                else_=func.btrim(lead.c.email, " "),
+                else_=func.coalesce(judged.c.pseudonym, func.btrim(lead.c.email, " ")),
             ).label("email"),
             lead.c.first_name,
             lead.c.last_name,

@@ -12,14 +12,30 @@ from itertools import islice
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, Executable, Row, delete, func, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    LargeBinary,
+    Row,
+    TextClause,
+    bindparam,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
+from email_platform.adapters.postgres.erased import ERASED, WRONG_KEY, ErasedAddresses, key_parameters, wrong_key
 from email_platform.adapters.postgres.lead_relation import OUR_LEADS, LeadRelation
 from email_platform.adapters.postgres.tables import sender, staged_object, suppression
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.addresses import normalised_address
+from email_platform.domain.erasure import ErasureKey
 from email_platform.domain.ports import StagedObject
+from email_platform.errors import CommandRefusedError
 from email_platform.events.inbox import Quarantined
 from email_platform.events.suppression import Suppression, SuppressionRequest
 
@@ -36,7 +52,7 @@ _SUPPRESSIONS = select(*_COLUMNS)
 # Each request asks for the address that was mailed and, where it names a lead, for the lead's of today. The sender
 # comes from the page's token, else from the campaign, also a deleted one; if none is known, every sender is meant.
 _RESOLVED = """
-    select address.one as address, request.*
+    select coalesce(erasure.pseudonym, address.one) as address, request.*
     from (
         select
             r.*,
@@ -54,6 +70,8 @@ _RESOLVED = """
     ) as request (mailed, reason, source, everywhere, lead_id, sender_id, campaign_id, created_at, for_sender_id)
     left join lead on lead.id = request.lead_id
     cross join lateral (values (request.mailed), (email_address_key(lead.email))) as address (one)
+    -- Of somebody who was erased the pseudonym is suppressed; the address does not come back.
+    left join erasure on erasure.pseudonym = erased_address(address.one, :erasure_inner, :erasure_outer)
     where address.one <> ''
 """
 # The strongest reason names a row where several requests meet; a row that is there keeps its first reason.
@@ -95,6 +113,16 @@ _SUPPRESSED = f"""
     where unsubscribed_at is not null and email_address_key(email) = any({_ADDRESSES})
     union all
     select id, null, 'unsubscribe' from lead where id = any({_LEAD_IDS}) and unsubscribed_at is not null
+    union all
+    select null, given.one, '{ERASED}'
+    from jsonb_array_elements_text(cast(:addresses as jsonb)) as given (one)
+    where
+        exists (select from erasure)
+        and exists (
+            select from erasure where pseudonym = erased_address(given.one, :erasure_inner, :erasure_outer)
+        )
+    union all
+    {WRONG_KEY.text}
 """  # noqa: S608  (constants)
 
 
@@ -102,13 +130,16 @@ def _suppression(row: Row[Any]) -> Suppression:
     return Suppression(row.address, row.sender_id, row.reason, row.source, row.created_at)
 
 
-def suppress(connection: Connection, requests: Iterable[SuppressionRequest], prefix: str) -> int:
+def suppress(
+    connection: Connection, requests: Iterable[SuppressionRequest], prefix: str, key: ErasureKey | None = None
+) -> int:
     """Suppress, and lift, in the caller's transaction; returns how many rows are new.
 
     Args:
         connection: in a transaction.
         requests: in any order.
         prefix: of `LeadRelation`, which says what ``lead`` is.
+        key: of the pseudonyms of people who were erased.
     """
     added = 0
     # One order for every writer, or two batches with the same addresses could wait for each other. Requests that lift a
@@ -118,9 +149,16 @@ def suppress(connection: Connection, requests: Iterable[SuppressionRequest], pre
         waiting = (one for one in ordered if one.lifts == is_lift)
         while group := list(islice(waiting, REQUESTS_PER_STATEMENT)):
             document = orjson.dumps([_without_nul(asdict(one)) for one in group]).decode()
-            changed = connection.execute(text(prefix + statement), {"requests": document}).rowcount
+            parameters = {"requests": document, **key_parameters(key)}
+            changed = connection.execute(_typed(prefix + statement), parameters).rowcount
             added += 0 if is_lift else changed
     return added
+
+
+def _typed(statement: str) -> TextClause:
+    """The statement with the types of `key_parameters`: a null has none of its own."""
+    pads = (bindparam("erasure_inner", type_=LargeBinary), bindparam("erasure_outer", type_=LargeBinary))
+    return text(statement).bindparams(*pads)
 
 
 def _without_nul(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,17 +172,19 @@ class PostgresSuppressions:
     Args:
         engine: the OLTP database.
         leads: where leads are.
+        key: of the pseudonyms of people who were erased.
     """
 
-    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS) -> None:
+    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS, key: ErasureKey | None = None) -> None:
         self._engine = engine
         self._leads = leads
+        self._key = key
 
     def add(self, requests: Iterable[SuppressionRequest]) -> int:
         """Suppress, in one transaction; returns how many rows are new."""
         prefix = self._leads.prefix(self._engine)
         with oltp_transaction(self._engine) as connection:
-            return suppress(connection, requests, prefix)
+            return suppress(connection, requests, prefix, self._key)
 
     def suppressed(self, sender_id: int, lead_ids: Sequence[int], addresses: Sequence[str]) -> Mapping[int, str]:
         """Which of these leads may not be mailed now, by anybody or by this sender; see `SuppressionLookup`."""
@@ -155,11 +195,14 @@ class PostgresSuppressions:
             "lead_ids": orjson.dumps(list(lead_ids)).decode(),
             "addresses": orjson.dumps(list(leads_of)).decode(),
             "sender_id": sender_id,
+            **key_parameters(self._key),
         }
         reasons: dict[int, str] = {}
-        statement = text(self._leads.prefix(self._engine) + _SUPPRESSED)
+        statement = _typed(self._leads.prefix(self._engine) + _SUPPRESSED)
         with oltp_transaction(self._engine) as connection:
             for row in connection.execute(statement, found):
+                if row.lead_id is None and row.address is None:
+                    raise wrong_key()
                 for lead_id in [row.lead_id] if row.address is None else leads_of[row.address]:
                     reasons[lead_id] = row.reason
         return reasons
@@ -182,8 +225,9 @@ class PostgresSuppressions:
 
     def of_address(self, address: str) -> Sequence[Suppression]:
         """What is known of one address; see the Protocol."""
+        forms = [address] if self._key is None else [address, self._key.pseudonym(address)]
         return self._read(
-            _SUPPRESSIONS.where(suppression.c.address == address).order_by(suppression.c.sender_id.nulls_first())
+            _SUPPRESSIONS.where(suppression.c.address.in_(forms)).order_by(suppression.c.sender_id.nulls_first())
         )
 
     def newest(self, limit: int) -> Sequence[Suppression]:
@@ -191,7 +235,13 @@ class PostgresSuppressions:
         return self._read(_SUPPRESSIONS.order_by(suppression.c.id.desc()).limit(limit))
 
     def remove(self, address: str, sender_id: int | None) -> Sequence[Suppression]:
-        """Let the address be mailed again; see the Protocol."""
+        """Let the address be mailed again; see the Protocol.
+
+        Raises:
+            CommandRefusedError: the person was erased.
+        """
+        if self._key is not None and ErasedAddresses(self._engine, self._key).pseudonyms([address]):
+            raise CommandRefusedError("the address was erased at the person's request, and stays suppressed")
         statement = delete(suppression).where(suppression.c.address == address)
         if sender_id is not None:
             statement = statement.where(suppression.c.sender_id == sender_id)
@@ -213,11 +263,13 @@ class PostgresEventIntake:
     Args:
         engine: the OLTP database.
         leads: where leads are.
+        key: of the pseudonyms of people who were erased.
     """
 
-    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS) -> None:
+    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS, key: ErasureKey | None = None) -> None:
         self._engine = engine
         self._leads = leads
+        self._key = key
 
     def admit(
         self, staged: StagedObject | None, quarantined: Sequence[Quarantined], requests: Sequence[SuppressionRequest]
@@ -229,7 +281,7 @@ class PostgresEventIntake:
                 _register(connection, staged, None)
             for one in quarantined:
                 _register(connection, one.staged, one.reason)
-            return suppress(connection, requests, prefix)
+            return suppress(connection, requests, prefix, self._key)
 
     def quarantined(self) -> Sequence[StagedObject]:
         """The quarantine's objects that were not replayed, the oldest first."""

@@ -20,9 +20,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from email_platform.adapters.postgres.erased import is_anybody_erased, key_parameters
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.lead_file import LEAD_COLUMNS, ImportedLead
 from email_platform.domain.addresses import normalised_address
+from email_platform.domain.erasure import ErasureKey
 from email_platform.errors import CommandRefusedError
 
 # Each batch reads the table once, since an index over all addresses would cost every other writer: large batches.
@@ -104,6 +106,15 @@ _ADD = """
         and not exists (select from {matches} as matches where matches.number = new.number)
     order by number
     """
+# Rows of people who were erased are taken out before anything is matched: they do not become leads again.
+_TAKE_OUT_ERASED = text(
+    """
+    delete from imported_lead as new
+    using erasure
+    where erasure.pseudonym = erased_address(new.email, :erasure_inner, :erasure_outer)
+    returning new.number
+    """
+)
 # Rows with a key come first: a row without one is judged by the addresses that leads have then.
 _STEPS = ((True, (_MATCH_BY_KEY, _KEEP_OPT_OUTS), "keyed_match"), (False, (_MATCH_BY_ADDRESS,), "address_match"))
 
@@ -133,6 +144,8 @@ class ImportedCounts:
     Attributes:
         changed: leads that had the key or the address of a row; more than one may have the same address.
         repeated: numbers of the rows whose address or key an earlier row has; they are left out.
+        erased: numbers of the rows of people who were erased; they are left out. Of a resumed import those behind the
+            row where it went on.
         went_on_after: number of the row behind which the import went on; None where it began with the first.
     """
 
@@ -140,6 +153,7 @@ class ImportedCounts:
     changed: int
     repeated: tuple[int, ...]
     went_on_after: int | None = None
+    erased: tuple[int, ...] = ()
 
 
 def import_leads(
@@ -149,6 +163,7 @@ def import_leads(
     fingerprint: str | None = None,
     dry_run: bool = False,
     batch_rows: int = BATCH_ROWS,
+    key: ErasureKey | None = None,
 ) -> ImportedCounts:
     """Add and change leads, each batch in a transaction; memory grows by an address a row.
 
@@ -161,36 +176,43 @@ def import_leads(
             None for one that keeps no position.
         dry_run: count in one transaction, and change nothing; reads no position either.
         batch_rows: rows of a transaction.
+        key: of the pseudonyms of people who were erased.
 
     Raises:
+        ConfigurationError: people were erased under another key.
         CommandRefusedError: the same file is being imported by somebody else.
         PartUnavailableError: PostgreSQL went away; run it again, and it goes on.
     """
     repeated: list[int] = []
+    erased: list[int] = []
     others = _without_repeats(leads, repeated)
     if dry_run:
-        return _count(engine, others, repeated, batch_rows)
+        return _count(engine, others, repeated, batch_rows, key)
     after, added, changed = _position(engine, fingerprint)
     first = after
     for batch in _batches((one for one in others if one.number > first), batch_rows):
         with oltp_transaction(engine) as connection:
-            new, old = _apply(connection, batch)
+            new, old, left_out = _apply(connection, batch, key)
             if fingerprint is not None:
                 moved = {"fingerprint": fingerprint, "before": after, "last_row": batch[-1].number}
                 if not connection.execute(_MOVE, {**moved, "added": new, "changed": old}).rowcount:
                     raise CommandRefusedError("the same file is being imported already: wait for the other import")
         after, added, changed = batch[-1].number, added + new, changed + old
+        erased += left_out
     if fingerprint is not None:
         with oltp_transaction(engine) as connection:
             connection.execute(_FORGET, {"fingerprint": fingerprint})
-    return ImportedCounts(added, changed, tuple(repeated), None if first == _BEFORE_THE_FIRST_ROW else first)
+    went_on_after = None if first == _BEFORE_THE_FIRST_ROW else first
+    return ImportedCounts(added, changed, tuple(repeated), went_on_after, tuple(erased))
 
 
-def upsert_leads(connection: Connection, leads: Iterable[ImportedLead]) -> ImportedCounts:
+def upsert_leads(
+    connection: Connection, leads: Iterable[ImportedLead], key: ErasureKey | None = None
+) -> ImportedCounts:
     """Add and change a few leads in the caller's transaction, as `import_leads` does; reads the table once."""
     repeated: list[int] = []
-    added, changed = _apply(connection, list(_without_repeats(leads, repeated)))
-    return ImportedCounts(added, changed, tuple(repeated))
+    added, changed, erased = _apply(connection, list(_without_repeats(leads, repeated)), key)
+    return ImportedCounts(added, changed, tuple(repeated), erased=tuple(erased))
 
 
 def forget_import(engine: Engine, fingerprint: str) -> None:
@@ -208,16 +230,20 @@ def _position(engine: Engine, fingerprint: str | None) -> tuple[int, int, int]:
     return row.last_row, row.added, row.changed
 
 
-def _count(engine: Engine, leads: Iterable[ImportedLead], repeated: list[int], batch_rows: int) -> ImportedCounts:
+def _count(
+    engine: Engine, leads: Iterable[ImportedLead], repeated: list[int], batch_rows: int, key: ErasureKey | None
+) -> ImportedCounts:
     added = changed = 0
+    erased: list[int] = []
     with oltp_transaction(engine) as connection:
         connection.execute(text("set local idle_in_transaction_session_timeout = '10min'"))  # the file may be slow
         for batch in _batches(leads, batch_rows):
-            new, old = _apply(connection, batch)
+            new, old, left_out = _apply(connection, batch, key)
             added, changed = added + new, changed + old
+            erased += left_out
             connection.execute(text("drop table imported_lead, keyed_match, address_match"))
         connection.rollback()
-    return ImportedCounts(added, changed, tuple(repeated))
+    return ImportedCounts(added, changed, tuple(repeated), erased=tuple(erased))
 
 
 def _batches(leads: Iterable[ImportedLead], rows: int) -> Iterator[list[ImportedLead]]:
@@ -241,8 +267,8 @@ def _without_repeats(leads: Iterable[ImportedLead], repeated: list[int]) -> Iter
         yield one
 
 
-def _apply(connection: Connection, batch: Iterable[ImportedLead]) -> tuple[int, int]:
-    """The batch's leads in the caller's transaction: how many were added and changed."""
+def _apply(connection: Connection, batch: Iterable[ImportedLead], key: ErasureKey | None) -> tuple[int, int, list[int]]:
+    """The batch's leads in the caller's transaction: how many were added and changed, and the rows of the erased."""
     connection.execute(text("select pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
     connection.execute(text("set local work_mem = '128MB'"))
     connection.execute(_TEMPORARY)
@@ -252,9 +278,12 @@ def _apply(connection: Connection, batch: Iterable[ImportedLead]) -> tuple[int, 
             copy.write_row([one.number, *(one.columns.get(name) for name in LEAD_COLUMNS), one.attributes])
     connection.execute(text("analyze imported_lead"))
     added = changed = 0
+    erased: list[int] = []
+    if is_anybody_erased(connection, key):
+        erased = sorted(connection.execute(_TAKE_OUT_ERASED, key_parameters(key)).scalars())
     for with_key, statements, matches in _STEPS:
         for statement in statements:
             connection.execute(statement)
         changed += connection.execute(text(_CHANGE.format(matches=matches))).rowcount
         added += connection.execute(text(_ADD.format(matches=matches)), {"with_key": with_key}).rowcount
-    return added, changed
+    return added, changed, erased

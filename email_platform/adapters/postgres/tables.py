@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from email_platform.adapters.postgres.address_functions import address_functions
+from email_platform.adapters.postgres.address_functions import address_functions, erasure_function
 
 metadata = MetaData(
     naming_convention={
@@ -407,9 +407,26 @@ work_lease = Table(
 )
 
 
+# One row per person who was erased; see `email_platform.runs.erase`. The address is here while the work goes on only.
+erasure = Table(
+    "erasure",
+    metadata,
+    Column("pseudonym", Text, primary_key=True),  # stands in the place of the address, everywhere
+    Column("key_id", Text, nullable=False),  # of the key that it was made with
+    Column("requested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("address", Text),  # null: finished
+    Column("removed", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # counts, by place
+    Column("rewriting", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # hashes of objects, by key
+    Column("waits_for", JSONB, nullable=False, server_default=text("'[]'::jsonb")),  # why it is not finished, in words
+    Column("finished_at", DateTime(timezone=True)),
+    Index("ix_erasure_key_id", "key_id"),
+    Index("ix_erasure_unfinished", "requested_at", postgresql_where=text("finished_at is null")),
+)
+
+
 @event.listens_for(metadata, "before_create")
 def _make_functions(target: MetaData, connection: Connection, **_: object) -> None:
     """An index uses a function, so code that creates the tables without a migration needs it too."""
     schema: str = connection.exec_driver_sql("select quote_ident(current_schema())").scalar_one()
-    for statement in address_functions(schema):
+    for statement in (*address_functions(schema), erasure_function(schema)):
         connection.execute(text(statement))

@@ -60,6 +60,7 @@ def complete_values(known: Mapping[str, str], ports: Mapping[str, int]) -> dict[
         "provider_webhook_secret": secret("provider_webhook_secret"),
         "receiver_url": f"http://{LOOPBACK}:{ports['receiver_port']}",
         "unsubscribe_secret": secret("unsubscribe_secret"),
+        "erasure_key": secret("erasure_key"),
     }
 
 

@@ -147,6 +147,7 @@ PRINTS_NO_ROWS = {
     **dict.fromkeys(("segment add", "segment list", "segment show"), "names of letters and digits; conditions as JSON"),
     **dict.fromkeys(("api-key revoke", "adopt check"), "ids; names of a database's columns"),
     **dict.fromkeys(("alert list", "alert test"), "sentences of ours, cleaned before they are kept"),
+    "lead erase": "hashes, names of tables, counts and fixed reasons",
     **dict.fromkeys(("lead import", "suppression import"), "numbers of lines, fixed reasons and counts"),
 }
 

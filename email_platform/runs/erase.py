@@ -1,0 +1,484 @@
+"""Erases a person, by address, from everything that the platform keeps (GDPR, article 17).
+
+Invariant: from the first step the person is suppressed for every sender, by a keyed hash that every spelling of the
+address leads to; no row is removed that something is counted by, so every campaign's accounting stays as it was; and
+the request counts as finished only after a further look through everything found nothing.
+
+The steps, each of which may be killed anywhere and is done again by whoever goes on (`erase`, `carry_on`):
+
+1. The request is written down with the address, and the person is suppressed, in one transaction. Whoever freezes an
+   audience, asks before a call, stages deliveries or events, or imports leads from now on recognises the person.
+2. Leads with the address are deleted where the table is ours.
+3. Manifests are written again, with the pseudonym and without what was known of the person, and the ledger's receipts
+   with them. A campaign with a call in flight or of unknown outcome that has the person among its recipients waits:
+   repeating the call needs its bytes.
+4. Every other object of the bucket that names the person is written again: deliveries from the ledger, others cell by
+   cell. Before an object is replaced its old and new hash are written down, so that whoever goes on can tell the
+   register and the warehouse of it.
+5. Texts in the database's other tables, and cells of the warehouse's tables.
+6. All of it once more, until nothing is found; then the request forgets the address.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from itertools import islice
+from typing import Protocol
+
+import pyarrow as pa
+
+from email_platform.audience.freeze import read_chunk
+from email_platform.domain.addresses import normalised_address
+from email_platform.domain.erasure import ErasedPerson, is_pseudonym
+from email_platform.domain.manifest import Manifest
+from email_platform.domain.storage_layout import eligible_key, is_eligible_key, kind_of_key
+from email_platform.errors import CommandRefusedError
+from email_platform.runs.parts import Parts
+from email_platform.runs.stage import stage_chunk
+from email_platform.staging.erased_objects import named_rows, object_without, rewrite_recipients
+
+_MANIFESTS, _INBOX = "manifests/", "events/inbox/"
+_SEARCHED = (
+    _MANIFESTS,
+    "deliveries/",
+    "events/raw/",
+    "events/quarantine/",
+    "events/normalised/",
+    "ledgers/",
+    "legacy/",
+    "dimensions/",
+    "reports/",
+)
+"""Everything that the platform keeps in the bucket but step outputs, which hold keys, ids and counts."""
+_OBJECTS_AT_ONCE = 50
+_MOST_LOOKS = 5
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RewrittenObject:
+    """An object with a new content."""
+
+    key: str
+    old_sha256: str
+    new_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One request.
+
+    Attributes:
+        address: as addresses are compared; None once it is finished.
+        removed: what was removed, by place: leads, objects, rows of a table, cells of the warehouse.
+        waits_for: why it is not finished, in words.
+        rewriting: objects that were about to be replaced.
+    """
+
+    pseudonym: str
+    address: str | None = field(repr=False)
+    requested_at: datetime
+    finished_at: datetime | None
+    removed: Mapping[str, int]
+    waits_for: tuple[str, ...] = ()
+    rewriting: tuple[RewrittenObject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPerson:
+    """What names a person, without anything being changed.
+
+    Attributes:
+        found: by place, as `Erasure.removed`.
+        waits_for: what would have to end first.
+        kept: what names the person and is not ours to change, in words.
+    """
+
+    pseudonym: str
+    found: Mapping[str, int]
+    waits_for: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+class ErasureBook(Protocol):
+    """Requests, and what of a person is in PostgreSQL; every method is one transaction or a few."""
+
+    def pseudonym(self, address: str) -> str:
+        """What stands in the place of the address.
+
+        Raises:
+            ConfigurationError: there is no key, or another one than before.
+        """
+        ...
+
+    def begin(self, address: str) -> Erasure:
+        """Write the request down and suppress the person for every sender; idempotent."""
+        ...
+
+    def find(self, pseudonym: str) -> Erasure | None:
+        """The request with this pseudonym."""
+        ...
+
+    def unfinished(self) -> Sequence[Erasure]:
+        """Requests that are not finished, the oldest first."""
+        ...
+
+    def add_removed(self, pseudonym: str, counts: Mapping[str, int]) -> None:
+        """Add to the counts of what was removed."""
+        ...
+
+    def set_rewriting(self, pseudonym: str, objects: Collection[RewrittenObject]) -> None:
+        """Remember which objects are about to be replaced."""
+        ...
+
+    def set_waiting(self, pseudonym: str, reasons: Sequence[str]) -> None:
+        """Say why the request cannot be finished now."""
+        ...
+
+    def finish(self, pseudonym: str) -> Erasure:
+        """Forget the address."""
+        ...
+
+    def delete_leads(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
+        """Delete the leads with the address, where the table is ours."""
+        ...
+
+    def foreign_leads(self, address: str) -> int:
+        """Leads with the address in a relation that is not ours."""
+        ...
+
+    def suppress_again(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
+        """Give suppressions of the address the pseudonym; how many there were."""
+        ...
+
+    def scrub_tables(self, person: ErasedPerson, *, dry_run: bool) -> Mapping[str, int]:
+        """Put the pseudonym into texts that name the person; rows by table."""
+        ...
+
+    def scrub_receipts(
+        self, campaign_id: int, chunk_indexes: Collection[int], person: ErasedPerson, *, dry_run: bool
+    ) -> int:
+        """The same in the ledger's receipts of these chunks."""
+        ...
+
+    def templates_naming(self, person: ErasedPerson) -> Sequence[int]:
+        """Campaigns whose templates name the person."""
+        ...
+
+    def being_frozen(self) -> Sequence[int]:
+        """Campaigns whose audience is being resolved now."""
+        ...
+
+    def replace_content(self, objects: Collection[RewrittenObject]) -> None:
+        """Register the new contents; what was loaded counts as loaded."""
+        ...
+
+
+class PersonInWarehouse(Protocol):
+    """What of a person is in the warehouse."""
+
+    def erase(self, person: ErasedPerson, *, dry_run: bool) -> Mapping[str, int]:
+        """Put the pseudonym into cells that name the person, in raw tables and reports; cells by table.
+
+        Raises:
+            PartUnavailableError: the warehouse is away.
+        """
+        ...
+
+    def replace_sources(self, objects: Collection[RewrittenObject]) -> None:
+        """Have rows that were loaded from these objects name the new contents, so that nothing is loaded again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EraseParts:
+    """What erasing needs of the outside.
+
+    Attributes:
+        on_step: called after each thing that is done, with its name; for tests of deaths.
+    """
+
+    parts: Parts
+    book: ErasureBook
+    warehouse: PersonInWarehouse
+    on_step: Callable[[str], None] = lambda _: None
+
+
+def begin(book: ErasureBook, address: str) -> Erasure:
+    """Suppress the person, delete their leads and write the request down; `carry_on` does the rest.
+
+    Raises:
+        CommandRefusedError: this is no address.
+        ConfigurationError: there is no key.
+    """
+    key = _checked(address)
+    request = book.begin(key)
+    leads = book.delete_leads(ErasedPerson(key, request.pseudonym), key, dry_run=False)
+    book.add_removed(request.pseudonym, {"leads": leads})
+    return request
+
+
+def erase(parts: EraseParts, address: str) -> Erasure:
+    """Erase a person, or go on with it; the request, which says what it waits for where it is not finished.
+
+    Raises:
+        CommandRefusedError, ConfigurationError: as `begin`.
+        PartUnavailableError: a part is away; what is done stays done, run it again.
+    """
+    request = begin(parts.book, address)
+    parts.on_step("suppressed")
+    return carry_on(parts, request)
+
+
+def carry_on(parts: EraseParts, request: Erasure) -> Erasure:
+    """Go on with a request, from whatever point it was left at; see `erase`."""
+    if request.address is None:
+        return request
+    work = _Work(parts, ErasedPerson(request.address, request.pseudonym), request.address, dry_run=False)
+    work.finish_rewriting(request.rewriting)
+    for _ in range(_MOST_LOOKS):
+        work.look()
+        if not work.found_last:
+            break
+    else:
+        work.waits_for.append("what names the person is being written again and again: run it again later")
+    if work.waits_for:
+        parts.book.set_waiting(request.pseudonym, work.waits_for)
+        return _again(parts, request.pseudonym)
+    return parts.book.finish(request.pseudonym)
+
+
+def carry_on_all(parts: EraseParts) -> Iterator[Erasure]:
+    """Go on with every request that is not finished, the oldest first.
+
+    Raises:
+        PartUnavailableError: a part is away.
+    """
+    for request in parts.book.unfinished():
+        yield carry_on(parts, request)
+
+
+def look_only(parts: EraseParts, address: str) -> FoundPerson:
+    """What `erase` would remove, and what it would leave; changes nothing.
+
+    Raises:
+        CommandRefusedError, ConfigurationError, PartUnavailableError: as `erase`.
+    """
+    key = _checked(address)
+    person = ErasedPerson(key, parts.book.pseudonym(key))
+    work = _Work(parts, person, key, dry_run=True)
+    work.look()
+    return FoundPerson(person.pseudonym, dict(work.found_last), tuple(work.waits_for), kept(parts.book, person, key))
+
+
+def kept(book: ErasureBook, person: ErasedPerson, address: str) -> tuple[str, ...]:
+    """What names the person and is not ours to change."""
+    said = []
+    if leads := book.foreign_leads(address):
+        said.append(
+            f"{leads:,} leads have the address in the table that EMAIL_PLATFORM_LEAD_RELATION names: its owner's"
+        )
+    if campaigns := book.templates_naming(person):
+        shown = ", ".join(map(str, campaigns[:_SHOWN])) + (" …" if len(campaigns) > _SHOWN else "")
+        said.append(f"the name or a template of these campaigns has the address; an author wrote it: {shown}")
+    return tuple(said)
+
+
+def _again(parts: EraseParts, pseudonym: str) -> Erasure:
+    found = parts.book.find(pseudonym)
+    assert found is not None
+    return found
+
+
+def _checked(address: str) -> str:
+    key = normalised_address(address)
+    local, at, domain = key.rpartition("@")
+    if is_pseudonym(key):
+        raise CommandRefusedError("this is what stands in the place of an address that was erased; give the address")
+    if not (local and at and domain) or not ErasedPerson(key, key).needle:
+        raise CommandRefusedError("this is no address: write it as name@example.com")
+    return key
+
+
+class _Work:
+    """Looks through everything.
+
+    Attributes:
+        found_last: what the last look found and changed (or would change), by place.
+        waits_for: why something had to stay as it is, of the last look.
+    """
+
+    def __init__(self, parts: EraseParts, person: ErasedPerson, address: str, *, dry_run: bool) -> None:
+        self._outside, self._parts, self._book = parts, parts.parts, parts.book
+        self._person, self._address, self._dry_run = person, address, dry_run
+        self.found_last: Counter[str] = Counter()
+        self.waits_for: list[str] = []
+        self._waiting_campaigns: set[int] = set()
+
+    def look(self) -> None:
+        """One look through everything."""
+        self.found_last, self.waits_for, self._waiting_campaigns = Counter(), [], set()
+        book, person = self._book, self._person
+        self.waits_for += [
+            f"the audience of campaign {one} is being frozen, perhaps from before the request"
+            for one in book.being_frozen()
+        ]
+        self._did("suppressions", book.suppress_again(person, self._address, dry_run=self._dry_run))
+        self._did("leads", book.delete_leads(person, self._address, dry_run=self._dry_run))
+        for key in self._listed(_MANIFESTS):
+            if is_eligible_key(key):
+                self._manifest(key)
+        for prefix in _SEARCHED:
+            wanted = (key for key in self._listed(prefix) if not is_eligible_key(key) and not self._waits(key))
+            for keys in _some(wanted):
+                self._objects(keys)
+        for table, rows in book.scrub_tables(person, dry_run=self._dry_run).items():
+            self._did(f"rows of {table}", rows)
+        for table, cells in self._outside.warehouse.erase(person, dry_run=self._dry_run).items():
+            self._did(f"cells of {table}", cells, counts=not self._waiting_campaigns)
+        if any(self._is_named(key) for key in self._listed(_INBOX)):
+            self.waits_for.append("an event that names the person waits in the inbox to be staged")
+
+    def finish_rewriting(self, objects: Sequence[RewrittenObject]) -> None:
+        """Tell register and warehouse of objects that were replaced before a death."""
+        replaced = [one for one in objects if _digest(self._get(one.key)) == one.new_sha256]
+        self._tell(replaced)
+
+    def _did(self, place: str, count: int, *, counts: bool = True) -> None:
+        if not count:
+            return
+        if not self._dry_run:
+            self._book.add_removed(self._person.pseudonym, {place: count})
+            self._outside.on_step(place)
+        if counts or self._dry_run:
+            self.found_last[place] += count
+
+    def _listed(self, prefix: str) -> Iterator[str]:
+        return iter([info.key for info in self._parts.store.list(prefix)])
+
+    def _waits(self, key: str) -> bool:
+        found = kind_of_key(key)
+        return found is not None and found[1] in self._waiting_campaigns
+
+    def _get(self, key: str) -> bytes:
+        try:
+            return self._parts.store.get(key)
+        except FileNotFoundError:
+            return b""
+
+    # --- manifests --------------------------------------------------------------------------------------------
+
+    def _manifest(self, key: str) -> None:
+        campaign_id = int(key.removeprefix(f"{_MANIFESTS}campaign=").partition("/")[0])
+        try:
+            positions = named_rows(self._parts.store, key, self._person)
+        except (FileNotFoundError, pa.ArrowException):
+            return
+        if positions is None:
+            return
+        manifest = self._parts.manifests.find(campaign_id)
+        if manifest is not None and eligible_key(manifest.prefix) == key:
+            if call := self._call_in_doubt(manifest, positions):
+                self._waiting_campaigns.add(campaign_id)
+                self.waits_for.append(call)
+                return
+            chunks = {position // manifest.chunk_rows for position in positions}
+            receipts = self._book.scrub_receipts(campaign_id, chunks, self._person, dry_run=self._dry_run)
+            self._did("calls", receipts)
+        if not self._dry_run:
+            rewrite_recipients(self._parts.store, key, self._person)
+        self._did("manifests", 1)
+
+    def _call_in_doubt(self, manifest: Manifest, positions: Sequence[int]) -> str | None:
+        """Why the manifest must stay as it is: a call may have to be repeated with the same bytes."""
+        for position in positions:
+            chunk_index, offset = divmod(position, manifest.chunk_rows)
+            first = chunk_index * manifest.chunk_rows
+            for record in self._parts.ledger.calls(manifest.campaign_id, chunk_index):
+                is_open = record.state in ("intent", "unknown") or (record.state == "planned" and record.after_unknown)
+                if is_open and offset in record.offsets_in_chunk(first):
+                    return (
+                        f"campaign {manifest.campaign_id}: a call with the person is in flight or of unknown outcome; "
+                        f"it ends by itself, by events, or by `email-platform campaign decide {manifest.campaign_id}`"
+                    )
+        return None
+
+    # --- other objects ----------------------------------------------------------------------------------------
+
+    def _is_named(self, key: str) -> bool:
+        try:
+            return object_without(key.replace(_INBOX, "events/quarantine/"), self._get(key), self._person) is not None
+        except (pa.ArrowException, OSError):
+            return False
+
+    def _objects(self, keys: Sequence[str]) -> None:
+        """A few objects together: what becomes of them is written down before the first is replaced."""
+        rewritten: list[RewrittenObject] = []
+        bodies: dict[str, bytes] = {}
+        staged: list[str] = []
+        for key in keys:
+            body = self._get(key)
+            try:
+                found = object_without(key, body, self._person)
+            except (pa.ArrowException, OSError):  # corrupt, and kept as it is for that; or gone
+                continue
+            if found is None:
+                continue
+            if self._dry_run:
+                self._did("objects", 1)
+            elif self._can_be_staged_again(key):
+                staged.append(key)
+            else:
+                bodies[key] = found.body
+                rewritten.append(RewrittenObject(key, _digest(body), _digest(found.body)))
+        for key in staged:
+            self._stage_again(key)
+        if not rewritten:
+            return
+        self._book.set_rewriting(self._person.pseudonym, rewritten)
+        self._outside.on_step("objects noted")
+        for one in rewritten:
+            if _digest(self._get(one.key)) == one.old_sha256:  # else it was written again meanwhile: the next look
+                self._parts.store.put(one.key, bodies[one.key])
+                self._outside.on_step(f"object {one.key}")
+        self._tell(rewritten)
+        self._did("objects", len(rewritten))
+
+    def _tell(self, objects: Sequence[RewrittenObject]) -> None:
+        if objects:
+            self._outside.warehouse.replace_sources(objects)
+            self._outside.on_step("warehouse knows the objects")
+            self._book.replace_content(objects)
+        self._book.set_rewriting(self._person.pseudonym, ())
+
+    def _can_be_staged_again(self, key: str) -> bool:
+        """Whether the object follows from a ledger that is still in the database."""
+        found = kind_of_key(key)
+        if found is None or found[0] != "delivery" or found[1] is None:
+            return False
+        manifest = self._parts.manifests.find(found[1])
+        return manifest is not None and manifest.archived_at is None
+
+    def _stage_again(self, key: str) -> None:
+        """Write a chunk's deliveries as the ledger has them: somebody else may be writing them, too."""
+        campaign_id = int(key.removeprefix("deliveries/campaign=").partition("/")[0])
+        chunk_index = int(key.rpartition("chunk-")[2].removesuffix(".parquet"))
+        manifest = self._parts.manifests.find(campaign_id)
+        assert manifest is not None
+        self._did("calls", self._book.scrub_receipts(campaign_id, [chunk_index], self._person, dry_run=False))
+        # What it holds may be newer than what was loaded, so the next load takes it in again; its rows replace the old.
+        stage_chunk(self._parts, manifest, chunk_index, read_chunk(self._parts.store, manifest, chunk_index))
+        self._did("objects", 1)
+
+
+def _some(keys: Iterator[str]) -> Iterator[list[str]]:
+    while some := list(islice(keys, _OBJECTS_AT_ONCE)):
+        yield some
+
+
+def _digest(body: bytes) -> str:
+    return sha256(body).hexdigest()
