@@ -18,4 +18,5 @@ grant select, insert, update on app_user, sender, lead, segment, campaign, campa
 grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import, work_lease, alert, alert_delivery, alert_beat, api_key, api_request, api_audit to email_platform_application;
 -- A lead's row is deleted where the person is erased (docs/erasure.md), and nowhere else.
 grant delete on lead to email_platform_application;
+grant select, insert on suppression_lift to email_platform_application;
 grant select on email_platform_alembic_version to email_platform_application;

@@ -1,4 +1,4 @@
-"""Runs the HTTP API as a process: ``python -m email_platform.api``; several may run side by side.
+"""Runs the HTTP API and the console as a process: ``python -m email_platform.api``; several may run side by side.
 
 Invariant: SIGTERM ends it after the requests at work are answered.
 """
@@ -16,6 +16,7 @@ import uvicorn
 
 from email_platform.api.app import create_app
 from email_platform.api.services import open_services
+from email_platform.console.app import create_console
 from email_platform.receiver.__main__ import Server, listen
 from email_platform.receiver.process import run_process
 from email_platform.sending.orphan_watch import exit_with_parent
@@ -50,7 +51,7 @@ def serve(options: argparse.Namespace, original_parent: int) -> None:
     """
     settings = Settings.load()
     config = uvicorn.Config(
-        create_app(lambda: open_services(settings, os.environ)),
+        create_app(lambda: open_services(settings, os.environ), create_console),
         ws="none",
         lifespan="on",
         access_log=False,  # queries hold addresses

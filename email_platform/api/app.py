@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -12,11 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
 
 from email_platform.adapters.health.serving import HEALTH_PATH, serving_health
 from email_platform.api import campaign_actions, campaigns, erasures, people, reports
 from email_platform.api.problems import Problem, Refusal, response_for
-from email_platform.api.services import OpenServices
+from email_platform.api.services import OpenServices, Services
 
 VERSION = "1"
 _MODULES = (campaigns, campaign_actions, people, erasures, reports)
@@ -29,8 +30,17 @@ Failures are `application/problem+json` (RFC 9457): `errors` names the fields, `
 """
 
 
-def create_app(open_services: OpenServices) -> FastAPI:
-    """The application; what it works with is opened when it starts to serve."""
+Pages = Callable[[Callable[[], Services]], ASGIApp]
+"""Makes an application of pages for people; it is given what looks the services up."""
+
+
+def create_app(open_services: OpenServices, pages: Pages | None = None) -> FastAPI:
+    """The application; what it works with is opened when it starts to serve.
+
+    Args:
+        open_services: opens it.
+        pages: what is served under `/console`; None for nothing.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +76,9 @@ def create_app(open_services: OpenServices) -> FastAPI:
     async def healthz() -> JSONResponse:
         found = await app.state.health.read()
         return JSONResponse(found.body, found.status)
+
+    if pages is not None:
+        app.mount("/console", pages(lambda: app.state.services))
 
     original = app.openapi
 

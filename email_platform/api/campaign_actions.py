@@ -12,6 +12,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from email_platform.adapters.postgres.api_keys import Caller
+from email_platform.adapters.postgres.api_requests import RequestName
 from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
 from email_platform.api.campaign_models import CampaignDocument, PlanDocument, TrialBody, TrialDocument
 from email_platform.api.campaigns import seen_campaign
@@ -56,18 +58,25 @@ def send_test(campaign_id: CampaignId, body: TrialBody, caller: Editor, services
 
     It is marked in subject and headers, counts for nobody, and its unsubscribe link belongs to nobody.
     """
+    document, is_replay = sent_once(services, caller, campaign_id, body, name)
+    return JSONResponse(document.model_dump(mode="json"), headers={REPLAYED: "true"} if is_replay else None)
+
+
+def sent_once(
+    services: Services, caller: Caller, campaign_id: int, body: TrialBody, name: RequestName
+) -> tuple[TrialDocument, bool]:
+    """Send the test message, or give what an equal request was answered; says whether it is that."""
     seen_campaign(services, caller, campaign_id)
     kept = services.requests.begin(name)
     if kept is not None:
-        return JSONResponse(dict(kept[1]), kept[0], headers={REPLAYED: "true"})
+        return TrialDocument.model_validate(kept[1]), True
     try:
         document = _sent(services, campaign_id, body)
     except Exception:
         services.requests.abandon(name)
         raise
-    answer = document.model_dump(mode="json")
-    services.requests.end(name, 200, answer)
-    return JSONResponse(answer)
+    services.requests.end(name, 200, document.model_dump(mode="json"))
+    return document, False
 
 
 def _sent(services: Services, campaign_id: int, body: TrialBody) -> TrialDocument:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Query
@@ -65,6 +66,15 @@ def list_campaigns(
 @router.post("", summary="Make a campaign, as a draft", status_code=201, response_model=Draft)
 def create_campaign(body: CampaignBody, caller: Editor, services: Work, name: Name) -> Response:
     """Make a draft: condition and templates are checked, nothing is sent."""
+    return made_once(services, name, new_draft(services, caller, body))
+
+
+def new_draft(services: Services, caller: Caller, body: CampaignBody) -> Callable[[Connection], Draft]:
+    """Check all of it; what is returned makes the draft.
+
+    Raises:
+        Refusal, InvalidConditionError, InvalidTemplateError: says what is wrong where.
+    """
     require_sender(services, caller, body.sender_id)
     new = body.checked()
 
@@ -72,7 +82,7 @@ def create_campaign(body: CampaignBody, caller: Editor, services: Work, name: Na
         made = add_campaign(connection, new)
         return Draft(campaign_id=made, name=new.name, status=CampaignStatus.DRAFT, version=1)
 
-    return made_once(services, name, make)
+    return make
 
 
 @router.get("/{campaign_id}", summary="Show a campaign")
@@ -114,13 +124,18 @@ def edit_campaign(campaign_id: CampaignId, body: CampaignEdit, caller: Editor, s
 @router.post("/{campaign_id}/clone", summary="Copy a campaign", status_code=201, response_model=Draft)
 def clone_campaign(campaign_id: CampaignId, body: CloneBody, caller: Editor, services: Work, name: Name) -> Response:
     """Make a draft that says what the campaign says, without its time and with an audience of its own."""
+    return made_once(services, name, new_copy(services, caller, campaign_id, body))
+
+
+def new_copy(services: Services, caller: Caller, campaign_id: int, body: CloneBody) -> Callable[[Connection], Draft]:
+    """What makes the copy of a campaign that the caller may see."""
     seen_campaign(services, caller, campaign_id)
 
     def make(connection: Connection) -> Draft:
         made, called = PostgresDrafts.clone_in(connection, campaign_id, body.name)
         return Draft(campaign_id=made, name=called, status=CampaignStatus.DRAFT, version=1)
 
-    return made_once(services, name, make)
+    return make
 
 
 @router.post("/{campaign_id}/queue", summary="Queue a campaign")

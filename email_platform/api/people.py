@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from email_platform.adapters.postgres.api_keys import Caller
 from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.events import suppress
 from email_platform.adapters.postgres.lead_import import upsert_leads
@@ -18,7 +20,7 @@ from email_platform.api.campaigns import require_sender
 from email_platform.api.idempotent import Name, made_once
 from email_platform.api.problems import field_refusal
 from email_platform.api.route import AnyCaller, Editor, Operator
-from email_platform.api.services import Work
+from email_platform.api.services import Services, Work
 from email_platform.api.values import After, Id, Limit, Strict, Text, api_router
 from email_platform.audience.conditions.fields import ATTRIBUTE_FIELD, ATTRIBUTE_PREFIX
 from email_platform.audience.lead_file import LEAD_COLUMNS, WAS_ERASED, ImportedLead, LeadFile
@@ -229,6 +231,17 @@ class SuppressionPage(BaseModel):
 )
 def add_suppression(body: SuppressionBody, caller: Editor, services: Work, name: Name) -> Response:
     """Have an address not mailed any more, also by campaigns that are sending now."""
+    return made_once(services, name, new_suppression(services, caller, body))
+
+
+def new_suppression(
+    services: Services, caller: Caller, body: SuppressionBody
+) -> Callable[[Connection], SuppressionDocument]:
+    """Check all of it; what is returned suppresses the address.
+
+    Raises:
+        Refusal: names the field.
+    """
     if body.sender_id is not None:
         require_sender(services, caller, body.sender_id)
     elif caller.user_id is not None:
@@ -255,7 +268,7 @@ def add_suppression(body: SuppressionBody, caller: Editor, services: Work, name:
             ),
         )
 
-    return made_once(services, name, write)
+    return write
 
 
 @router.get("/suppressions", tags=["suppressions"], summary="List suppressions, the newest first")

@@ -145,12 +145,14 @@ def refusal_for(failure: Exception) -> Refusal:
 
 
 def _invalid(failure: RequestValidationError) -> Refusal:
-    errors = [
-        FieldProblem(field=".".join(map(str, one["loc"])), problem=_words(one), mend=_SCHEMA)
-        for one in failure.errors()
-    ]
+    errors = field_problems(failure.errors())
     detail = "; ".join(f"{one.field}: {one.problem}" for one in errors[:5])
     return Refusal(422, detail, "Correct the fields that `errors` names.", errors)
+
+
+def field_problems(errors: Sequence[Mapping[str, Any]]) -> list[FieldProblem]:
+    """Pydantic's errors, each as a problem of its field."""
+    return [FieldProblem(field=".".join(map(str, one["loc"])), problem=_words(one), mend=_SCHEMA) for one in errors]
 
 
 def _words(error: Mapping[str, Any]) -> str:

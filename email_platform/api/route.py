@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from email_platform.adapters.postgres.api_keys import Caller
+from email_platform.adapters.postgres.api_keys import Admission, Caller
 from email_platform.api.problems import Refusal, response_for
 from email_platform.api.services import Services
 from email_platform.errors import PartUnavailableError
@@ -75,7 +75,7 @@ class ApiRoute(APIRoute):
                 response = response_for(failure)
             if entry_id is not None:
                 subject = getattr(request.state, "audited_as", None)
-                await run_in_threadpool(_note_answer, services, entry_id, response.status_code, subject)
+                await run_in_threadpool(note_answer, services, entry_id, response.status_code, subject)
             return response
 
         return handle
@@ -86,7 +86,15 @@ def audit_as(request: Request, path: str) -> None:
     request.state.audited_as = path
 
 
-def _note_answer(services: Services, entry_id: int, status: int, path: str | None) -> None:
+def note_answer(services: Services, entry_id: int, status: int, path: str | None = None) -> None:
+    """Write the answer into the audit log's entry, as far as that can be done now.
+
+    Args:
+        services: of the process.
+        entry_id: of the entry.
+        status: of the answer.
+        path: what stands in the entry instead of the request's own path.
+    """
     try:
         services.requests.note_answer(entry_id, status, path)
     except PartUnavailableError:
@@ -113,10 +121,19 @@ def admitted(services: Services, authorization: str | None) -> Caller:
             "Send the header `Authorization: Bearer KEY`; `email-platform api-key add` makes a key.",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    return within_rate(services, admission)
+
+
+def within_rate(services: Services, admission: Admission) -> Caller:
+    """Who makes the request.
+
+    Raises:
+        Refusal: 429.
+    """
     if admission.wait_seconds:
         raise Refusal(
             429,
-            f"this key may make {settings.api_requests_per_second:g} requests a second",
+            f"this key may make {services.settings.api_requests_per_second:g} requests a second",
             "Send the request again after the time in Retry-After.",
             headers={"Retry-After": str(math.ceil(admission.wait_seconds))},
         )
@@ -134,26 +151,29 @@ def _caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, 
 AnyCaller = Annotated[Caller, Depends(_caller)]
 
 
-def _editor(caller: AnyCaller) -> Caller:
+def editor(caller: AnyCaller) -> Caller:
+    """The caller, who may change something; raises Refusal 403."""
     if caller.role == "reader":
         raise Refusal(403, "a key of the role reader changes nothing", "Use a key of the role owner or operator.")
     return caller
 
 
-def _operator(caller: AnyCaller) -> Caller:
+def operator(caller: AnyCaller) -> Caller:
+    """The caller, who may change what belongs to nobody; raises Refusal 403."""
     if caller.role != "operator":
         raise Refusal(403, f"a key of the role {caller.role} may not do this", "Use a key of the role operator.")
     return caller
 
 
-def _sees_all(caller: AnyCaller) -> Caller:
+def sees_all(caller: AnyCaller) -> Caller:
+    """The caller, who may see what belongs to anybody; raises Refusal 403."""
     if caller.user_id is not None:
         raise Refusal(403, "the answer would show what belongs to others", "Use a key that belongs to no user.")
     return caller
 
 
-Editor = Annotated[Caller, Depends(_editor)]
+Editor = Annotated[Caller, Depends(editor)]
 """An owner or an operator."""
-Operator = Annotated[Caller, Depends(_operator)]
-SeesAll = Annotated[Caller, Depends(_sees_all)]
+Operator = Annotated[Caller, Depends(operator)]
+SeesAll = Annotated[Caller, Depends(sees_all)]
 """An operator, or a reader who is bound to no user."""

@@ -52,8 +52,12 @@ class ConnectionLimits:
         return any(found in network for network in self.trusted_proxies)
 
 
-def trusted_networks(text: str) -> tuple[Network, ...]:
+def trusted_networks(text: str, variable: str = "EMAIL_PLATFORM_RECEIVER_TRUSTED_PROXIES") -> tuple[Network, ...]:
     """Networks from a setting: addresses or networks, separated by commas or spaces.
+
+    Args:
+        text: the setting's value.
+        variable: which setting it is.
 
     Raises:
         ConfigurationError: one is neither.
@@ -62,8 +66,7 @@ def trusted_networks(text: str) -> tuple[Network, ...]:
         return tuple(ip_network(one) for one in text.replace(",", " ").split())
     except ValueError as error:
         raise ConfigurationError(
-            "EMAIL_PLATFORM_RECEIVER_TRUSTED_PROXIES must hold addresses or networks such as 10.0.0.0/8, with commas "
-            "between them"
+            f"{variable} must hold addresses or networks such as 10.0.0.0/8, with commas between them"
         ) from error
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from email_platform.adapters.clickhouse.address import reports_database
 from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
+from email_platform.adapters.clickhouse.report_frames import read_campaign
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.errors import CommandRefusedError
+from email_platform.reporting.frames import CampaignFrames
 from email_platform.settings import Settings
 
 EXPORT_PAGE_ROWS = 10_000
@@ -86,6 +88,15 @@ class ReportReader:
         while page := self.recipients(campaign_id, after, EXPORT_PAGE_ROWS, None):
             yield from page
             after = page[-1]["lead_id"]
+
+    def campaign(self, campaign_id: int) -> CampaignFrames:
+        """What the campaign's report is drawn from; see `read_campaign`.
+
+        Raises:
+            CommandRefusedError: the reports have no such campaign.
+            ConfigurationError, PartUnavailableError: ClickHouse refuses, lacks the reports or does not answer.
+        """
+        return read_campaign(self._connected(), campaign_id)
 
     def close(self) -> None:
         """Close the connection, where there is one."""

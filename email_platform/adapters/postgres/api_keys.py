@@ -11,9 +11,9 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy import Engine, TextClause, func, insert, select, text, update
 
 from email_platform.adapters.postgres.tables import api_key, app_user
 from email_platform.adapters.postgres.transactions import oltp_transaction
@@ -25,29 +25,39 @@ _PREFIX_CHARACTERS = 10
 
 # A lost count of requests harms nobody, so no request waits for the disk.
 _NO_WAIT = text("set local synchronous_commit = off")
-_ADMIT = text(
-    """
-    with found as (
-        select
-            id,
-            least(
-                :burst,
-                tokens + extract(epoch from clock_timestamp() - coalesce(tokens_at, to_timestamp(0))) * :per_second
-            ) as available
-        from api_key
-        where key_sha256 = :digest and revoked_at is null
-        for update
+
+
+def _admit(which: str) -> TextClause:
+    """Count a request of the key that the clause finds, where it is not revoked."""
+    return text(
+        f"""
+        with found as (
+            select
+                id,
+                least(
+                    :burst,
+                    tokens + extract(epoch from clock_timestamp() - coalesce(tokens_at, to_timestamp(0))) * :per_second
+                ) as available
+            from api_key
+            where {which} and revoked_at is null
+            for update
+        )
+        update api_key
+        set
+            tokens = found.available - case when found.available >= 1 then 1 else 0 end,
+            tokens_at = clock_timestamp(),
+            last_used_at = clock_timestamp()
+        from found
+        where api_key.id = found.id
+        returning api_key.id, api_key.name, api_key.role, api_key.user_id, found.available
+        """  # noqa: S608 - clauses of ours
     )
-    update api_key
-    set
-        tokens = found.available - case when found.available >= 1 then 1 else 0 end,
-        tokens_at = clock_timestamp(),
-        last_used_at = clock_timestamp()
-    from found
-    where api_key.id = found.id
-    returning api_key.id, api_key.name, api_key.role, api_key.user_id, found.available
-    """
-)
+
+
+_BY_SECRET = _admit("key_sha256 = :digest")
+_BY_ID = _admit("id = :key_id")
+# Names need not be unique: of two keys with one name nobody knows which is meant.
+_BY_NAME = _admit("id = (select min(id) from api_key where name = :name and revoked_at is null having count(*) = 1)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +187,23 @@ class PostgresApiKeys:
             per_second: how many requests a second a key may make in the long run.
             burst: how many at once after a pause.
         """
+        return self._admitted(_BY_SECRET, {"digest": _digest(secret)}, per_second, burst)
+
+    def admit_id(self, key_id: int, per_second: float, burst: int) -> Admission | None:
+        """The same for a key that was recognised before, as by a session."""
+        return self._admitted(_BY_ID, {"key_id": key_id}, per_second, burst)
+
+    def admit_name(self, name: str, per_second: float, burst: int) -> Admission | None:
+        """The same by a name that somebody vouches for; None as well where two keys that are not revoked have it."""
+        return self._admitted(_BY_NAME, {"name": name}, per_second, burst)
+
+    def _admitted(
+        self, statement: TextClause, which: dict[str, Any], per_second: float, burst: int
+    ) -> Admission | None:
         with oltp_transaction(self._engine) as connection:
             connection.execute(_NO_WAIT)
             row = connection.execute(
-                _ADMIT, {"digest": _digest(secret), "per_second": per_second, "burst": float(burst)}
+                statement, {**which, "per_second": per_second, "burst": float(burst)}
             ).one_or_none()
         if row is None:
             return None

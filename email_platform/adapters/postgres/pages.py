@@ -24,9 +24,22 @@ class PostgresPages:
         self._engine = engine
 
     def campaigns(
-        self, limit: int, before_id: int | None, owner_id: int | None, status: CampaignStatus | None
+        self,
+        limit: int,
+        before_id: int | None,
+        owner_id: int | None,
+        status: CampaignStatus | None,
+        name: str = "",
     ) -> Sequence[Row]:
-        """Campaigns, the newest first."""
+        """Campaigns, the newest first.
+
+        Args:
+            limit: at most so many.
+            before_id: only older ones.
+            owner_id: only this user's.
+            status: only those with this status.
+            name: only those whose name has this in it, in upper or lower case.
+        """
         columns = campaign.c
         statement = select(
             columns.id.label("campaign_id"),
@@ -47,6 +60,8 @@ class PostgresPages:
             conditions.append(columns.status == status)
         if before_id is not None:
             conditions.append(columns.id < before_id)
+        if name:
+            conditions.append(columns.name.icontains(name, autoescape=True))
         return self._read(statement, conditions, limit)
 
     def senders(self, limit: int, after_id: int, owner_id: int | None) -> Sequence[Row]:

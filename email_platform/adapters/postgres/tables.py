@@ -397,6 +397,22 @@ api_audit = Table(
 )
 
 
+# One row per suppression that a person lifted: what it said, who lifted it and why. What is sent does not look at it.
+suppression_lift = Table(
+    "suppression_lift",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("key_id", BigInteger, ForeignKey("api_key.id"), nullable=False),
+    Column("address", Text, nullable=False),
+    Column("sender_id", BigInteger, ForeignKey("sender.id")),  # null: it was for every sender
+    Column("reason", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("suppressed_at", DateTime(timezone=True), nullable=False),
+    Column("why", Text, nullable=False),
+)
+
+
 # One row per kind of work that one process at a time does, on whichever host: who has it, and until when.
 work_lease = Table(
     "work_lease",
