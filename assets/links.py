@@ -15,4 +15,8 @@ from resources.settings import SettingsResource
 def campaign_links(settings: SettingsResource, campaign_id: int) -> Mapping[str, dg.MetadataValue]:
     """The campaign's page in the console, where its address is set."""
     console_url = settings.load().console_url
-    return {} if console_url is None else {"console": dg.MetadataValue.url(f"{console_url}/campaigns/{campaign_id}")}
+    return (
+        {}
+        if console_url is None
+        else {"console": dg.MetadataValue.url(f"{console_url.rstrip('/')}/console/campaigns/{campaign_id}")}
+    )

@@ -204,7 +204,7 @@ def test_rate_and_expected_end_are_observed_while_a_campaign_is_sent(
     assert "done about" in shown
     for asset in ("campaign_audience", "campaign_deliveries.finish_campaign"):
         (event,) = result.asset_materializations_for_node(asset)
-        assert event.metadata["console"].value == f"https://console.example.com/campaigns/{campaign_id}"
+        assert event.metadata["console"].value == f"https://console.example.com/console/campaigns/{campaign_id}"
 
 
 def test_the_run_that_the_sensor_asks_for_has_the_campaigns_name_as_a_tag() -> None:
