@@ -173,15 +173,16 @@ class Bench(Writers):
         self.keep("refresh", {"rows": rows, "new_rows": objects * 10_000, "after": after})
 
     def _dbt(self, *arguments: str) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [str(Path(sys.executable).with_name("dbt")), "run", *arguments, "--target-path", folder]
-            command += ["--log-path", folder, "--project-dir", str(PROJECT / "dbt_reports")]
-            command += ["--profiles-dir", str(PROJECT / "dbt_reports"), "--quiet"]
-            url = self.settings.clickhouse_url.get_secret_value()
-            environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
-            subprocess.run(command, env=environment, check=True)
-            results = json.loads((Path(folder) / "run_results.json").read_text())["results"]
-            return float(sum(result["execution_time"] for result in results))
+        # One folder for all builds: what dbt parsed once it knows the next time.
+        folder = self.settings.state_folder / "dbt"
+        command = [str(Path(sys.executable).with_name("dbt")), "run", *arguments, "--target-path", str(folder)]
+        command += ["--log-path", str(folder), "--project-dir", str(PROJECT / "dbt_reports")]
+        command += ["--profiles-dir", str(PROJECT / "dbt_reports"), "--quiet"]
+        url = self.settings.clickhouse_url.get_secret_value()
+        environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        subprocess.run(command, env=environment, check=True)
+        results = json.loads((folder / "run_results.json").read_text())["results"]
+        return float(sum(result["execution_time"] for result in results))
 
     def single_rows(self) -> None:
         """What PostgreSQL is better at: one row by key, one row changed."""
