@@ -26,12 +26,24 @@ _CHECK_COLUMNS = (
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    clickhouse_grants: Annotated[
+        bool,
+        typer.Option(
+            "--clickhouse-grants",
+            help="Then make ClickHouse's roles of deploy/grants, too; for a user with access management.",
+        ),
+    ] = False,
+) -> None:
     """Bring the database's and the warehouse's tables to this release; safe to repeat, and side by side."""
-    from email_platform.adapters.preparation import prepare
+    from email_platform.adapters.preparation import give_clickhouse_rights, prepare
 
-    prepare(Settings.load())
+    settings = Settings.load()
+    prepare(settings)
     say("the schemas are up to date")
+    if clickhouse_grants:
+        for role in give_clickhouse_rights(settings):
+            say(f"ClickHouse's {role} has the rights of its file")
 
 
 @app.command()
@@ -57,8 +69,9 @@ def roles(
 def doctor(as_json: AsJson = False) -> None:
     """Ask every part whether the platform can work with it; exit code 1 where one says no.
 
-    Checked are PostgreSQL and its roles, where leads are, Dagster's storage, S3, ClickHouse, ClickHouse's own way to
-    S3, the settings of every provider account in use, and the URLs that alerts go to. Nothing is sent.
+    Checked are PostgreSQL and its roles, where leads are, Dagster's storage, S3, ClickHouse, the rights in both,
+    ClickHouse's own way to S3, the settings of every provider account in use, and the URLs that alerts go to. Nothing
+    is sent.
     """
     from email_platform.adapters.part_checks import check_parts
 
