@@ -395,6 +395,10 @@ def test_an_sns_certificate_is_fetched_once_and_few_are_kept(sns: Sns) -> None:
         "https://sns.us-east-1.amazonaws.com/SimpleNotificationService-f3.pem?x=1",
         "https://s3.us-east-1.amazonaws.com/SimpleNotificationService-f3.pem",
         "https://[::1/SimpleNotificationService-f3.pem",
+        "https://sns.us-east-1.amazonaws.com/Simple\tNotificationService-f3.pem",
+        "https://sns.us-east-1.amazonaws.com/\nSimpleNotificationService-f3.pem",
+        f"{CERTIFICATE_URL}\n",
+        f"\t{CERTIFICATE_URL}",
         "file:///etc/passwd",
     ],
 )
