@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood check fix clean bench bench-send
+.PHONY: audit sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -117,6 +117,13 @@ audit:  ## known vulnerabilities of the pinned packages; skipped, with the reaso
 	else \
 	  exit $$code; \
 	fi
+
+# As the image makes its own (deploy/Dockerfile), of this environment; the tool has one of its own.
+SBOM := build/sbom
+sbom: setup  ## a bill of materials of the installed packages, build/sbom.cdx.json (CycloneDX)
+	@$(PYTHON) -m venv $(SBOM)
+	@$(SBOM)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	$(SBOM)/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.cdx.json $(BIN)/python
 
 fix: setup  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .

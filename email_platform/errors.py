@@ -9,6 +9,7 @@ EmailPlatformError
 │   └── IdempotencyKeyReusedError   one key of the HTTP API's caller names two different requests
 ├── InvalidConditionError       a campaign's audience condition breaks the grammar (path and mend inside)
 ├── InvalidTemplateError        a campaign's content cannot be rendered for anybody
+│   └── RenderingEndedError     the process that renders it ended: by its limits, or by chance
 ├── CampaignNotFoundError       the campaign's row is gone (deleted in flight, or never there)
 ├── IllegalTransitionError      the campaign's state machine does not allow this change
 ├── CampaignStoppedError        the campaign was paused, cancelled or failed while its chunks were sending
@@ -79,6 +80,10 @@ class InvalidConditionError(EmailPlatformError):
 
 class InvalidTemplateError(EmailPlatformError):
     """A subject or body template cannot be compiled, or rendered for anybody."""
+
+
+class RenderingEndedError(InvalidTemplateError):
+    """The process that renders ended before it answered."""
 
 
 class CampaignNotFoundError(EmailPlatformError):

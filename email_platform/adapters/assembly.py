@@ -65,7 +65,7 @@ from email_platform.runs.parts import ContentErrorLimits, Parts
 from email_platform.runs.retention import KeptDays, RetentionParts, RunHistory
 from email_platform.sending.policy import DeliveryPolicy, RejectionLimits
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
-from email_platform.settings import Settings
+from email_platform.settings import Settings, variable_of
 from email_platform.settings.provider_accounts import AccountVariables
 
 
@@ -159,11 +159,22 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
             provider=provider,
             limiter=limiter,
             renderer=lambda content_of: TemplateRenderer(
-                content_of, signer, apart=RenderingLimits(settings.render_seconds, settings.render_memory_megabytes)
+                content_of,
+                signer,
+                apart=RenderingLimits(settings.render_seconds, memory_megabytes=settings.render_memory_megabytes),
+                sending_apart=limits_while_sending(settings),
             ),
             content_errors=ContentErrorLimits(settings.content_error_share, settings.content_error_minimum),
             erased=ErasedAddresses(engine, key),
         )
+
+
+def limits_while_sending(settings: Settings) -> RenderingLimits:
+    """Rendering holds up the chunk's other work, its lease's renewal too: it is given up well before the lease ends."""
+    seconds, setting = settings.render_seconds, "render_seconds"
+    if seconds > settings.lease_seconds / 2:
+        seconds, setting = settings.lease_seconds / 2, "lease_seconds"
+    return RenderingLimits(seconds, variable_of(setting), settings.render_memory_megabytes)
 
 
 @contextmanager

@@ -27,9 +27,11 @@ from email_platform.adapters.assembly import (
     utc_now,
 )
 from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
+from email_platform.adapters.clickhouse.grants import GRANTS_FILE, check_rights
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
 from email_platform.adapters.health.asking import PartCheck, Question, ask_side_by_side
+from email_platform.adapters.object_store_rights import rights_beyond_the_bucket
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
@@ -42,16 +44,17 @@ from email_platform.domain.figures import duration_words
 from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX
 from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.events.accounts import SIMULATOR_SECRET_VARIABLE, WebhookAccounts
-from email_platform.settings import Settings, variable_of
+from email_platform.settings import Settings, external_parts, variable_of
 
 _SHOWN_RIGHTS = 10
 _PROBE_PREFIX = "part-checks/"
+_FOR_PRODUCTION = "deploy/grants has what production's credentials need"
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
-    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse and about S3; side by side.
+    """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse, and about rights in both.
 
-    The settings of accounts and of alerts are checked as well.
+    The settings of accounts and of alerts are checked as well. No question waits longer than 10 s for an answer.
 
     Args:
         settings: the validated settings.
@@ -72,7 +75,9 @@ def part_questions(settings: Settings, variables: Mapping[str, str]) -> list[Que
         *([Question("leads", lambda: _check_leads(settings), postgres)] if settings.lead_relation else []),
         Question("Dagster's storage", lambda: _check_dagster_storage(settings, variables), postgres),
         Question("S3", lambda: _check_store(settings), store),
+        Question("rights in S3", lambda: _check_store_rights(settings, variables), store),
         Question("ClickHouse", lambda: _check_warehouse(settings), warehouse),
+        Question("rights in ClickHouse", lambda: _check_warehouse_rights(settings, variables), warehouse),
         Question("ClickHouse reads S3", lambda: _check_warehouse_reads_store(settings), warehouse),
         Question("provider accounts", lambda: _check_accounts(settings, variables), postgres),
         Question("alerts", lambda: _check_alerts(settings)),
@@ -169,6 +174,38 @@ def _check_warehouse(settings: Settings) -> str:
         _require_migrated(unapplied_in_warehouse(warehouse.client, read_migrations()))
         up_seconds = int(warehouse.client.command("select uptime()"))
         return f"{warehouse.client.server_version}, schema up to date, up {duration_words(up_seconds)}"
+
+
+def _check_store_rights(settings: Settings, variables: Mapping[str, str]) -> str:
+    """What `_check_store` does not need: whether the credentials may more than deploy/grants/s3-policies.json gives."""
+    if "s3" not in external_parts(variables):
+        return f"not asked: the embedded S3 has one key, which may everything; {_FOR_PRODUCTION}"
+    beyond = rights_beyond_the_bucket(settings)
+    if beyond:
+        return f"more than needed: these credentials {', '.join(beyond)} (deploy/grants/s3-policies.json)"
+    return (
+        "its objects, and as far as can be asked nothing else; whether the bucket's policy may be changed is not asked"
+    )
+
+
+def _check_warehouse_rights(settings: Settings, variables: Mapping[str, str]) -> str:
+    """Whether the user of the settings has what deploy/grants/clickhouse.sql gives the application."""
+    if "clickhouse" not in external_parts(variables):
+        return f"not asked: the embedded ClickHouse has one account and no users or roles; {_FOR_PRODUCTION}"
+    if not GRANTS_FILE.exists():  # installed without deploy/
+        return "not asked: deploy/grants/clickhouse.sql is not here"
+    with open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse:
+        rights = check_rights(warehouse.client, warehouse.database)
+    if rights.missing:
+        raise ConfigurationError(
+            f"{rights.user} lacks {', '.join(rights.missing)}: run `email-platform migrate --clickhouse-grants` as a "
+            "user with access management, and give this one the role email_platform_application"
+        )
+    if not rights.is_known:
+        return f"not known: this release has no CHECK GRANT, so compare SHOW GRANTS of {rights.user} with deploy/grants"
+    if rights.beyond:
+        return f"more than needed: {rights.user} may also {', '.join(rights.beyond)} (deploy/grants/clickhouse.sql)"
+    return f"{rights.user} has those of email_platform_application, and none of the wide ones that were asked about"
 
 
 def _check_warehouse_reads_store(settings: Settings) -> str:

@@ -20,12 +20,24 @@ app = typer.Typer()
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    clickhouse_grants: Annotated[
+        bool,
+        typer.Option(
+            "--clickhouse-grants",
+            help="Then make ClickHouse's roles of deploy/grants, too; for a user with access management.",
+        ),
+    ] = False,
+) -> None:
     """Bring the database's and the warehouse's tables to this release; safe to repeat, and side by side."""
-    from email_platform.adapters.preparation import prepare
+    from email_platform.adapters.preparation import give_clickhouse_rights, prepare
 
-    prepare(Settings.load())
+    settings = Settings.load()
+    prepare(settings)
     say("the schemas are up to date")
+    if clickhouse_grants:
+        for role in give_clickhouse_rights(settings):
+            say(f"ClickHouse's {role} has the rights of its file")
 
 
 @app.command()

@@ -26,7 +26,7 @@ from email_platform.content.compile import CompiledContent, ContentLimits
 from email_platform.content.problem import ContentProblem
 from email_platform.domain.campaigns import CampaignContent
 from email_platform.domain.manifest import Manifest
-from email_platform.errors import InvalidTemplateError, PartUnavailableError
+from email_platform.errors import InvalidTemplateError, PartUnavailableError, RenderingEndedError
 
 ROWS_AT_ONCE = 10
 """So many messages are rendered between two answers; the time limit is theirs."""
@@ -35,15 +35,17 @@ _START_SECONDS = 120.0  # imports alone, on a machine that is busy
 
 @dataclass(frozen=True, slots=True)
 class RenderingLimits:
-    """What rendering before the first call may take.
+    """What rendering in a process of its own may take.
 
     Attributes:
         seconds: for `ROWS_AT_ONCE` messages, and for what all of them share.
+        seconds_setting: the variable that `seconds` come from, for the sentence that names it.
         memory_megabytes: beyond what the process has when it begins; of 1,048,576 bytes.
         program: the interpreter's arguments that start the other process.
     """
 
     seconds: float = 60.0
+    seconds_setting: str = "EMAIL_PLATFORM_RENDER_SECONDS"
     memory_megabytes: int = 512
     program: tuple[str, ...] = ("-m", "email_platform.content.rendering_process")
 
@@ -101,7 +103,7 @@ class RenderingApart:
         Raises:
             InvalidTemplateError: rendering them took more than the limits.
         """
-        answer: list[str | None] = self._ask((rows, None), _of_leads(rows))
+        answer: list[str | None] = self._ask((_in_bytes(rows), None), _of_leads(rows))
         return answer
 
     def values(self, rows: pa.Table, urls: Mapping[int, str]) -> list[tuple[str, ...] | ContentProblem]:
@@ -113,11 +115,13 @@ class RenderingApart:
 
         Raises:
             InvalidTemplateError: rendering them took more than the limits.
+            RenderingEndedError: the process ended meanwhile, by its limit of memory or by chance.
         """
         found: list[tuple[str, ...] | ContentProblem] = []
         for first in range(0, rows.num_rows, ROWS_AT_ONCE):
             part = rows.slice(first, ROWS_AT_ONCE)
-            answers: list[str | list[str]] = self._ask((part, dict(urls)), _of_leads(part))
+            theirs = {lead: urls[lead] for lead in (0, *part.column("lead_id").to_pylist())}
+            answers: list[str | list[str]] = self._ask((_in_bytes(part), theirs), _of_leads(part))
             found += [ContentProblem(each) if isinstance(each, str) else tuple(each) for each in answers]
         return found
 
@@ -127,17 +131,25 @@ class RenderingApart:
             if not self._pipe.poll(self._limits.seconds):
                 raise InvalidTemplateError(
                     f"rendering {about} takes more than {self._limits.seconds:g} s: make the template do less, "
-                    "or raise EMAIL_PLATFORM_RENDER_SECONDS"
+                    f"or raise {self._limits.seconds_setting}"
                 )
             answer = json.loads(self._pipe.recv_bytes())
         except (EOFError, ConnectionError):
-            raise InvalidTemplateError(
+            raise RenderingEndedError(
                 f"rendering {about} ended its process ({_end_of(self._process)}): make the template do less, or raise "
                 "EMAIL_PLATFORM_RENDER_MEMORY_MEGABYTES"
             ) from None
         if "error" in answer:
             raise InvalidTemplateError(str(answer["error"]))
         return answer["outcomes"]
+
+
+def _in_bytes(rows: pa.Table) -> bytes:
+    """These rows alone: pickled, a slice takes along the whole table that it was cut from."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return bytes(sink.getvalue())
 
 
 def _of_leads(rows: pa.Table) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     descriptor, seconds, megabytes = sys.argv[1:] if arguments is None else arguments
     pipe = Connection(int(descriptor))
     _limit_memory(int(megabytes) * 1024 * 1024)
+    # A signal to a whole service is for the process that asks, which ends this one.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe.send_bytes(b"{}")
     try:
         content, content_limits, manifest = pipe.recv()
@@ -53,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _answer(pipe, outcomes=[])
         while True:
-            rows, urls = pipe.recv()
+            content_of_rows, urls = pipe.recv()
+            rows = pa.ipc.open_stream(content_of_rows).read_all()
             _limit_time(float(seconds))
             try:
                 _answer(pipe, outcomes=_outcomes(compiled, rows, manifest, urls))

@@ -51,8 +51,24 @@ class Renderer(Protocol):
         """
         ...
 
+    def begin(self, manifest: Manifest) -> None:
+        """Do what takes long before the first `render`; `close` ends it.
+
+        Raises:
+            InvalidTemplateError: the template itself is at fault.
+        """
+        ...
+
     def render(self, manifest: Manifest, rows: pa.Table) -> RenderedRows:
-        """One skeleton for all, and each row's values, in order."""
+        """One skeleton for all, and each row's values, in order.
+
+        Raises:
+            InvalidTemplateError: they cannot be rendered within the limits.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what `begin` took."""
         ...
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from threading import Event
 from uuid import UUID
@@ -153,7 +153,9 @@ def send_chunk(
             await provider.aclose()
 
     try:
-        progress = run_to_the_end(deliver, stop)
+        with closing(renderer):
+            renderer.begin(manifest)
+            progress = run_to_the_end(deliver, stop)
     except (AccountRefusedError, ConfigurationError, ProviderDownError, TooManyRejectedError) as error:
         with suppress(IllegalTransitionError, CampaignNotFoundError):
             reason = str(error)

@@ -21,8 +21,8 @@ class SendingSettings(BaseModel):
         stall_seconds: a campaign without progress for so long is resumed.
         content_error_share, content_error_minimum: a campaign is paused before its first call where more than this
             share of its recipients, and at least so many, cannot be rendered.
-        render_seconds, render_memory_megabytes: what rendering ten messages of a check, plan or preview may take, in a
-            process of its own; a template that takes more fails its campaign with a sentence.
+        render_seconds, render_memory_megabytes: what rendering ten messages may take, in a process of its own; a
+            template that takes more fails its campaign with a sentence. While sending half of lease_seconds, if less.
         rejected_share_limit, rejected_minimum: a campaign is paused where the provider refuses more than this share of
             the recipients who have an answer since it was last queued, and these are at least so many.
         guard_bounce_rate, guard_complaint_rate, guard_blocked_rate: shares of the accepted messages at which a campaign

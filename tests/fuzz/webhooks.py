@@ -10,18 +10,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import hmac
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
 
 from email_platform.errors import MalformedEventError, PartUnavailableError, WebhookRefusedError
@@ -37,6 +34,7 @@ from email_platform.events.verification import (
     Verifier,
     sns_canonical_string,
 )
+from tests.fakes.webhook_signers import mailgun_signature, sendgrid_key, sendgrid_signature, sns_certificate
 from tests.fuzz.mutation import changed_bytes
 from tests.fuzz.target import Target
 
@@ -86,24 +84,19 @@ def standard(content: bytes) -> bool:
 
 
 @cache
-def sendgrid_key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-@cache
-def sendgrid_verifier() -> SendGridVerifier:
-    key = sendgrid_key().public_key()
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return SendGridVerifier(base64.b64encode(der).decode(), clock)
+def sendgrid_signing() -> tuple[ec.EllipticCurvePrivateKey, SendGridVerifier]:
+    private, public = sendgrid_key()
+    return private, SendGridVerifier(public, clock)
 
 
 def sendgrid(content: bytes) -> bool:
-    timestamp = str(int(NOW.timestamp())).encode()
-    signature = base64.b64encode(sendgrid_key().sign(timestamp + BODY, ec.ECDSA(hashes.SHA256())))
-    headers, body = split_request(content, {"timestamp": timestamp, "signature": signature})
-    was_accepted = accepted(sendgrid_verifier(), headers, body)
+    private, verifier = sendgrid_signing()
+    timestamp = str(int(NOW.timestamp()))
+    signature = sendgrid_signature(private, timestamp, BODY)
+    headers, body = split_request(content, {"timestamp": timestamp.encode(), "signature": signature.encode()})
+    was_accepted = accepted(verifier, headers, body)
     if was_accepted:
-        assert headers[SENDGRID_TIMESTAMP_HEADER].encode() + body == timestamp + BODY
+        assert (headers[SENDGRID_TIMESTAMP_HEADER] + body.decode()) == timestamp + BODY.decode()
     return was_accepted
 
 
@@ -118,34 +111,21 @@ def postmark(content: bytes) -> bool:
 
 
 def mailgun(content: bytes) -> bool:
-    timestamp = str(int(NOW.timestamp())).encode()
-    token = b"t" * 50
-    signature = hmac.new(KEY.hex().encode(), timestamp + token, hashlib.sha256).hexdigest().encode()
-    headers, body = split_request(content, {"timestamp": timestamp, "token": token, "signature": signature})
+    timestamp, token = str(int(NOW.timestamp())), "t" * 50
+    stands = {"timestamp": timestamp, "token": token, "signature": mailgun_signature(KEY.hex(), timestamp, token)}
+    headers, body = split_request(content, {name: value.encode() for name, value in stands.items()})
     verifier = MailgunVerifier(KEY.hex(), clock)
     was_accepted = accepted(verifier, headers, body)
     if was_accepted:
         given = parse_json(body)["signature"]
-        assert (given["timestamp"].encode(), given["token"].encode()) == (timestamp, token)
+        assert (given["timestamp"], given["token"]) == (timestamp, token)
         assert not accepted(verifier, headers, body + b" "), "one token proves one body"
     return was_accepted
 
 
 @cache
-def sns_certificate() -> tuple[rsa.RSAPrivateKey, bytes]:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sns.amazonaws.com")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOW - timedelta(days=1))
-        .not_valid_after(NOW + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    return key, certificate.public_bytes(serialization.Encoding.PEM)
+def sns_signing() -> tuple[rsa.RSAPrivateKey, bytes]:
+    return sns_certificate(NOW)
 
 
 SNS_COMMON = {
@@ -170,7 +150,7 @@ SNS_MESSAGES: Sequence[Mapping[str, str]] = (
 
 @cache
 def sns_signatures() -> Mapping[str, bytes]:
-    key = sns_certificate()[0]
+    key = sns_signing()[0]
     return {
         f"signature{number}": base64.b64encode(
             key.sign(
@@ -190,7 +170,7 @@ def sns(content: bytes) -> bool:
         fetched.append(address)
         if "Confirm" not in address and "f3ecfb" not in address:
             raise PartUnavailableError("no such certificate")
-        return sns_certificate()[1]
+        return sns_signing()[1]
 
     headers, body = split_request(content, sns_signatures())
     was_accepted = accepted(SnsVerifier((TOPIC,), fetch, clock), headers, body)

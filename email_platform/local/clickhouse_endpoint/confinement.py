@@ -82,6 +82,16 @@ def confine(*, writable: Sequence[Path], s3_endpoints: Sequence[str]) -> str:
     version = _call(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION) if sys.platform == "linux" else -1
     if version < 1:
         return "the kernel has no Landlock: only what a statement names is refused, which whoever wants to gets around"
+    try:
+        _restrict(version, writable, s3_endpoints)
+    except OSError as refused:  # a container's own rules may forbid it, and nothing is confined by half
+        return f"{refused}: only what a statement names is refused, which whoever wants to gets around"
+    return "the kernel confines it to its folder" + (
+        " and its object store's port" if version >= _NETWORK_VERSION else ""
+    )
+
+
+def _restrict(version: int, writable: Sequence[Path], s3_endpoints: Sequence[str]) -> None:
     known = (1 << _RIGHTS_BY_VERSION.get(version, max(_RIGHTS_BY_VERSION.values()))) - 1
     network = _NET_BIND_TCP | _NET_CONNECT_TCP if version >= _NETWORK_VERSION else 0
     attributes = struct.pack("=QQQ", known, network, _SCOPE_SIGNAL if version >= _SIGNAL_VERSION else 0)
@@ -99,7 +109,6 @@ def confine(*, writable: Sequence[Path], s3_endpoints: Sequence[str]) -> str:
         _checked(_call(_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
-    return "the kernel confines it to its folder" + (" and its object store's port" if network else "")
 
 
 def _packages() -> Iterable[Path]:

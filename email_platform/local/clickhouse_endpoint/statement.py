@@ -13,7 +13,7 @@ from enum import Enum
 
 _TOKEN = re.compile(
     rb"""
-      (?P<blank>\s+|--[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/
+      (?P<blank>\s+|--[^\n]*\n?|//[^\n]*\n?|\#[!\ ][^\n]*\n?|/\*.*?\*/
         # Blanks beyond ASCII, the byte order mark among them, as the engine's lexer skips them.
         |\xc2[\x85\xa0]|\xe1\x9a\x80|\xe1\xa0\x8e|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0]
         |\xe3\x80\x80|\xef\xbb\xbf)
@@ -28,7 +28,17 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPED = re.compile(rb"\\(x[0-9A-Fa-f]{2}|.)|(``)|(\"\")", re.DOTALL)
-_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"0": b"\0", b"a": b"\a", b"v": b"\v"}
+_ESCAPES = {
+    b"b": b"\b",
+    b"f": b"\f",
+    b"n": b"\n",
+    b"r": b"\r",
+    b"t": b"\t",
+    b"0": b"\0",
+    b"a": b"\a",
+    b"v": b"\v",
+    b"N": b"",
+}
 _OPENING = (b"(", b"[", b"{")
 _CLOSING = (b")", b"]", b"}")
 # Behind these, an INSERT has its rows from elsewhere.

@@ -39,7 +39,7 @@ def empty_database(settings: Settings, oltp_engine: Engine) -> Iterator[str]:
 
 def test_every_part_of_a_running_stack_fits_and_nothing_of_the_check_is_left(settings: Settings) -> None:
     found = checks(settings)
-    assert len(found) == 8
+    assert len(found) == 10
     assert [check for check in found.values() if not check.fits and check.part != "provider accounts"] == []
     assert list(open_store(settings).list("part-checks/")) == []
 

@@ -30,7 +30,7 @@ def test_the_schemas_are_made_and_every_part_is_asked(environment: dict[str, str
     assert migrated.returncode == 0, migrated.stderr
     asked = run_without_the_extra(["doctor", "--json"], environment, tmp_path)
     checks = {check["part"]: check for check in json.loads(asked.stdout) if check["group"] == "part"}
-    assert len(checks) == 8, asked.stderr
+    assert len(checks) == 10, asked.stderr
     wrong = [check for part, check in checks.items() if not check["fits"] and part != "provider accounts"]
     assert wrong == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import closing
 from typing import Any
 
 import psutil
@@ -84,6 +85,53 @@ def test_rendering_apart_finds_and_makes_exactly_what_rendering_here_does() -> N
     sampled = TemplateRenderer(manifest(of), SIGNER, apart=apart).sample(manifest(of), rows)
     assert sampled == TemplateRenderer(manifest(of), SIGNER).render(manifest(of), rows)
     assert sum(isinstance(values, ContentProblem) for values in sampled.values) == 5
+
+
+# -- while sending ---------------------------------------------------------------------------------------------------
+
+
+def sending(html: str, apart: RenderingLimits | None) -> TemplateRenderer:
+    return TemplateRenderer(manifest(CampaignContent("s", html, "")), SIGNER, sending_apart=apart)
+
+
+FOR_BOB = "{% if first_name == 'Bob' %}" + BOMBS["two loops with a long body"] + "{% else %}Hello{% endif %}"
+
+
+def test_a_bomb_that_only_one_recipient_sets_off_ends_the_rendering_and_is_waited_for_once() -> None:
+    before = children()
+    ordinary, bob = LEAD | {"first_name": "Ada"}, LEAD | {"first_name": "Bob"}
+    of = manifest(CampaignContent("s", FOR_BOB, ""))
+    with closing(sending(FOR_BOB, limits(seconds=2.0, seconds_setting="EMAIL_PLATFORM_LEASE_SECONDS"))) as renderer:
+        renderer.begin(of)
+        assert not isinstance(renderer.render(of, table(ordinary)).values[0], ContentProblem)
+        with pytest.raises(InvalidTemplateError, match=r"takes more than 2 s.*EMAIL_PLATFORM_LEASE_SECONDS") as first:
+            renderer.render(of, table(bob))
+        with pytest.raises(InvalidTemplateError) as again:
+            renderer.render(of, table(ordinary))
+        assert again.value is first.value
+        assert children() == before, "the process is gone"
+
+
+def test_while_sending_a_bomb_of_memory_is_a_sentence_and_a_process_that_ends_by_chance_is_replaced() -> None:
+    before = children()
+    texts = BOMBS["texts added"]  # of somebody who has a first name
+    of = manifest(CampaignContent("s", texts, ""))
+    nameless = table(LEAD | {"first_name": ""})
+    with closing(sending(texts, limits(memory_megabytes=128))) as renderer:
+        renderer.begin(of)
+        expected = sending(texts, None).render(of, nameless)
+        assert not isinstance(expected.values[0], ContentProblem)
+        assert renderer.render(of, nameless) == expected
+        (process,) = [each for each in children() if each not in before]
+        process.terminate()  # as a service's stop would, which is for the process that asks
+        assert renderer.render(of, nameless) == expected
+        assert process in children(), "it went on"
+        process.kill()  # as a machine that is short of memory would
+        assert renderer.render(of, nameless) == expected
+        (outcome,) = renderer.render(of, table(LEAD)).values
+        assert isinstance(outcome, ContentProblem), "Python says that there is no memory, and the process goes on"
+        assert "too large" in outcome.reason
+    assert children() == before
 
 
 def test_the_process_gets_no_secret_and_a_plain_message_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:

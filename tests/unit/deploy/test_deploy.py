@@ -98,7 +98,11 @@ def test_the_image_takes_what_the_definitions_need() -> None:
     for folder in ("email_platform", "assets", "sensors", "resources", "dbt_reports"):
         assert f"COPY {folder} {folder}\n" in dockerfile
     assert "COPY deploy/roles deploy/roles\n" in dockerfile, "email-platform roles and doctor read them"
+    assert "COPY deploy/grants deploy/grants\n" in dockerfile, "migrate --clickhouse-grants and doctor read them"
     assert "cyclonedx-py environment" in dockerfile
+    makefile = (DEPLOY.parent / "Makefile").read_text(encoding="utf-8")
+    (tool,) = set(re.findall(r"cyclonedx-bom==[0-9.]+", dockerfile + makefile))
+    assert tool, "`make sbom` tries what the image does"
     assert "\nUSER platform\n" in dockerfile
 
 

@@ -24,7 +24,7 @@ def test_clickhouse_s_own_parser_reads_every_grant() -> None:
     statements = "\n".join(line for line in lines if not line.startswith("--"))
     done = subprocess.run([sys.executable, "-c", PARSE], input=statements, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("GRANT ") == statements.count("grant ") == 3
+    assert done.stdout.count("GRANT ") == statements.count("grant ") == 5
     assert "ALL" not in done.stdout.split()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping
@@ -16,10 +15,8 @@ from typing import Any
 
 import pytest
 import svix.webhooks
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook
@@ -42,6 +39,7 @@ from email_platform.events.verification import (
     sns_canonical_string,
 )
 from email_platform.local.provider_simulator.webhook_signature import signed_headers, signing_key
+from tests.fakes.webhook_signers import mailgun_signature, sendgrid_key, sendgrid_signature, sns_certificate
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 BODY = b'{"events": [{"recipient": "ann\xc3\xa9@example.com"}]}'
@@ -139,17 +137,10 @@ def test_standard_webhooks_with_odd_headers_are_refused_without_another_exceptio
 # --- SendGrid -----------------------------------------------------------------------------------------------------
 
 
-def sendgrid_key() -> tuple[ec.EllipticCurvePrivateKey, str]:
-    private = ec.generate_private_key(ec.SECP256R1())
-    der = private.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return private, base64.b64encode(der).decode()
-
-
 def sendgrid_headers(private: ec.EllipticCurvePrivateKey, at: datetime, body: bytes) -> dict[str, str]:
     timestamp = str(int(at.timestamp()))
-    signature = private.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
     return {
-        SENDGRID_SIGNATURE_HEADER: base64.b64encode(signature).decode(),
+        SENDGRID_SIGNATURE_HEADER: sendgrid_signature(private, timestamp, body),
         SENDGRID_TIMESTAMP_HEADER: timestamp,
     }
 
@@ -225,7 +216,7 @@ def test_postmark_is_accepted_with_its_credentials_and_no_others() -> None:
 
 def mailgun_body(key: str, at: datetime, token: str = "t" * 50, event: str = "delivered") -> bytes:
     timestamp = str(int(at.timestamp()))
-    signature = hmac.new(key.encode(), f"{timestamp}{token}".encode(), hashlib.sha256).hexdigest()
+    signature = mailgun_signature(key, timestamp, token)
     return json.dumps(
         {
             "signature": {"timestamp": timestamp, "token": token, "signature": signature},
@@ -338,19 +329,7 @@ class Sns:
 
 @pytest.fixture(scope="module")
 def signing() -> tuple[rsa.RSAPrivateKey, bytes]:
-    key = rsa.generate_private_key(65537, 2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sns.amazonaws.com")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOW - timedelta(days=1))
-        .not_valid_after(NOW + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    return key, certificate.public_bytes(serialization.Encoding.PEM)
+    return sns_certificate(NOW)
 
 
 @pytest.fixture
@@ -416,6 +395,10 @@ def test_an_sns_certificate_is_fetched_once_and_few_are_kept(sns: Sns) -> None:
         "https://sns.us-east-1.amazonaws.com/SimpleNotificationService-f3.pem?x=1",
         "https://s3.us-east-1.amazonaws.com/SimpleNotificationService-f3.pem",
         "https://[::1/SimpleNotificationService-f3.pem",
+        "https://sns.us-east-1.amazonaws.com/Simple\tNotificationService-f3.pem",
+        "https://sns.us-east-1.amazonaws.com/\nSimpleNotificationService-f3.pem",
+        f"{CERTIFICATE_URL}\n",
+        f"\t{CERTIFICATE_URL}",
         "file:///etc/passwd",
     ],
 )

@@ -17,10 +17,20 @@ from sqlalchemy.exc import IntegrityError
 
 from email_platform.adapters.assembly import open_oltp, open_parts
 from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.accounts import PostgresAccounts
+from email_platform.adapters.postgres.alert_book import PostgresAlertBook
 from email_platform.adapters.postgres.alert_facts import PlatformAlertFacts
+from email_platform.adapters.postgres.api_keys import PostgresApiKeys
+from email_platform.adapters.postgres.api_requests import PostgresApiRequests
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
+from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
+from email_platform.adapters.postgres.ledger_archive import PostgresLedgerArchive
+from email_platform.adapters.postgres.leftovers import PostgresLeftovers
+from email_platform.adapters.postgres.metrics import PostgresFigures
 from email_platform.adapters.postgres.migrate import migration_config, upgrade_to_head
+from email_platform.adapters.postgres.pages import PostgresPages
+from email_platform.adapters.postgres.segments import PostgresSegments
 from email_platform.alerting.rules import Limits
 from email_platform.audience.conditions import parse_condition
 from email_platform.domain.campaigns import CampaignStatus
@@ -214,7 +224,36 @@ def readers(parts: Parts, engine: Engine) -> dict[str, Callable[[], Any]]:
     source, guard = PostgresDimensionSource(engine), PostgresGuardRegister(engine)
     every = [one.campaign_id for one in parts.campaigns.newest(1_000)]
     facts = PlatformAlertFacts(engine, cast(S3ObjectStore, parts.store))
+    figures, pages, suppressions = PostgresFigures(engine), PostgresPages(engine), PostgresSuppressions(engine)
+    segments, archive = PostgresSegments(engine), PostgresLedgerArchive(engine, parts.store)
     return {
+        "figures of campaigns": figures.campaigns,
+        "figures of accounts": figures.accounts,
+        "figures of staging": figures.staging,
+        "figures of calls": figures.calls,
+        "alerts_waiting": figures.alerts_waiting,
+        "page of campaigns": lambda: pages.campaigns(100, None, None, None),
+        "page of senders": lambda: pages.senders(100, 0, None),
+        "page of users": lambda: pages.users(100, 0, None),
+        "page of suppressions": lambda: pages.suppressions(100, None, None, None),
+        "users": PostgresAccounts(engine).users,
+        "senders": PostgresAccounts(engine).senders,
+        "suppressions": lambda: list(suppressions.all()),
+        "newest suppressions": lambda: suppressions.newest(100),
+        "suppressions of an address": lambda: suppressions.of_address("a@example.com"),
+        "suppressed": lambda: suppressions.suppressed(1, [1], ["a@example.com"]),
+        "present addresses": lambda: suppressions.present_addresses([1, 2]),
+        "segments": segments.all,
+        "conditions of segments": segments.conditions,
+        "API keys": PostgresApiKeys(engine).all,
+        "audit log": lambda: PostgresApiRequests(engine).audit(None, 100),
+        "alerts": lambda: PostgresAlertBook(engine).listed(100, with_resolved=True),
+        "ledgers to archive": lambda: archive.due(now, 0, 100),
+        "ledgers half removed": lambda: archive.half_removed(100),
+        "leftovers": lambda: PostgresLeftovers(engine).leftover_rows(now, False),
+        "unloaded": parts.register.unloaded,
+        "known objects": parts.register.known,
+        "quarantined": PostgresEventIntake(engine).quarantined,
         "newest": lambda: parts.campaigns.newest(1_000),
         "due": lambda: parts.campaigns.due(100, 100),
         "unsized": lambda: parts.campaigns.unsized(100),
@@ -233,12 +272,23 @@ def readers(parts: Parts, engine: Engine) -> dict[str, Callable[[], Any]]:
     }
 
 
+OF_OTHER_TABLES = (
+    *(("campaign_manifest", "archived_at"), ("campaign_manifest", "ledger_removed_at"), ("segment", "changed_at")),
+    *(("staged_object", "staged_at"), ("chunk", "lease_expires_at"), ("chunk", "finished_at")),
+    *(("send_call", "intent_at"), ("send_call", "receipt_at"), ("campaign_guard", "alerted_at")),
+    *(("provider_rate", "blocked_until"), ("provider_rate", "share_at"), ("provider_rate", "calls_due_at")),
+    *(("provider_rate_flow", "due_at"), ("provider_rate_flow", "seen_at"), ("lead_import", "progress_at")),
+    *(("api_key", "created_at"), ("api_key", "last_used_at"), ("api_key", "revoked_at"), ("api_audit", "at")),
+    *(("alert", "raised_at"), ("alert", "seen_at"), ("alert", "resolved_at"), ("alert_delivery", "due_at")),
+)
 SPOILED = [
     *(("campaign", column, moment) for column in CAMPAIGN_TIMES for moment in TIMES),
     *(("campaign", "condition", DOCUMENTS[name]) for name in DOCUMENTS),
     *((table, "created_at", moment) for table in ("app_user", "sender", "suppression", "lead") for moment in TIMES),
     *(("lead", "unsubscribed_at", moment) for moment in TIMES),
     *(("lead", "attributes", DOCUMENTS[name]) for name in DOCUMENTS),
+    *(("segment", "condition", DOCUMENTS[name]) for name in DOCUMENTS),
+    *((table, column, moment) for table, column in OF_OTHER_TABLES for moment in TIMES[:2]),
     *(("campaign_manifest", "frozen_at", moment) for moment in TIMES),
     *(("staged_object", "loaded_at", moment) for moment in TIMES),
     *(("campaign_guard", "stopped_at", moment) for moment in TIMES),
@@ -261,6 +311,21 @@ def test_no_odd_value_of_any_column_stops_a_statement_that_reads_many_rows(parts
             "insert into staged_object (key, kind, rows, content_sha256, staged_at, loaded_sha256, loaded_at)"
             " values ('k', 'delivery', 1, 'x', now(), 'x', '2026-01-02')",
             f"insert into campaign_guard values ({sent}, 1, 1, 1, 'reason', now(), null)",
+            "insert into segment (name, condition) values ('everybody', '{\"all\": []}') on conflict do nothing",
+            f"insert into chunk (campaign_id, chunk_index, lease_expires_at) values ({sent}, 0, now())",
+            "insert into send_call (campaign_id, chunk_index, call_index, call_id, state, first_position,"
+            f" recipient_count, body_sha256, lease_epoch, intent_at)"
+            f" values ({sent}, 0, 0, gen_random_uuid(), 'unknown', 0, 1, '', 1, now())",
+            "insert into provider_rate values ('p/a', now(), now(), now(), 1, now()) on conflict do nothing",
+            f"insert into provider_rate_flow values ('p/a', {sent}, now(), now()) on conflict do nothing",
+            "insert into lead_import values ('f', 1, 1, 1) on conflict do nothing",
+            "insert into api_key (name, prefix, key_sha256, role) values ('k', 'p', 'x', 'operator')"
+            " on conflict do nothing",
+            "insert into api_audit (key_id, method, path) select min(id), 'GET', '/' from api_key",
+            "insert into alert (kind, subject, occasion, happened, meaning, command, details, raised_at, seen_at)"
+            " values ('k', 's', 'o', 'h', 'm', 'c', '{}', now(), now()) on conflict do nothing",
+            "insert into alert_delivery (alert_id, target, state, due_at)"
+            " select min(id), 't', 'raised', now() from alert on conflict do nothing",
         ):
             connection.execute(text(statement))
     everything = (queued, sent, sending)
