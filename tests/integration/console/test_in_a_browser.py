@@ -156,9 +156,11 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
     recipients = 30_000 if IS_FULL else 300
     city = seed_leads(world.engine, numbered(recipients))
     with world.engine.connect() as connection:
-        lead_id, address = connection.execute(
+        first = connection.execute(
             select(lead.c.id, lead.c.email).where(lead.c.city == city).order_by(lead.c.id)
-        ).first()  # type: ignore[misc]  # they were made above
+        ).first()
+    assert first is not None
+    lead_id, address = int(first.id), str(first.email)
     owner = world.api.owner()
     key = world.api.key("operator")
     name = unique("Spring sale")
@@ -213,7 +215,9 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
     expect(page.locator("#progress .status")).to_have_text(re.compile("queued|sending"))
 
     if not IS_FULL:
-        world.sends(lambda parts: (freeze_audience(parts, campaign_id), send_chunk(parts, campaign_id, 0, "first")))
+        world.sends(
+            lambda parts: (freeze_audience(parts, campaign_id), send_chunk(parts, campaign_id, 0, holder="first"))
+        )
     expect(page.locator("#progress .status")).to_have_text("sending")
     if not IS_FULL:
         expect(page.locator("#progress")).to_contain_text("100 of 300 recipients")
@@ -223,7 +227,7 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
     expect(page.locator("#progress")).to_contain_text("paused: a typo in the subject")
     if not IS_FULL:
         with pytest.raises(CampaignStoppedError):
-            world.sends(lambda parts: send_chunk(parts, campaign_id, 1, "second"))
+            world.sends(lambda parts: send_chunk(parts, campaign_id, 1, holder="second"))
     looks_right(page, "paused")
 
     page.get_by_role("button", name="Resume").click()
@@ -231,7 +235,7 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
         world.sends(
             lambda parts: (
                 freeze_audience(parts, campaign_id),
-                [send_chunk(parts, campaign_id, index, f"again-{index}") for index in range(3)],
+                [send_chunk(parts, campaign_id, index, holder=f"again-{index}") for index in range(3)],
                 finish_sending(parts, campaign_id),
             )
         )
