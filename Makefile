@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood check fix clean bench bench-send
+.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -53,6 +53,10 @@ test-quick: setup  ## unit tests and the fast integration tests, in under three 
 
 test-unit: setup  ## the tests that need no engine
 	$(BIN)/python -m pytest tests/unit
+
+# The short form, without Dagster, is one of the tests. PICTURES=folder keeps what the browser shows.
+browser: setup  ## a person's way through the console in Chromium, on the whole stack (PICTURES=folder)
+	EMAIL_PLATFORM_BROWSER=full EMAIL_PLATFORM_BROWSER_PICTURES=$(PICTURES) $(BIN)/python -m pytest tests/integration/console/test_in_a_browser.py
 
 SEED ?= 1
 N ?= 25

@@ -31,7 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="python -m email_platform.api",
-        description="Serves the HTTP API; settings come from the environment.",
+        description="Serves the HTTP API and the console; settings come from the environment.",
         allow_abbrev=False,
     )
     parser.add_argument("--host", default="127.0.0.1", help="put a TLS proxy in front for any other")

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp
 
 from email_platform.adapters.health.serving import HEALTH_PATH, serving_health
@@ -20,6 +20,7 @@ from email_platform.api.problems import Problem, Refusal, response_for
 from email_platform.api.services import OpenServices, Services
 
 VERSION = "1"
+_PAGES = "/console"
 _MODULES = (campaigns, campaign_actions, people, erasures, reports)
 # As many as the pools of database connections have, so that no request waits for one of these.
 _THREADS = 10
@@ -78,7 +79,8 @@ def create_app(open_services: OpenServices, pages: Pages | None = None) -> FastA
         return JSONResponse(found.body, found.status)
 
     if pages is not None:
-        app.mount("/console", pages(lambda: app.state.services))
+        app.mount(_PAGES, pages(lambda: app.state.services))
+        app.add_route(_PAGES, lambda _: RedirectResponse(f"{_PAGES}/"), include_in_schema=False)
 
     original = app.openapi
 

@@ -48,7 +48,7 @@ def api(
         int, typer.Option(min=1, max=65535, envvar=variable_of("api_port"), help="Where applications reach it.")
     ] = 18081,
 ) -> None:
-    """Serve the HTTP API until Ctrl-C; docs/api.md has it step by step."""
+    """Serve the HTTP API and the console (at /console/) until Ctrl-C; see docs/api.md and docs/console.md."""
     from email_platform.api import __main__ as process
 
     raise typer.Exit(process.main(["--host", host, "--port", str(port)]))

@@ -49,8 +49,9 @@ def doctor(as_json: AsJson = False) -> None:
     """Ask every part whether the platform can work with it.
 
     Asked side by side, each for at most 10 seconds: PostgreSQL and its roles, where leads are, Dagster's storage, S3,
-    ClickHouse, the rights in both, ClickHouse's own way to S3, the settings of every provider account in use, and the URLs that alerts go to;
-    Dagster's daemon, receiver and API; the queue, calls, events, loads and open alerts; this machine's clock and disk.
+    ClickHouse, the rights in both, ClickHouse's own way to S3, the settings of every provider account in use, and the
+    URLs that alerts go to; Dagster's daemon, receiver and API; the queue, calls, events, loads and open alerts; this
+    machine's clock and disk.
     Nothing is sent.
 
     Exit code 0 where everything fits, 1 where a part, a process or this machine does not, 3 where these fit and

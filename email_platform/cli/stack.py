@@ -68,6 +68,7 @@ def up(
                 say(f"{name} is external: its address is set in the environment")
             if "api" in parts:
                 say(f"HTTP API: http://127.0.0.1:{stack.settings.api_port}")
+                say(f"console: http://127.0.0.1:{stack.settings.api_port}/console/ (log in with an API key)")
             if "dagster-webserver" in parts:
                 say(f"Dagster's UI: http://127.0.0.1:{stack.settings.dagster_port}")
             say("running; Ctrl-C stops everything")

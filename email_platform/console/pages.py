@@ -10,7 +10,7 @@ referrer policy is not ``no-referrer``: browsers would then send ``Origin: null`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,7 +65,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "moment": _moment,
         "words": _text,
         "count": count,
@@ -73,6 +73,7 @@ def _environment() -> jinja2.Environment:
         "percent": percent,
         "as_json": _json,
     }
+    environment.filters.update(filters)
     environment.globals |= {"home": HOME}
     return environment
 

@@ -19,6 +19,7 @@ from email_platform.adapters.postgres.api_keys import PostgresApiKeys, Role
 from email_platform.adapters.postgres.tables import app_user, sender
 from email_platform.api.app import create_app
 from email_platform.api.services import open_services
+from email_platform.console.app import create_console
 from email_platform.receiver.__main__ import Server, listen
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import unique
@@ -74,7 +75,7 @@ def api(stack: Settings, oltp_engine: Engine) -> Iterator[Api]:
 @contextmanager
 def served(settings: Settings) -> Iterator[str]:
     """The API of these settings on a free port."""
-    app = create_app(lambda: open_services(settings, os.environ))
+    app = create_app(lambda: open_services(settings, os.environ), create_console)
     server = Server(uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False))
     server.capture_signals = _no_signals  # type: ignore[method-assign]  # only a main thread has them
     with listen("127.0.0.1", 0, share_port=False) as listener:
