@@ -27,6 +27,7 @@ from email_platform.errors import (
     InvalidTemplateError,
     PartUnavailableError,
     ProviderError,
+    wrong_value,
 )
 
 _logger = logging.getLogger("email_platform.api")
@@ -159,7 +160,7 @@ def _words(error: Mapping[str, Any]) -> str:
         return f"is no JSON: {error['ctx']['error']}"
     if error["type"] == "extra_forbidden":
         return "is no field of this request"
-    return str(error["msg"]).removeprefix("Value error, ")
+    return wrong_value(error["type"], str(error["msg"]), error.get("ctx", {}))
 
 
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
