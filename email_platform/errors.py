@@ -254,7 +254,7 @@ _WRONG_VALUES = {
     "float_type": "must be a number",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
-    "string_type": "must be a text; in YAML, put it in quotes",
+    "string_type": "must be a text",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "greater_than": "must be greater than {gt}",
@@ -265,6 +265,8 @@ _WRONG_VALUES = {
     "enum": "must be {expected}",
     "list_type": "must be a list",
     "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
 }
 
 
@@ -275,5 +277,11 @@ def wrong_value(kind: str, message: str, context: Mapping[str, Any]) -> str:
         kind, message, context: ``type``, ``msg`` and ``ctx`` of one of pydantic's errors (its *Validation Errors* page
             has the kinds).
     """
+    if kind == "string_too_short" and context["min_length"] == 1:
+        return "must not be empty"
+    if kind == "string_pattern_mismatch" and context["pattern"] == r"^[^\x00]*$":
+        return "must hold no NUL character"
     words = _WRONG_VALUES.get(kind)
-    return message.removeprefix("Value error, ") if words is None else words.format_map(context)
+    if words is None:
+        return message.removeprefix("Value error, ")
+    return words.format_map({name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()})

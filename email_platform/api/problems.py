@@ -147,15 +147,15 @@ def refusal_for(failure: Exception) -> Refusal:
 
 def _invalid(failure: RequestValidationError) -> Refusal:
     errors = [
-        FieldProblem(field=".".join(map(str, one["loc"])), problem=_words(one), mend=_SCHEMA)
+        FieldProblem(field=".".join(map(str, one["loc"])), problem=problem_words(one), mend=_SCHEMA)
         for one in failure.errors()
     ]
     detail = "; ".join(f"{one.field}: {one.problem}" for one in errors[:5])
     return Refusal(422, detail, "Correct the fields that `errors` names.", errors)
 
 
-def _words(error: Mapping[str, Any]) -> str:
-    """What is wrong, by the kind of error: a message of pydantic's may repeat the value only where we put it there."""
+def problem_words(error: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says, by its kind; a message may repeat the value only where we put it there."""
     if error["type"] == "json_invalid":
         return f"is no JSON: {error['ctx']['error']}"
     if error["type"] == "extra_forbidden":

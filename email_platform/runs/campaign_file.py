@@ -133,12 +133,11 @@ def _problems(path: Path, text: str, error: ValidationError) -> list[str]:
     for one in error.errors():
         key = str(one["loc"][0]) if one["loc"] else ""
         place = f", line {lines[key]}" if key in lines else ""
-        known = ", ".join(_CampaignModel.model_fields)
-        what = (
-            f"unknown key; known: {known}"
-            if one["type"] == "extra_forbidden"
-            else wrong_value(one["type"], one["msg"], one.get("ctx", {}))
-        )
+        what = wrong_value(one["type"], one["msg"], one.get("ctx", {}))
+        if one["type"] == "extra_forbidden":
+            what = f"unknown key; known: {', '.join(_CampaignModel.model_fields)}"
+        elif one["type"] == "string_type":
+            what += ": put it in quotes"
         found.append(f"{path}{place}: {key}: {what}")
     return found
 
