@@ -73,7 +73,7 @@ def test_a_campaign_that_waits_for_its_time_is_not_late_and_one_that_is_due_is(o
     open_store(own).put("events/inbox/2026-01-01/late.parquet", b"a body")
     late = own.model_copy(update={"alert_late_seconds": 0.001})
     with open_alerts(late) as parts:
-        rung = {alert.condition.kind: alert.condition for alert in look(parts, "receiver").raised}
+        rung = {str(alert.condition.kind): alert.condition for alert in look(parts, "receiver").raised}
     found = overview(late, {}, Addresses())
     lines = {one.part: one for one in found.checks}
     assert rung.keys() == {"queue_stuck", "campaign_paused", "events_late"}
