@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 MANIFEST := dbt_reports/target/manifest.json
 DBT_SOURCES := $(shell find dbt_reports -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
 
+PACKAGES := $(shell grep -c '^[a-zA-Z]' requirements.txt)
 LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
@@ -15,13 +16,19 @@ help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
 $(READY): requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing $(PACKAGES) packages from PyPI into $(VENV); the first time it takes some minutes"
+	@{ $(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt; echo $$? > $(VENV)/.pip; } \
+	  | awk -v all=$(PACKAGES) '/^Collecting/ && ++n % 20 == 0 {print "  " n " of " all " found, now " $$2; fflush()} \
+	    /^Installing collected/ {print "  all are here; writing them to the disk"; fflush()}' \
+	  && exit $$(cat $(VENV)/.pip)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
 $(MANIFEST): $(READY) $(DBT_SOURCES)
-	$(BIN)/dbt parse --quiet --project-dir dbt_reports --profiles-dir dbt_reports
+	@echo "reading the dbt project"
+	@$(BIN)/dbt parse --quiet --project-dir dbt_reports --profiles-dir dbt_reports
 
 setup: $(READY) $(MANIFEST)  ## install everything into .venv
 dbt-manifest: $(MANIFEST)  ## parse the dbt project, which Dagster reads at start

@@ -32,8 +32,9 @@ EmailPlatformError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 
 class EmailPlatformError(Exception):
@@ -247,3 +248,45 @@ class ProviderDownError(ProviderError):
 
 class CallOutcomeUnknownError(ProviderError):
     """The request may have been accepted, but no answer says so."""
+
+
+_WRONG_VALUES = {
+    "missing": "is missing",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
+
+
+def wrong_value(kind: str, message: str, context: Mapping[str, Any]) -> str:
+    """What a value must be, for settings, files and requests alike; never the value itself.
+
+    Args:
+        kind, message, context: ``type``, ``msg`` and ``ctx`` of one of pydantic's errors (its *Validation Errors* page
+            has the kinds).
+    """
+    if kind == "string_too_short" and context["min_length"] == 1:
+        return "must not be empty"
+    if kind == "string_pattern_mismatch" and context["pattern"] == r"^[^\x00]*$":
+        return "must hold no NUL character"
+    words = _WRONG_VALUES.get(kind)
+    if words is None:
+        return message.removeprefix("Value error, ")
+    return words.format_map({name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()})

@@ -27,6 +27,7 @@ from email_platform.errors import (
     InvalidTemplateError,
     PartUnavailableError,
     ProviderError,
+    wrong_value,
 )
 
 _logger = logging.getLogger("email_platform.api")
@@ -152,16 +153,16 @@ def _invalid(failure: RequestValidationError) -> Refusal:
 
 def field_problems(errors: Sequence[Mapping[str, Any]]) -> list[FieldProblem]:
     """Pydantic's errors, each as a problem of its field."""
-    return [FieldProblem(field=".".join(map(str, one["loc"])), problem=_words(one), mend=_SCHEMA) for one in errors]
+    return [FieldProblem(field=".".join(map(str, one["loc"])), problem=problem_words(one), mend=_SCHEMA) for one in errors]
 
 
-def _words(error: Mapping[str, Any]) -> str:
-    """What is wrong, by the kind of error: a message of pydantic's may repeat the value only where we put it there."""
+def problem_words(error: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says, by its kind; a message may repeat the value only where we put it there."""
     if error["type"] == "json_invalid":
         return f"is no JSON: {error['ctx']['error']}"
     if error["type"] == "extra_forbidden":
         return "is no field of this request"
-    return str(error["msg"]).removeprefix("Value error, ")
+    return wrong_value(error["type"], str(error["msg"]), error.get("ctx", {}))
 
 
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {

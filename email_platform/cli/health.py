@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -123,10 +124,9 @@ def _watch(look: Callable[[], tuple[int | None, Sequence[PartStatus], Overview]]
         with Live(console=console, screen=True, auto_refresh=False) as live:
             live.update(Text("asking every part …"), refresh=True)
             while True:
-                answer = look()
-                with console.capture() as captured:
-                    _show(console, *answer)
-                live.update(Text.from_ansi(captured.get()), refresh=True)
+                drawn = StringIO()  # what is printed on the live console itself would be drawn into the page
+                _show(Console(file=drawn, force_terminal=True, width=console.width, highlight=False), *look())
+                live.update(Text.from_ansi(drawn.getvalue()), refresh=True)
                 time.sleep(every_seconds)
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.DONE) from None

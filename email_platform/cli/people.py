@@ -105,7 +105,9 @@ def add_sender(
     from email_platform.settings.provider_accounts import is_account_name
 
     if provider not in provider_names():
-        raise typer.BadParameter(f"unknown provider {provider!r}; known: {', '.join(provider_names())}")
+        raise typer.BadParameter(
+            f"unknown provider {provider!r}; known: {', '.join(provider_names())}", param_hint="--provider"
+        )
     if not is_account_name(account):
         raise typer.BadParameter(f"{account!r} cannot name an account: letters, digits, - and _")
     with _accounts() as accounts:

@@ -58,15 +58,14 @@ def show(
     from email_platform.adapters.clickhouse.report_frames import read_campaign, read_overview
     from email_platform.reporting.campaign_report import campaign_report
     from email_platform.reporting.overview_report import overview_report
+    from email_platform.reporting.page import write_page
 
     with open_warehouse(Settings.load(), REPORT_TIMEOUT_SECONDS) as warehouse:
         if campaign is not None:
             page = campaign_report(read_campaign(warehouse, campaign))
         else:
             page = overview_report(read_overview(warehouse))
-    part = html.with_name(f"{html.name}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(html)
+    write_page(html, page)
     say(f"wrote {html} ({len(page.encode()):,} bytes)")
 
 

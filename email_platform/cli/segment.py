@@ -53,8 +53,13 @@ def add(
     """
     try:
         raw = json.loads(condition.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CommandRefusedError(f"{condition}: is no JSON that can be read ({type(error).__name__})") from None
+    except OSError as failure:
+        raise CommandRefusedError(
+            f"{condition}: {failure.strerror}; --condition names a file that holds the condition as JSON"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        where = f" at line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+        raise CommandRefusedError(f"{condition}: is no JSON that can be read{where}") from None
     with _segments() as segments:
         try:
             is_new = segments.put(name, raw, replace=replace)

@@ -85,7 +85,7 @@ def demo(
 ) -> None:
     """Send four campaigns from the queue to the report tables, and compare every count."""
     with embedded_imports():
-        from email_platform.local.demo.run import run_demo, summary_lines
+        from email_platform.local.demo.run import run_demo, second_terminal_lines, summary_lines, write_report
         from email_platform.local.demo.terminal import demo_console
         from email_platform.local.stack.stack import ALL_PART_NAMES, running_stack, supervisor_id
 
@@ -103,9 +103,11 @@ def demo(
         else:
             say("using the stack that runs already")
             settings = Settings.load(state_folder=state_folder)
-        say(f"Dagster's UI: http://127.0.0.1:{settings.dagster_port}")
+        for line in second_terminal_lines(settings):
+            say(line)
         run_demo(settings, leads, seed, demo_console())
-        for line in summary_lines(settings, time.monotonic() - began_seconds):
+        seconds = time.monotonic() - began_seconds
+        for line in summary_lines(settings, seconds, write_report(settings), keeps_running=keep_running):
             say(line)
         if keep_running:
             say("running; Ctrl-C stops everything")

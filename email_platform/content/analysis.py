@@ -52,6 +52,7 @@ class Reader:
     def __init__(self, part: str, tree: nodes.Template) -> None:
         self._part = part
         self.used: set[str] = set()
+        self.lines: dict[str, int] = {}
         self.required: set[str] = set()
         self.local_names: set[str] = set()
         for name in tree.find_all(nodes.Name):
@@ -146,6 +147,7 @@ class Reader:
         if name is None:
             return
         self.used.add(name)
+        self.lines.setdefault(name, node.lineno)
         variable = tuple(name.split(".")) if name.startswith("attributes.") else (name,)
         # A guard on a longer path answers for its beginning as well.
         if not any(each[: len(variable)] == variable for each in guarded):
@@ -156,6 +158,7 @@ class Reader:
         if name is None:
             return
         self.used.add(name)
+        self.lines.setdefault(name, node.lineno)
         if len(path) > 2:  # attributes.a.b is defined: asking for b needs an a
             self._note(node, path[:-1], guarded)
 

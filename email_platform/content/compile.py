@@ -5,7 +5,7 @@ Invariant: content that compiles and passes `check_content` names only variables
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -45,6 +45,7 @@ class Part:
         environment: the sandbox it is compiled for.
         pieces: what it is made of.
         used, required: variables, as in `CompiledContent`.
+        lines: where each variable is used first.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Part:
     pieces: Pieces
     used: frozenset[str]
     required: frozenset[str]
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +132,18 @@ def check_content(compiled: CompiledContent, fields: Collection[str] = CONTENT_F
     Raises:
         InvalidTemplateError: names the unknown variable and the nearest known ones.
     """
-    for name in sorted(compiled.used):
-        if name in fields or name.startswith("attributes."):
-            continue
-        near = get_close_matches(name, fields, n=2, cutoff=0.6)
-        near += [each for each in sorted(fields) if each.startswith(f"{name}.") and each not in near]
-        meant = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(fields))}."
-        raise InvalidTemplateError(
-            f"unknown variable {name!r}: {meant} A key of the lead's attributes is written attributes.{name}"
-        )
+    for part in compiled.parts:
+        for name in sorted(part.used):
+            if name in fields or name.startswith("attributes."):
+                continue
+            near = get_close_matches(name, fields, n=2, cutoff=0.6)
+            near += [each for each in sorted(fields) if each.startswith(f"{name}.") and each not in near]
+            meant = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(fields))}."
+            place = f"{part.name} template, line {part.lines[name]}" if name in part.lines else f"{part.name} template"
+            raise InvalidTemplateError(
+                f"{place}: unknown variable {name!r}: {meant} A key of the lead's attributes is written "
+                f"attributes.{name}"
+            )
 
 
 def _compile_part(part: str, source: str, *, autoescape: bool) -> Part:
@@ -168,4 +173,14 @@ def _compile_part(part: str, source: str, *, autoescape: bool) -> Part:
         raise InvalidTemplateError(f"{part} template: too deeply nested or too large to compile") from error
     # A local name used outside its scope is as unknown as one that was never set.
     used = reader.used | (undeclared & reader.local_names)
-    return Part(part, environment, pieces, frozenset(used), frozenset(reader.required))
+    lines = {**_first_lines(tree, undeclared & reader.local_names), **reader.lines}
+    return Part(part, environment, pieces, frozenset(used), frozenset(reader.required), lines)
+
+
+def _first_lines(tree: nodes.Template, names: Collection[str]) -> dict[str, int]:
+    """Where these names are read first."""
+    lines: dict[str, int] = {}
+    for node in tree.find_all(nodes.Name):
+        if node.name in names and node.ctx == "load":
+            lines.setdefault(node.name, node.lineno)
+    return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -112,6 +113,13 @@ def percent(rate: Any) -> str:
     if 0 < value < 0.05:
         return "under 0.1 %"
     return "over 99.9 %" if 99.95 <= value < 100 else f"{value:.1f} %"
+
+
+def write_page(html: Path, page: str) -> None:
+    """Write the page as a file: whole or not at all, in the place of what was there."""
+    part = html.with_name(f"{html.name}.part")
+    part.write_text(page, encoding="utf-8")
+    part.replace(html)
 
 
 def moment(value: Any) -> str:

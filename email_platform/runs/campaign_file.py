@@ -34,7 +34,7 @@ from email_platform.content.compile import check_content, compile_content
 from email_platform.content.prepare import prepared_content
 from email_platform.domain.campaigns import CampaignContent, OnUnknown
 from email_platform.domain.local_time import scheduled_time
-from email_platform.errors import CommandRefusedError, InvalidConditionError
+from email_platform.errors import CommandRefusedError, InvalidConditionError, wrong_value
 
 _LONGEST_BYTES = 8 << 20
 _GREATEST_VERSION = 2**31 - 1
@@ -133,9 +133,11 @@ def _problems(path: Path, text: str, error: ValidationError) -> list[str]:
     for one in error.errors():
         key = str(one["loc"][0]) if one["loc"] else ""
         place = f", line {lines[key]}" if key in lines else ""
-        known = ", ".join(_CampaignModel.model_fields)
-        what = f"unknown key; known: {known}" if one["type"] == "extra_forbidden" else str(one["msg"])
-        what = what.removeprefix("Value error, ")
+        what = wrong_value(one["type"], one["msg"], one.get("ctx", {}))
+        if one["type"] == "extra_forbidden":
+            what = f"unknown key; known: {', '.join(_CampaignModel.model_fields)}"
+        elif one["type"] == "string_type":
+            what += ": put it in quotes"
         found.append(f"{path}{place}: {key}: {what}")
     return found
 

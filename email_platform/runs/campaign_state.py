@@ -123,11 +123,21 @@ def campaign_state(parts: Parts, accounts: AccountUses, campaign_id: int) -> Cam
     totals = parts.ledger.totals(campaign_id)
     account = accounts.of(campaign)
     now = parts.clock()
-    rate = 0.0
-    if manifest is not None and totals.ended:
-        rate = totals.ended / max(((campaign.finished_at or now) - manifest.frozen_at).total_seconds(), 0.001)
     state = CampaignState(campaign, manifest, totals, account, waits_for(campaign, totals, account, now))
-    return _with_rate(state, rate)
+    if manifest is None:
+        return state
+    end = campaign.finished_at or now
+    pace = since_freeze(manifest, _done(totals), end)
+    return replace(_with_rate(state, pace), recipients_per_second=since_freeze(manifest, totals.accepted, end))
+
+
+def since_freeze(manifest: Manifest, recipients: int, end: datetime) -> float:
+    """Recipients a second, from the freeze of the audience to the end.
+
+    Of those accepted it is what the report says as `emails_per_minute`: a campaign of one call has no time between its
+    first and its last call, and one of two calls has next to none.
+    """
+    return recipients / max((end - manifest.frozen_at).total_seconds(), 0.001)
 
 
 def watch_campaign(

@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from email_platform.errors import ConfigurationError
+from email_platform.errors import ConfigurationError, wrong_value
 from email_platform.settings.alerts import AlertSettings
 from email_platform.settings.api import ApiSettings
 from email_platform.settings.clickhouse import CLICKHOUSE, ClickHouseSettings
@@ -177,7 +177,10 @@ def _validated(build: Callable[[], _Built]) -> _Built:
     try:
         return build()
     except ValidationError as invalid:
-        lines = [_mend(error["type"], error["loc"], error["msg"]) for error in invalid.errors(include_input=False)]
+        lines = [
+            _mend(error["type"], error["loc"], wrong_value(error["type"], error["msg"], error.get("ctx", {})))
+            for error in invalid.errors(include_input=False)
+        ]
     # Raised outside the handler: the original error holds the values, secrets among them.
     raise ConfigurationError("\n".join(lines))
 
@@ -196,4 +199,4 @@ def _mend(kind: str, location: tuple[int | str, ...], message: str) -> str:
             f"{variable_of(name)} is not set: set it to {what}, "
             "or start the embedded part with `email-platform up` (and run this in the same folder)"
         )
-    return f"{variable_of(name)}: {message.removeprefix('Value error, ')}"
+    return f"{variable_of(name)}: {message}"

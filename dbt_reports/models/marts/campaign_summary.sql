@@ -12,6 +12,7 @@ with campaigns as (
         status_reason,
         is_deleted,
         frozen_at is not null as has_audience,
+        frozen_at,
         snapshot_at,
         finished_at,
         considered,
@@ -33,6 +34,7 @@ with campaigns as (
         cast(null, 'Nullable(String)') as status_reason,
         ifNull(known.is_deleted, 0) as is_deleted,
         1 as has_audience,
+        cast(null, 'Nullable(DateTime64(6, ''UTC''))') as frozen_at,
         toDateTime64(old.learnt_at, 6, 'UTC') as snapshot_at,
         old.last_sent_at as finished_at,
         old.leads as considered,
@@ -89,6 +91,12 @@ joined as (
         outcomes.first_sent_at as first_sent_at,
         outcomes.last_sent_at as last_sent_at,
         dateDiff('millisecond', outcomes.first_sent_at, outcomes.last_sent_at) / 1000 as duration_seconds,
+        -- From the freeze to the end: a tiny campaign has next to no time between its first and its last call.
+        if(
+            campaigns.frozen_at is null,
+            dateDiff('millisecond', outcomes.first_sent_at, outcomes.last_sent_at),
+            dateDiff('millisecond', campaigns.frozen_at, ifNull(campaigns.finished_at, outcomes.last_sent_at))
+        ) / 1000 as sending_seconds,
         campaigns.finished_at as finished_at,
         campaigns.snapshot_at as snapshot_at
     from campaigns
@@ -133,7 +141,7 @@ select
     first_sent_at,
     last_sent_at,
     duration_seconds,
-    accepted / nullIf(duration_seconds, 0) * 60 as emails_per_minute,
+    accepted / nullIf(sending_seconds, 0) * 60 as emails_per_minute,
     {{ rate('accepted_rate') }},
     {{ rate('delivered_rate') }},
     {{ rate('bounce_rate') }},

@@ -33,8 +33,8 @@ _MEND_CLOCK = "let every machine keep its clock by NTP (`timedatectl` shows whet
 def machine_questions(settings: Settings) -> list[Question]:
     """Its clock beside PostgreSQL's and S3's, and its disk."""
     return [
-        Question("clock beside PostgreSQL's", lambda: clock(_postgres_time(settings)), group="machine"),
-        Question("clock beside S3's", lambda: clock(_store_time(settings)), group="machine"),
+        Question("clock beside PostgreSQL's", lambda: clock(_postgres_time(settings)), "see PostgreSQL", "machine"),
+        Question("clock beside S3's", lambda: clock(_store_time(settings)), "see S3", "machine"),
         Question("disk", lambda: disk(settings.state_folder), group="machine"),
     ]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.clickhouse.address import reports_database
+from email_platform.adapters.clickhouse.report_frames import read_overview
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.errors import EmailPlatformError
@@ -34,6 +36,9 @@ from email_platform.local.demo.leads import queue_follow_up, seed_demo
 from email_platform.local.demo.terminal import CampaignProgress, ProgressDisplay, print_reconciliation, print_table
 from email_platform.local.demo.watch import DemoWatch
 from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.reporting.overview_report import overview_report
+from email_platform.reporting.page import write_page
+from email_platform.runs.campaign_state import since_freeze
 from email_platform.runs.load import account
 from email_platform.runs.parts import Parts
 from email_platform.settings import Settings
@@ -59,6 +64,7 @@ def run_demo(settings: Settings, leads: int, seed: int, console: Console) -> Non
     Raises:
         DemoFailedError: a campaign stopped, nothing moved for minutes, or two counts differ.
     """
+    console.print(f"making {leads:,} leads and the campaigns")
     with open_oltp(settings) as engine:
         began_seconds = time.monotonic()
         seeded = seed_demo(engine, leads, seed, queue_campaigns=True)
@@ -134,10 +140,10 @@ def _progress(watch: DemoWatch, campaign_id: int, name: str) -> CampaignProgress
     totals = watch.parts.ledger.totals(campaign_id)
     done = totals.accepted + totals.rejected + totals.unknown
     eligible = manifest.eligible_rows if manifest else 0
-    rate = 0.0
-    if manifest is not None and done:
+    rate = pace = 0.0
+    if manifest is not None:
         end = campaign.finished_at or watch.parts.clock()
-        rate = done / max((end - manifest.frozen_at).total_seconds(), 0.001)
+        rate, pace = (since_freeze(manifest, count, end) for count in (totals.accepted, done))
     return CampaignProgress(
         campaign_id=campaign_id,
         name=name,
@@ -148,7 +154,7 @@ def _progress(watch: DemoWatch, campaign_id: int, name: str) -> CampaignProgress
         unknown=totals.unknown,
         calls=sum(totals.calls_by_state.values()),
         recipients_per_second=rate,
-        eta_seconds=(eligible - done) / rate if rate else None,
+        eta_seconds=(eligible - done) / pace if pace else None,
         chunks_done=totals.chunks_finished,
         chunks_total=totals.chunks,
     )
@@ -193,7 +199,7 @@ def _print_reports(watch: DemoWatch, console: Console) -> None:
     queries = {
         "campaign_summary": """
             select campaign_id as id, name, owner_name as owner, status, considered, eligible, excluded, accepted,
-                   rejected, unknown, not_attempted as not_tried, round(emails_per_minute) as per_minute
+                   rejected, unknown, not_attempted as not_tried, round(emails_per_minute / 60) as per_s
             from {reports}.campaign_summary where campaign_id in {{ids:Array(Int64)}} order by campaign_id
         """,
         "campaign_summary: why leads were excluded": """
@@ -282,9 +288,31 @@ def _accepted_in_objects(parts: Parts, campaign_id: int) -> int:
     return accepted
 
 
-def summary_lines(settings: Settings, seconds: float) -> Sequence[str]:
+def second_terminal_lines(settings: Settings) -> Sequence[str]:
+    """What to look at while it works."""
+    return (
+        f"console and HTTP API: http://127.0.0.1:{settings.api_port}/",
+        f"Dagster's UI: http://127.0.0.1:{settings.dagster_port}/",
+        "in a second terminal, in this folder: .venv/bin/email-platform status --watch",
+    )
+
+
+def write_report(settings: Settings) -> Path:
+    """The overview of all campaigns as one file in the state folder, which outlives the stack."""
+    file = settings.state_folder / "report.html"
+    with open_warehouse(settings) as warehouse:
+        write_page(file, overview_report(read_overview(warehouse)))
+    return file
+
+
+def summary_lines(settings: Settings, seconds: float, report: Path, *, keeps_running: bool) -> Sequence[str]:
     """Where to look next."""
+    until = "" if keeps_running else " (it ends with the demo; `make up` starts it again, with all that was sent)"
     return (
         f"done in {seconds:.0f} s; every line of the accounting holds",
-        f"the runs, assets and their metadata: http://127.0.0.1:{settings.dagster_port} (while the stack runs)",
+        f"the report, a file that needs no network: {report.as_uri()}",
+        f"console and HTTP API: http://127.0.0.1:{settings.api_port}/{until}; "
+        "a key for it: .venv/bin/email-platform api-key add me --role operator",
+        f"the runs, assets and their metadata: http://127.0.0.1:{settings.dagster_port}/{until}",
+        "in a second terminal, in this folder: .venv/bin/email-platform campaign list",
     )

@@ -130,11 +130,18 @@ class Supervisor:
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stop all parts, the last started first, and wait until each is gone."""
+        """Stop all parts, the last started first, and wait until each is gone; says which one it waits for."""
         self._stopping.set()
+        began, count = self.clock(), len(self._running)
         while self._running:
             running = self._running.pop()
-            _end(running.guard, running.part.grace_seconds)
+            part = running.part
+            self.say(
+                f"stopping {part.name} ({count - len(self._running)} of {count}; it may take {part.grace_seconds:g} s)"
+            )
+            _end(running.guard, part.grace_seconds)
+        if count:
+            self.say(f"all {count} parts have ended, after {self.clock() - began:.0f} s")
 
     def _start_again(self, running: _Running) -> None:
         _close(running.guard)

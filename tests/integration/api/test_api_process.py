@@ -35,6 +35,9 @@ def test_sigterm_ends_the_process_cleanly_and_its_log_holds_no_address(settings:
         wait_until_it_answers(url, process)
         asked = httpx.get(f"{url}/v1/addresses/history", params={"address": "secret.person@example.com"})
         assert asked.status_code == 401
+        health = httpx.get(f"{url}/healthz")
+        assert health.status_code == 200
+        assert health.json()["parts"] == {"PostgreSQL": "answers", "S3": "answers", "ClickHouse": "answers"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     finally:

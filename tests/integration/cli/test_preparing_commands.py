@@ -89,7 +89,7 @@ def test_a_user_a_sender_and_a_campaign_from_the_example_files(oltp_engine: Engi
         ),
         (
             "name: A\nsender: a@example.com\nsubject: 7\nhtml: x\ncondition: {all: []}",
-            "line 3: subject: Input should be a valid string",
+            "line 3: subject: must be a text",
         ),
         ("name: A\nsender: a@example.com\nsubject: s\ncondition: {all: []}", "needs a body"),
         (

@@ -61,6 +61,12 @@ def test_events_are_received_until_the_process_is_asked_to_end(environment: dict
         line = next(line for line in process.stderr if "receiving events on" in line)
         address = line.split()[-1]
         assert httpx.get(f"{address}/health").status_code == 200
+        health = httpx.get(f"{address}/healthz")
+        assert (health.status_code, health.json()["status"]) == (200, "ok")
+        environment |= {"EMAIL_PLATFORM_RECEIVER_URL": address}
+        asked = run_without_the_extra(["doctor", "--json"], environment, tmp_path)
+        receiver = next(check for check in json.loads(asked.stdout) if check["part"] == "receiver")
+        assert (receiver["fits"], f"serves at {address}" in receiver["says"]) == (True, True)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

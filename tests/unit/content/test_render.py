@@ -362,6 +362,7 @@ def test_an_unknown_variable_is_named_with_what_was_probably_meant(source: str, 
     with pytest.raises(InvalidTemplateError) as refused:
         check_content(compiled)
     assert problem in str(refused.value)
+    assert str(refused.value).startswith("html template, line 1: ")
 
 
 # --- what every recipient must have -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Does docs/database.md name every table and every column of the migrated schema, as it is?"""
+"""Does docs/database.md name every table and every column of the migrated schemas, as they are?"""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
+from email_platform.adapters.assembly import open_warehouse
 from email_platform.domain.campaigns import LEGAL_TRANSITIONS
+from email_platform.settings import Settings
 
 pytestmark = pytest.mark.integration
 
 PAGE = (Path(__file__).parents[4] / "docs" / "database.md").read_text(encoding="utf-8")
 NOT_OURS = "email_platform_alembic_version"
+KEPT_FOR_ITSELF = {"schema_version"}
 COLUMNS = text(
     """
     select class.relname, attribute.attname, format_type(attribute.atttypid, attribute.atttypmod),
@@ -56,3 +59,20 @@ def test_the_states_of_a_call_are_the_table_s(oltp_engine: Engine) -> None:
         ).scalar_one()
     calls = PAGE.partition("| state | means | an end |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", calls, re.MULTILINE)) == set(re.findall(r"'(\w+)'", constraint))
+
+
+def test_every_raw_table_and_column_of_the_warehouse_is_there_with_its_type(settings: Settings) -> None:
+    with open_warehouse(settings) as warehouse:
+        found = {
+            (str(row[0]), str(row[1]), str(row[2]))
+            for row in warehouse.client.query(
+                "select table, name, type from system.columns where database = currentDatabase()"
+            ).result_rows
+            if row[0] not in KEPT_FOR_ITSELF
+        }
+    written = {
+        (table, column, kind)
+        for table, section in re.findall(r"^## warehouse: (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+        for column, kind in re.findall(r"^\| `(\w+)` \| ([^|]+) \| .+ \|$", section, re.MULTILINE)
+    }
+    assert written == found

@@ -355,6 +355,9 @@ def test_a_part_that_died_is_brought_back_with_its_data(tmp_path: Path) -> None:
     assert any("postgres ended (signal 9); starting it again in 0.5 s" in line for line in said)
     assert again.keys() == process_ids.keys()
     assert not set(again.values()) & set(process_ids.values())
+    stops = [line for line in said if line.startswith("stopping ")]
+    assert [line.split()[1] for line in stops] == list(reversed(process_ids)), "each is named while it is waited for"
+    assert said[-1].startswith("all 2 parts have ended")
 
 
 def test_a_second_supervisor_on_the_same_folder_is_refused(tmp_path: Path) -> None:
