@@ -158,7 +158,8 @@ class PostgresErasures:
                     index_elements=[erasure.c.pseudonym], set_={"address": key, "finished_at": None}
                 )
             )
-            self._suppress(connection, key, pseudonym)
+            moved = self._suppress(connection, key, pseudonym)
+            self._add_removed(connection, pseudonym, {"suppressions": moved})
             return _read(connection, pseudonym)
 
     def find(self, pseudonym: str) -> Erasure | None:
@@ -179,15 +180,7 @@ class PostgresErasures:
     def add_removed(self, pseudonym: str, counts: Mapping[str, int]) -> None:
         """Add to the counts of what was removed."""
         with oltp_transaction(self._engine) as connection:
-            removed: dict[str, int] = dict(
-                connection.execute(
-                    select(erasure.c.removed).where(erasure.c.pseudonym == pseudonym).with_for_update()
-                ).scalar_one()
-            )
-            for place, count in counts.items():
-                if count:
-                    removed[place] = removed.get(place, 0) + count
-            self._update(connection, pseudonym, removed=removed)
+            self._add_removed(connection, pseudonym, counts)
 
     def set_rewriting(self, pseudonym: str, objects: Collection[RewrittenObject]) -> None:
         """Remember which objects are about to be replaced; an empty collection once they are."""
@@ -293,6 +286,14 @@ class PostgresErasures:
         for one in [*kept, everywhere]:
             connection.execute(insert(suppression).values(**one).on_conflict_do_nothing())
         return len(rows)
+
+    def _add_removed(self, connection: Connection, pseudonym: str, counts: Mapping[str, int]) -> None:
+        row = select(erasure.c.removed).where(erasure.c.pseudonym == pseudonym).with_for_update()
+        removed: dict[str, int] = dict(connection.execute(row).scalar_one())
+        for place, count in counts.items():
+            if count:
+                removed[place] = removed.get(place, 0) + count
+        self._update(connection, pseudonym, removed=removed)
 
     def _update(self, connection: Connection, pseudonym: str, **values: Any) -> None:
         connection.execute(update(erasure).where(erasure.c.pseudonym == pseudonym).values(**values))

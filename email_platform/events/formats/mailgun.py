@@ -24,7 +24,7 @@ where hard |
 
 A ``rejected`` event may lack ``recipient``: then it is read from the message's To.
 
-Where django-anymail 13 differs: it reports every permanent failure as "bounced", also espblock and those of
+Where django-anymail 15.2 differs: it reports every permanent failure as "bounced", also espblock and those of
 Mailgun's own lists;
 Mailgun itself keeps a block off its bounce list. It takes signature.token as the id, which a forged body may share.
 

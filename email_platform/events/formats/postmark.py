@@ -25,13 +25,13 @@ Postmark's own list, or never tried | no |
 | SubscriptionChange | read as |
 | --- | --- |
 | SuppressSending false | resubscribed |
-| SuppressionReason ManualSuppression or none | unsubscribed |
+| SuppressSending true or missing, SuppressionReason ManualSuppression or none | unsubscribed |
 | SuppressionReason HardBounce, SpamComplaint | other: the bounce or complaint has its own webhook |
 
-Where django-anymail 13 differs: SpamNotification is "complained" there. Postmark's text says that a filter or the
-user's rule
-classified the message, which nobody reported: a block. VirusNotification and Unknown are "bounced" and "unknown" there,
-SoftBounce "bounced" as a dead address is; a SubscriptionChange after a bounce counts as a second bounce.
+Where django-anymail 15.2 differs: SpamNotification is "complained" there. Postmark's text says that a filter or the
+user's rule classified the message, which nobody reported: a block. VirusNotification and Unknown are "bounced" and
+"unknown" there, SoftBounce "bounced" as a dead address is; a SubscriptionChange after a bounce counts as a second
+bounce.
 
 Invariant: as in `email_platform.events.normalising`.
 """
@@ -148,7 +148,7 @@ def _bounce(bounce_type: str, details: str) -> Verdict:
 
 def _subscription_change(document: Mapping[str, Any]) -> Verdict:
     """Postmark reports its own suppressions here too: with each hard bounce and complaint, or by hand."""
-    if document.get("SuppressSending") is not True:
+    if document.get("SuppressSending") is False:
         return "resubscribed", ""
     reason = optional_text(document, "SuppressionReason")
     # The bounce or the complaint has its own webhook: counting it here too would count it twice.

@@ -21,7 +21,7 @@ opened, \
 clicked | |
 | email.scheduled, email.received, contact.*, domain.* | other | |
 
-Where django-anymail 13 differs: it reports every email.bounced as "bounced" and reads the cause from the English
+Where django-anymail 15.2 differs: it reports every email.bounced as "bounced" and reads the cause from the English
 message, and
 names the first of several recipients. Resend documents type and subType now, so we go by those, and by all recipients.
 

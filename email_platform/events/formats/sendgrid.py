@@ -29,7 +29,7 @@ Invalid SMTPAPI header | rejected, with that reason: SendGrid's own lists, nothi
 | group_resubscribe | resubscribed | |
 | processed, deferred, delivered, open, click | accepted, delayed, delivered, opened, clicked | |
 
-Where django-anymail 13 differs: it reports bounce of type blocked as "bounced", as it does a dead address.
+Where django-anymail 15.2 differs: it reports bounce of type blocked as "bounced", as it does a dead address.
 SendGrid says that a block is no statement about the address, so we are right not to suppress it.
 
 Invariant: as in `email_platform.events.normalising`.

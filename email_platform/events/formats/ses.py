@@ -41,7 +41,7 @@ is whom
 we mailed, and that one is judged. With several destinations, of which none is named, the recipient stays empty and
 is found by the message id (`email_platform.events.mailed`).
 
-Where django-anymail 13 differs, we follow SES's own text: it reports every bounce as "bounced", also Transient,
+Where django-anymail 15.2 differs, we follow SES's own text: it reports every bounce as "bounced", also Transient,
 out-of-office
 and suppressed ones; every complaint as "complained", also not-spam; and the address named by the bounce as the
 recipient.

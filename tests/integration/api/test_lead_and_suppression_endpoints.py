@@ -129,3 +129,25 @@ def test_an_address_is_explained_over_all_campaigns(operator: Client) -> None:
     history = operator.get("/v1/addresses/history", params={"address": address}).json()
     assert [one["reason"] for one in history["suppressions"]] == ["manual"]
     assert history["leads"] == []
+
+
+def test_a_person_is_erased_and_neither_the_answer_nor_the_audit_log_holds_the_address(
+    api: Api, operator: Client, of_owner: Client
+) -> None:
+    address = f"{unique('erased')}@Example.com"
+    added = operator.make("/v1/leads", {"leads": [{"email": address}]})
+    assert added.json()["added"] == 1
+    refused = of_owner.post("/v1/erasures", json={"address": address})
+    assert refused.status_code == 403
+    answer = operator.post("/v1/erasures", json={"address": f" {address.upper()}\t"})
+    document = answer.json()
+    assert (answer.status_code, document["state"], document["removed"]) == (202, "under way", {"leads": 1})
+    assert operator.get(f"/v1/erasures/{document['erasure']}").json() == document
+    newest = operator.get("/v1/audit", params={"limit": 1}).json()["items"][0]
+    assert (newest["path"], newest["status"]) == (f"/v1/erasures/{document['erasure']}", 202)
+    assert address.lower() not in (answer.text + str(newest)).lower()
+    again = operator.make("/v1/leads", {"leads": [{"email": address.lower()}]}).json()
+    assert (again["added"], [one["index"] for one in again["rejected"]]) == (0, [0])
+    no_address = operator.post("/v1/erasures", json={"address": "ann"})
+    assert (no_address.status_code, no_address.json()["errors"][0]["field"]) == (422, "body.address")
+    assert operator.get(f"/v1/erasures/erased-{'0' * 40}@erased.invalid").status_code == 404

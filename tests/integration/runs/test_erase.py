@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -15,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, String, insert, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
+from typer.testing import CliRunner, Result
 
 from email_platform.adapters.assembly import open_erasures, open_events, open_oltp, open_parts, open_warehouse
+from email_platform.adapters.clickhouse.address import reports_database_beside
 from email_platform.adapters.clickhouse.erasure import WarehousePerson
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
@@ -36,6 +39,7 @@ from email_platform.adapters.postgres.tables import (
     send_call,
 )
 from email_platform.audience.lead_file import ImportedLead
+from email_platform.cli.app import app
 from email_platform.domain.storage_layout import event_inbox_key, report_page_key
 from email_platform.errors import CommandRefusedError, ConfigurationError
 from email_platform.events.inbox import replay_archive, replay_quarantine, stage_inbox
@@ -74,7 +78,7 @@ class World:
         """A campaign in two chunks whose audience is frozen; the person is its 51st lead."""
         rows = [{**one, "attributes": {"friend": "nobody"}} for one in numbered(others)]
         rows.insert(50, {"email": address, "first_name": "Zaphira", "attributes": {"nickname": "Zaphi"}})
-        rows.append({"email": None})
+        rows.append({"email": None, "attributes": {}})
         campaign_id = queue_campaign(self.engine, in_city(seed_leads(self.engine, rows)), **values)
         freeze_audience(self.parts, campaign_id)
         return campaign_id
@@ -149,8 +153,9 @@ def everything_that_is_kept(world: World) -> Iterator[tuple[str, str]]:
         for row in parquet.read().to_pylist():
             yield info.key, repr(row)
     for database, name in world.warehouse.query(
-        "select database, name from system.tables where database = {database:String} and engine like '%MergeTree'",
-        {"database": world.warehouse.database},
+        "select database, name from system.tables where database in {databases:Array(String)} "
+        "and engine like '%MergeTree'",
+        {"databases": [world.warehouse.database, reports_database_beside(world.warehouse.database)]},
     ):
         for row in world.warehouse.query(f"select * from {database}.{name}", {}):
             yield name, repr(row)
@@ -204,6 +209,16 @@ def seeded(world: World, address: str) -> int:
     unreadable = ReceivedBody("simulator", "default", datetime.now(UTC), "", f'[{{"to": "{address}"}}'.encode())
     world.take_in(unreadable)
     world.store.put(report_page_key(campaign_id), f"<p>{address}</p>".encode())
+    # As a mart has it: the reports' tables are the platform's too, but no migration makes them.
+    reports = reports_database_beside(world.warehouse.database)
+    columns = "id Int64, email LowCardinality(Nullable(String)), error Nullable(String)"
+    rows = f"(1, '{address}', 'no <{address}>'), (2, null, null), (3, 'b@x.com', 'else')"
+    for statement in (
+        f"create database if not exists {reports}",
+        f"create table if not exists {reports}.mart ({columns}) engine = MergeTree order by id",
+        f"insert into {reports}.mart values {rows}",
+    ):
+        world.warehouse.client.command(statement)
     with world.engine.begin() as connection:
         connection.execute(update(campaign).where(campaign.c.id == campaign_id).values(status_reason=f"no <{address}>"))
         now = datetime.now(UTC)
@@ -247,7 +262,7 @@ PLACES = {
     "lead", "suppression", "segment", "campaign", "alert", "api_request", "send_call",
     "manifests/campaign=#/#/eligible.parquet", "deliveries/campaign=#/chunk-#.parquet",
     "events/raw/#/#.parquet", "events/normalised/#/#.parquet", "events/quarantine/#/#.parquet",
-    "reports/campaign=#.html", "delivery", "event",
+    "reports/campaign=#.html", "delivery", "event", "mart",
 }  # fmt: skip
 
 
@@ -266,10 +281,14 @@ def test_after_a_real_campaign_nothing_names_the_person_and_every_count_is_as_it
     assert (done.finished_at is not None, done.address, done.waits_for) == (True, None, ())
     assert places_naming(world, address) == set()
     assert planned.found.keys() <= done.removed.keys()
+    assert planned.found.keys() >= {"leads", "suppressions", "manifests", "objects", "calls", "rows of alert"}
     assert done.removed["leads"] == 1
 
     load_staged(world.parts.register, world.warehouse)
     assert places_naming(world, address) == set()
+    reports = reports_database_beside(world.warehouse.database)
+    others = world.warehouse.query(f"select email, error from {reports}.mart where id > 1 order by id", {})
+    assert [tuple(row) for row in others] == [(None, None), ("b@x.com", "else")]
     assert world.holds(campaign_id) == counts
     assert world.parts.ledger.totals(campaign_id) == totals
     assert world.warehouse.feedback_counts([campaign_id]) == feedback
@@ -288,7 +307,7 @@ def test_the_person_stays_suppressed_in_every_spelling_and_no_lead_again(world: 
         f"\t{address.lower()}\u200b",
         address.replace("B\u00fccher", "xn--bcher-kva"),
     ]
-    assert suppressions.suppressed(1, [1, 2, 3, 4, 5], [*spellings, "else@example.com"]) == dict.fromkeys(
+    assert suppressions.suppressed(1, [1, 2, 3, 4, 5], [*spellings, "nobody@example.com"]) == dict.fromkeys(
         (1, 2, 3, 4), "erased"
     )
     assert [one.reason for one in suppressions.of_address(address.lower())] == ["manual"]
@@ -397,22 +416,18 @@ def test_killed_after_any_step_it_is_gone_on_with_and_ends_the_same(world: World
     address = new_address()
     campaign_id = seeded(world, address)
     counts = world.holds(campaign_id)
-    steps: list[str] = []
+    died_at: set[str] = set()
+
+    def die(step: str) -> None:
+        if step not in died_at:
+            died_at.add(step)
+            raise DiedError
+
     done: Erasure | None = None
-    # Each process gets one step further than the one before.
-    while done is None:
-        reached = itertools.count(1)
-
-        def die(step: str, reached: Iterator[int] = reached) -> None:
-            steps.append(step)
-            if next(reached) == 1:
-                raise DiedError
-
-        try:
+    while done is None:  # each process dies after a thing that no process before it died after
+        with suppress(DiedError):
             done = erase(world.erasing(die), address)
-        except DiedError:
-            assert len(steps) < 100, steps
-    assert len(set(steps)) > 8, steps
+    assert len(died_at) > 12, died_at
     assert done.finished_at is not None
     events = world.warehouse.fingerprints()["event"].rows
     load_staged(world.parts.register, world.warehouse)
@@ -423,3 +438,27 @@ def test_killed_after_any_step_it_is_gone_on_with_and_ends_the_same(world: World
         assert world.warehouse.holds(staged), staged.key
     with world.engine.connect() as connection:
         assert connection.execute(select(erasure.c.rewriting).where(erasure.c.address.is_not(None))).all() == []
+
+
+def test_the_command_says_what_it_would_remove_and_what_it_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_address()
+    seed_leads(world.engine, [{"email": address}])
+    for name, value in world.settings.variables().items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["lead", "erase", *arguments])
+
+    planned = json.loads(run(address, "--dry-run", "--json").output)
+    assert (planned["found"], planned["dry_run"]) == ({"leads": 1}, True)
+    done = run(address)
+    assert (done.exit_code, "removed 1 leads" in done.output, address.lower() in done.output.lower()) == (
+        0,
+        True,
+        False,
+    )
+    assert run("no address").exit_code == 1
+    assert run().exit_code == 2
+    assert run("--unfinished").output == "no request is unfinished\n"

@@ -307,6 +307,18 @@ def test_a_bounce_of_a_forwarded_mail_is_judged_by_the_address_that_we_mailed() 
     assert [one.address for one in suppressions_from([event])] == ["ann@example.com"]
 
 
+@pytest.mark.parametrize(
+    ("suppressing", "expected"),
+    [({"SuppressSending": True}, "unsubscribed"), ({"SuppressSending": False}, "resubscribed"), ({}, "unsubscribed")],
+)
+def test_postmark_s_change_of_a_subscription_without_its_field_suppresses(
+    suppressing: dict[str, bool], expected: str
+) -> None:
+    document = {"RecordType": "SubscriptionChange", "MessageID": "m1", "Recipient": "ann@example.com"}
+    [event] = read("postmark", {**document, "ChangedAt": "2026-11-20T11:59:00Z", **suppressing})
+    assert event.type == expected
+
+
 def test_a_bounce_that_names_none_of_several_destinations_names_nobody() -> None:
     record = ses_bounce("Permanent", "General")
     record["mail"]["destination"] = ["Ann <ann@example.com>", "bob@example.com"]
