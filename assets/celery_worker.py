@@ -98,4 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ConfigurationError as wrong:
+        sys.stderr.write(f"{wrong}\n")
+        sys.exit(2)
