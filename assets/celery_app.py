@@ -90,4 +90,7 @@ def worker_app(settings: Settings) -> Celery:
 def steps_in_queue(app: Celery) -> int:
     """How many steps, of all campaigns, wait for a worker."""
     with app.connection_for_read() as connection, connection.channel() as channel:
-        return int(channel.queue_declare(QUEUE, passive=True).message_count)
+        try:
+            return int(channel.queue_declare(QUEUE, passive=True).message_count)
+        except connection.channel_errors:  # in Redis an empty queue does not exist
+            return 0

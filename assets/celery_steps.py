@@ -18,6 +18,7 @@ from typing import Any
 
 import dagster as dg
 from billiard.exceptions import WorkerLostError
+from celery.backends.asynchronous import E_RETRY_LIMIT_EXCEEDED
 from celery.exceptions import CeleryError, TaskRevokedError
 from celery.result import AsyncResult
 from dagster._core.execution.context.system import PlanOrchestrationContext
@@ -74,12 +75,16 @@ class RunOnRecord:
 def submitted(
     submit: Callable[[], AsyncResult], run: RunOnRecord, sleep: Callable[[float], None] = time.sleep
 ) -> AsyncResult:
-    """Hand a step to the broker, again and again while it is away and the run is at work."""
+    """Hand a step to the broker, again and again while it is away and the run is at work.
+
+    Celery first asks Redis to be told of the result, and says so (`RuntimeError`) where Redis does not answer; the next
+    time it connects anew.
+    """
     while True:
         try:
             return submit()
-        except BROKER_AWAY:
-            if run.is_over():
+        except (*BROKER_AWAY, RuntimeError) as error:
+            if (isinstance(error, RuntimeError) and str(error) != E_RETRY_LIMIT_EXCEEDED) or run.is_over():
                 raise
             sleep(1.0)
 

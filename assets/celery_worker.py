@@ -46,7 +46,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
             if not is_at_work(instance, arguments.run_id, while_away=False):
                 return []
         with on_a_worker(_is_stopping.is_set):
-            return super().__call__(execute_step_args_packed, executable_dict)
+            return self.run(execute_step_args_packed, executable_dict)
 
 
 def app_with_tasks(settings: Settings) -> Celery:
@@ -98,4 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ConfigurationError as wrong:
+        sys.stderr.write(f"{wrong}\n")
+        sys.exit(2)

@@ -15,7 +15,7 @@ from assets.reports import dbt_report_models
 from assets.unknown_calls import decide_about_unknown_calls
 from assets.warehouse import load_waiting_objects, warehouse_deliveries, warehouse_dimensions
 from email_platform.adapters.dagster_yaml import WAITS_FOR_TAG, WAREHOUSE
-from email_platform.adapters.launchers import require_possible
+from email_platform.adapters.launchers import require_celery, require_possible
 from email_platform.settings import Settings
 
 ATTEMPT_TAG = "email_platform/attempt"
@@ -49,6 +49,7 @@ def campaign_steps(init_context: dg.InitExecutorContext) -> dg.Executor:
     pool = "prefork" if multiprocessing.current_process().daemon else None
     require_possible(type(init_context.instance.run_launcher).__name__, settings.steps, pool=pool)
     if settings.steps == "celery":
+        require_celery()
         from assets.celery_steps import CelerySteps  # its packages are an extra
 
         return CelerySteps(settings, RetryMode.ENABLED)

@@ -14,6 +14,7 @@ executor only.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +58,19 @@ def require_possible(launcher: str | None, steps: Steps, *, pool: str | None = N
     reason = _why_not(launcher, steps, pool)
     if reason is not None:
         raise ConfigurationError(f"{launcher} with {variable_of('steps')}={steps} cannot work: {reason}")
+
+
+def require_celery() -> None:
+    """Refuse to go on where Celery's packages are missing.
+
+    Raises:
+        ConfigurationError: names the extra that brings them.
+    """
+    if find_spec("dagster_celery") is None or find_spec("redis") is None:
+        raise ConfigurationError(
+            f"{variable_of('steps')}=celery needs packages that are not installed: "
+            "pip install -c requirements.txt '.[celery]'"
+        )
 
 
 def _why_not(launcher: str | None, steps: Steps, pool: str | None) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -113,7 +113,8 @@ def worker(
         int | None, typer.Option(min=1, envvar=variable_of("worker_slots"), help="Steps side by side; 2 by default.")
     ] = None,
     pool: Annotated[
-        str, typer.Option(help="`solo` for whole runs of the CeleryRunLauncher: one at a time, in this process.")
+        Literal["prefork", "solo"],
+        typer.Option(help="`solo` for whole runs of the CeleryRunLauncher: one at a time, in this process."),
     ] = "prefork",
     ready_file: Annotated[
         Path | None, typer.Option(help="Made when the worker takes steps, and removed when it is asked to end.")
@@ -124,6 +125,9 @@ def worker(
     For EMAIL_PLATFORM_STEPS=celery. A worker needs the settings, its provider accounts, and nothing on disk. Asked to
     end, it sees its calls in flight to their end and hands its steps on.
     """
+    from email_platform.adapters.launchers import require_celery
+
+    require_celery()
     options = [
         *(["--slots", str(slots)] if slots is not None else []),
         *("--pool", pool),

@@ -21,9 +21,9 @@ from email_platform.settings import Settings, variable_of
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
 from tests.integration.redis_process import Redis, running_redis
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 200.0
 LEADS = 160
 
 
@@ -78,6 +78,7 @@ def wait_for(is_there: Callable[[], bool], process: subprocess.Popen[bytes] | su
 @contextmanager
 def run_of(campaign_id: int, folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     module = f"{__package__}.one_process_run"
+    (folder / "dagster").mkdir()
     with subprocess.Popen(
         [sys.executable, "-m", module, str(campaign_id), str(folder / "dagster"), "steps elsewhere"],
         env=environment, stdout=subprocess.PIPE, text=True,

@@ -141,6 +141,26 @@ def test_the_image_s_entrypoint_brings_the_number_of_runs_into_dagster_s_file(
     assert [limit["limit"] for limit in written["tag_concurrency_limits"]] == [1, of_large_campaigns, 1]
 
 
+def test_a_launcher_that_cannot_work_with_the_steps_is_refused_before_dagster_starts(tmp_path: Path) -> None:
+    own = "run_launcher:\n  module: dagster_celery.launcher\n  class: CeleryRunLauncher\n"
+    (tmp_path / "dagster.yaml").write_text(own, encoding="utf-8")
+    environment = {
+        **example_variables(),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DAGSTER_HOME": str(tmp_path),
+        "EMAIL_PLATFORM_STEPS": "celery",
+        "EMAIL_PLATFORM_CELERY_BROKER_URL": "redis://:never-shown@h:6379/0",  # pragma: allowlist secret
+    }
+    ended = subprocess.run(
+        ["sh", DEPLOY / "entrypoint.sh", "dagster", "--version"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "CeleryRunLauncher with EMAIL_PLATFORM_STEPS=celery cannot work" in ended.stderr
+    assert "never-shown" not in ended.stdout + ended.stderr
+    assert "dagster, version" not in ended.stdout
+
+
 def test_an_operator_s_own_instance_file_is_never_written_over(tmp_path: Path) -> None:
     path = tmp_path / "dagster.yaml"
     assert write_production_dagster_yaml(path, 4)
