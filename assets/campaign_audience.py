@@ -54,7 +54,7 @@ def campaign_audience(
 def name_the_run(context: dg.AssetExecutionContext, name: str) -> None:
     """Give a run that somebody launched by hand the tag that the sensors' runs have: the campaign's name."""
     if CAMPAIGN_NAME_TAG not in context.run.tags:
-        context.instance.add_run_tags(context.run_id, {CAMPAIGN_NAME_TAG: name})
+        context.instance.add_run_tags(context.run.run_id, {CAMPAIGN_NAME_TAG: name})
 
 
 def _metadata(audience: FrozenAudience, bucket: str, seconds: float) -> dict[str, dg.MetadataValue]:

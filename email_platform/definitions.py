@@ -93,7 +93,7 @@ defs = dg.Definitions(
         "erasures": fixed(ErasureResource(settings=settings)),
         "retention": fixed(RetentionResource(settings=settings)),
         "legacy": fixed(LegacyImportResource(settings=settings)),
-        "dbt": fixed(DbtOnWarehouse.of(dbt_project)),
+        "dbt": dg.ResourceDefinition(lambda _: DbtOnWarehouse.of(dbt_project), config_schema={}),  # likewise
         "io_manager": fixed(StepOutputs(settings=settings)),
     },
 )

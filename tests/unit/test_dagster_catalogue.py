@@ -84,6 +84,15 @@ def test_a_launchpad_shows_what_an_operator_may_decide_and_no_resource(job: str)
     assert not [text for text in texts if "dbt" in text.lower() and "profile" in text.lower()]
 
 
+def test_every_resource_is_made_without_anything_configured_at_launch() -> None:
+    definitions = defs.get_repository_def().get_top_level_resources()
+    wanted = {name: definition for name, definition in definitions.items() if name != "io_manager"}  # asks the settings
+    with dg.build_resources(wanted) as made:
+        kinds = {name: type(getattr(made, name)).__name__ for name in wanted}
+    assert (kinds["parts"], kinds["dbt"]) == ("PartsResource", "DbtOnWarehouse")
+    assert set(kinds) == {"settings", "parts", "events", "alerts", "warehouse", "retention", "legacy", "dbt"}
+
+
 def test_every_job_says_what_it_does_for_whom_and_alerts_and_sensors_that_it_names_exist() -> None:
     sensors = {sensor.name for sensor in defs.sensors or [] if isinstance(sensor, dg.SensorDefinition)}
     named_alerts = set()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import dagster as dg
@@ -59,15 +59,24 @@ def answered_calls(engine: Engine, campaign_id: int) -> int:
         return int(connection.execute(select(func.count()).where(is_answered)).scalar_one())
 
 
-def once_two_calls_are_answered(engine: Engine, campaign_id: int, do: Callable[[], object]) -> Thread:
-    def wait_and_do() -> None:
-        while answered_calls(engine, campaign_id) < 2:
-            time.sleep(0.05)
-        do()
+@contextmanager
+def once_two_calls_are_answered(engine: Engine, campaign_id: int, do: Callable[[], object]) -> Iterator[None]:
+    """Do it while the body runs the campaign."""
+    is_over = Event()
 
-    thread = Thread(target=wait_and_do, daemon=True)
+    def wait_and_do() -> None:
+        while not is_over.wait(0.05):
+            if answered_calls(engine, campaign_id) >= 2:
+                do()
+                return
+
+    thread = Thread(target=wait_and_do)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def stop(settings: Settings, campaign_id: int, status: CampaignStatus) -> None:
@@ -93,11 +102,10 @@ def test_a_pause_ends_the_run_as_cancelled_with_the_reason_and_a_resume_sends_th
     settings: Settings, oltp_engine: Engine, instance: dg.DagsterInstance
 ) -> None:
     campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(120))), name="Spring sale")
-    pause = once_two_calls_are_answered(
+    with once_two_calls_are_answered(
         oltp_engine, campaign_id, lambda: stop(settings, campaign_id, CampaignStatus.PAUSED)
-    )
-    result = run_campaign(campaign_id, instance)
-    pause.join()
+    ):
+        result = run_campaign(campaign_id, instance)
     run = instance.get_run_by_id(result.run_id)
     assert run is not None
     assert run.status is dg.DagsterRunStatus.CANCELED
@@ -140,11 +148,10 @@ def test_a_cancel_ends_a_run_whose_steps_have_processes_of_their_own_as_cancelle
 ) -> None:
     campaign_id = queue_campaign(oltp_engine, in_city(seed_leads(oltp_engine, numbered(120))))
     command = [sys.executable, "-m", f"{__package__}.one_process_run", str(campaign_id), str(tmp_path), "own processes"]
-    cancel = once_two_calls_are_answered(
+    with once_two_calls_are_answered(
         oltp_engine, campaign_id, lambda: stop(settings, campaign_id, CampaignStatus.CANCELLED)
-    )
-    subprocess.run(command, env=os.environ, check=True, stdout=subprocess.DEVNULL)
-    cancel.join()
+    ):
+        subprocess.run(command, env=os.environ, check=True, stdout=subprocess.DEVNULL)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         (run,) = instance.get_runs()
         events = [record.event_log_entry.dagster_event for record in instance.get_records_for_run(run.run_id).records]
