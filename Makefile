@@ -10,7 +10,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood check fix clean bench bench-send
+.PHONY: audit fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo flood legacy-mysql check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -75,6 +75,9 @@ bench: setup  ## the old table in PostgreSQL against this platform, side by side
 	$(BIN)/python -m bench.old_table_or_platform --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
 	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+ROWS ?= 5000000
+legacy-mysql: setup  ## import so many old rows from a MariaDB and from PostgreSQL, and compare (ROWS=5000000)
+	LEGACY_ROWS=$(ROWS) $(BIN)/python -m pytest -q -s --timeout=7200 tests/integration/runs/test_legacy_mysql.py -k so_many_rows
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
 	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
 
