@@ -342,11 +342,11 @@ def import_legacy_month(
         LegacySourceError: the old table is not as the import knows it.
         PartUnavailableError: a part went away; run again.
     """
-    # A driver of its own, which no other process than the import's should need to start.
-    from email_platform.adapters.postgres.legacy_source import PostgresLegacySource
+    # Drivers of their own, which no other process than the import's should need to start.
+    from email_platform.adapters.legacy_sources import legacy_source
 
     with (
-        closing(PostgresLegacySource.from_settings(settings)) as source,
+        closing(legacy_source(settings)) as source,
         closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy,
         open_oltp(settings) as engine,
         # Dagster's pool keeps others in the queue, but knows its limit only after the pool's first run (seen: three

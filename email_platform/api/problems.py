@@ -153,7 +153,9 @@ def _invalid(failure: RequestValidationError) -> Refusal:
 
 def field_problems(errors: Sequence[Mapping[str, Any]]) -> list[FieldProblem]:
     """Pydantic's errors, each as a problem of its field."""
-    return [FieldProblem(field=".".join(map(str, one["loc"])), problem=problem_words(one), mend=_SCHEMA) for one in errors]
+    return [
+        FieldProblem(field=".".join(map(str, one["loc"])), problem=problem_words(one), mend=_SCHEMA) for one in errors
+    ]
 
 
 def problem_words(error: Mapping[str, Any]) -> str:

@@ -127,7 +127,7 @@ def campaign_state(parts: Parts, accounts: AccountUses, campaign_id: int) -> Cam
     if manifest is None:
         return state
     end = campaign.finished_at or now
-    pace = since_freeze(manifest, _done(totals), end)
+    pace = since_freeze(manifest, totals.ended, end)
     return replace(_with_rate(state, pace), recipients_per_second=since_freeze(manifest, totals.accepted, end))
 
 

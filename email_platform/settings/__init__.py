@@ -49,9 +49,9 @@ from email_platform.settings.receiver import RECEIVER, ReceiverSettings
 from email_platform.settings.retention import RetentionSettings
 from email_platform.settings.runs import RunSettings
 from email_platform.settings.sending import SendingSettings
-from email_platform.settings.sources import VariablesSource, embedded_source, is_secret
+from email_platform.settings.sources import VariablesSource, embedded_source, is_secret, text_of
 from email_platform.settings.stack import StackSettings
-from email_platform.settings.values import plain
+from email_platform.settings.values import is_mysql, plain
 
 __all__ = [
     "DAGSTER_DATABASE",
@@ -65,7 +65,9 @@ __all__ = [
     "Settings",
     "embedded_values",
     "external_parts",
+    "is_mysql",
     "state_folder_of",
+    "text_of",
     "values_of",
     "variable_of",
 ]

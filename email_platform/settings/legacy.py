@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from email_platform.settings.values import PositiveFloat, PositiveSeconds, PostgresUrl
+from email_platform.settings.values import OldUrl, PositiveFloat, PositiveSeconds
 
 LEGACY_DATABASE = "legacy"
 DEFAULT_LEGACY_FIRST_MONTH = "2020-01"
@@ -17,8 +17,9 @@ class LegacySettings(BaseModel):
     """Where the old table is, and how gently it is read.
 
     Attributes:
-        legacy_postgres_url: the database with the old table ``email``, best a read replica's; None: nothing to
-            import. On the embedded server the database `LEGACY_DATABASE`, to practise on.
+        legacy_url: the database with the old table ``email``, best a read replica's: PostgreSQL, MySQL or MariaDB, by
+            the URL's scheme. None: nothing to import. Its earlier name, legacy_postgres_url, is still read. On the
+            embedded server the database `LEGACY_DATABASE`, to practise on.
         legacy_first_month: of the old rows' created_at, YYYY-MM; the first partition. Read by Dagster's code when it
             loads, so a change needs a restart.
         legacy_table: its name, with the schema where that is not on the search path.
@@ -27,7 +28,7 @@ class LegacySettings(BaseModel):
         legacy_statement_timeout_seconds, legacy_lock_timeout_seconds: when a statement at the source gives up.
     """
 
-    legacy_postgres_url: PostgresUrl | None = None
+    legacy_url: OldUrl | None = None
     legacy_first_month: Annotated[str, Field(pattern=MONTH_PATTERN)] = DEFAULT_LEGACY_FIRST_MONTH
     legacy_table: str = "email"
     legacy_ignored_columns: str = ""

@@ -14,7 +14,7 @@ DAGSTER_DATABASE = "dagster"
 POSTGRES = ReplaceablePart(
     "postgres",
     addresses=("postgres_url",),
-    fields=("postgres_url", "dagster_postgres_url", "legacy_postgres_url"),
+    fields=("postgres_url", "dagster_postgres_url", "legacy_url"),
 )
 
 

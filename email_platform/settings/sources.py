@@ -23,6 +23,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from email_platform.errors import ConfigurationError
 from email_platform.settings.names import EMBEDDED_FILE_NAME, ReplaceablePart, variable_of
 
+# A setting's earlier name, which is read where the present one is not set.
+EARLIER_NAMES: Mapping[str, str] = {"legacy_url": "legacy_postgres_url"}
+
+
+def text_of(field_name: str, variables: Mapping[str, str]) -> str:
+    """What the variables say of a setting, under its present or its earlier name; empty where they do not."""
+    names = [name for name in (field_name, EARLIER_NAMES.get(field_name)) if name]
+    return next((text for name in names if (text := variables.get(variable_of(name), "").strip())), "")
+
 
 class VariablesSource(PydanticBaseSettingsSource):
     """Settings from ``EMAIL_PLATFORM_<NAME>`` of a mapping.
@@ -45,7 +54,7 @@ class VariablesSource(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """The value, the field's name, and False: no setting is JSON; the value is None where it is not set."""
-        text = self._variables.get(variable_of(field_name), "").strip()
+        text = text_of(field_name, self._variables)
         if not text or field_name in self._left_out:
             return None, field_name, False
         return SecretStr(text) if is_secret(field) else text, field_name, False

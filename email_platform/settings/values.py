@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
 BROKER_SCHEMES = ("redis", "rediss")
 POSTGRES_SCHEMES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+MYSQL_SCHEMES = ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql")
 
 
 def plain(value: Any) -> str:
@@ -62,6 +63,26 @@ def _check_broker_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def is_mysql(url: str) -> bool:
+    """Whether the URL is of MySQL or MariaDB."""
+    return urlsplit(url).scheme in MYSQL_SCHEMES
+
+
+def _check_old_url(url: SecretStr) -> SecretStr:
+    parts = urlsplit(text := url.get_secret_value())
+    if parts.scheme in MYSQL_SCHEMES and len(parts.path) > 1 and (parts.hostname or "unix_socket=" in parts.query):
+        return url
+    if parts.scheme not in POSTGRES_SCHEMES or not has_database(text):
+        raise ValueError("must look like postgresql://user:password@host:port/database, or mysql://… or mariadb://…")
+    return url
+
+
+def _check_mysql_url(url: SecretStr) -> SecretStr:
+    if not is_mysql(url.get_secret_value()):
+        raise ValueError("must look like mysql://user:password@host:port/database, or mariadb://…")
+    return _check_old_url(url)
+
+
 def _check_clickhouse_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
     if urlsplit(text).scheme not in ("http", "https") or not has_database(text):
@@ -85,5 +106,7 @@ WebhookUrl = Annotated[SecretStr, AfterValidator(_check_webhook_url)]
 NotificationUrls = Annotated[SecretStr, AfterValidator(_check_notification_urls)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_check_postgres_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_check_broker_url)]
+OldUrl = Annotated[SecretStr, AfterValidator(_check_old_url)]
+MysqlUrl = Annotated[SecretStr, AfterValidator(_check_mysql_url)]
 ClickHouseUrl = Annotated[SecretStr, AfterValidator(_check_clickhouse_url)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_check_signing_secret)]

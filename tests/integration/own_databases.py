@@ -36,7 +36,7 @@ def own_settings(stack: Settings, name: str) -> Settings:
     settings = own_warehouse(stack, f"test_{name}").model_copy(
         update={
             "postgres_url": SecretStr(oltp),
-            "legacy_postgres_url": SecretStr(old),
+            "legacy_url": SecretStr(old),
             "legacy_rows_per_second": 10_000_000.0,
             "s3_bucket": name.replace("_", "-"),
             "chunk_rows": 100,

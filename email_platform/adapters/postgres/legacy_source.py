@@ -38,11 +38,11 @@ from email_platform.runs.legacy_table import (
     Month,
     SourceDescription,
 )
-from email_platform.settings import Settings
+from email_platform.settings import variable_of
 
-URL_VARIABLE = "EMAIL_PLATFORM_LEGACY_POSTGRES_URL"
-TABLE_VARIABLE = "EMAIL_PLATFORM_LEGACY_TABLE"
-IGNORED_COLUMNS_VARIABLE = "EMAIL_PLATFORM_LEGACY_IGNORED_COLUMNS"
+URL_VARIABLE = variable_of("legacy_url")
+TABLE_VARIABLE = variable_of("legacy_table")
+IGNORED_COLUMNS_VARIABLE = variable_of("legacy_ignored_columns")
 IDLE_TIMEOUT_SECONDS = 60.0  # an importer that hangs while a snapshot is open loses it
 _BATCH_BYTES = 8 << 20
 _TABLE_NAME = re.compile(r"(?:[A-Za-z_]\w*\.)?[A-Za-z_]\w*", re.ASCII)
@@ -218,26 +218,6 @@ class PostgresLegacySource:
             # The first statement takes the snapshot.
             ((version,),) = _rows(cursor, "select (extract(epoch from now()) * 1000000)::bigint")
             yield _Snapshot(cursor, self._table, condition, int(version))
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> PostgresLegacySource:
-        """The old database of the settings; connects on first use.
-
-        Raises:
-            ConfigurationError: there is none.
-        """
-        if settings.legacy_postgres_url is None:
-            raise ConfigurationError(
-                f"{URL_VARIABLE} is not set: set it to the old database (best a read replica), "
-                "postgresql://user:password@host:port/database"
-            )
-        return cls(
-            settings.legacy_postgres_url.get_secret_value(),
-            settings.legacy_table,
-            ignored_columns=[name.strip() for name in settings.legacy_ignored_columns.split(",") if name.strip()],
-            statement_timeout_seconds=settings.legacy_statement_timeout_seconds,
-            lock_timeout_seconds=settings.legacy_lock_timeout_seconds,
-        )
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:

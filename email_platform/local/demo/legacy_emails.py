@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, make_url, text
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.errors import ConfigurationError
-from email_platform.settings import LEGACY_DATABASE, Settings, external_parts, variable_of
+from email_platform.settings import LEGACY_DATABASE, Settings, external_parts, text_of, variable_of
 
 # Old ids in the demo stay clear of the platform's own, which count from 1; users are the same people.
 FIRST_CAMPAIGN_ID = 900_001
@@ -155,10 +155,10 @@ def practice_database(settings: Settings, variables: Mapping[str, str]) -> Itera
     Raises:
         ConfigurationError: the environment names an external database: nothing is ever generated there.
     """
-    if "postgres" in external_parts(variables) or variables.get(variable_of("legacy_postgres_url"), "").strip():
+    if "postgres" in external_parts(variables) or text_of("legacy_url", variables):
         raise ConfigurationError(
             f"old rows are generated on the embedded server only, never in a database that "
-            f"{variable_of('postgres_url')} or {variable_of('legacy_postgres_url')} names: unset them"
+            f"{variable_of('postgres_url')} or {variable_of('legacy_url')} names: unset them"
         )
     server = create_oltp_engine(settings.postgres_url.get_secret_value())
     try:

@@ -48,7 +48,7 @@ def complete_values(known: Mapping[str, str], ports: Mapping[str, int]) -> dict[
         "postgres_url": f"postgresql+psycopg://{database}/{DATABASE}",
         "dagster_postgres_url": f"postgresql+psycopg2://{database}/{DAGSTER_DATABASE}",
         # Made by `email-platform legacy generate` only: an old database to practise the import on.
-        "legacy_postgres_url": f"postgresql://{database}/{LEGACY_DATABASE}",
+        "legacy_url": f"postgresql://{database}/{LEGACY_DATABASE}",
         "s3_endpoint_url": f"http://{LOOPBACK}:{ports['s3_port']}",
         "s3_bucket": known.get("s3_bucket", BUCKET),
         "s3_region": known.get("s3_region", "us-east-1"),

@@ -290,8 +290,8 @@ def change_old_table(settings: Settings) -> None:
 
 
 def old_database(settings: Settings) -> AbstractContextManager[Engine]:
-    assert settings.legacy_postgres_url is not None
-    return closing_engine(settings.legacy_postgres_url.get_secret_value())
+    assert settings.legacy_url is not None
+    return closing_engine(settings.legacy_url.get_secret_value())
 
 
 def import_old_table(settings: Settings) -> None:

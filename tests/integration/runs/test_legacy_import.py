@@ -93,7 +93,7 @@ def old(stack: Settings) -> Iterator[Old]:
     upgrade_to_head(clickhouse_url)
     settings = stack.model_copy(
         update={
-            "legacy_postgres_url": SecretStr(url),
+            "legacy_url": SecretStr(url),
             "clickhouse_url": SecretStr(clickhouse_url),
             "legacy_rows_per_second": 10_000_000.0,
             "s3_bucket": f"legacy-{name.replace('_', '-')}",
@@ -373,13 +373,13 @@ def test_a_user_who_may_only_select_can_import(filled: Old) -> None:
     filled.execute("create role reader login password 'only-select'")
     try:
         filled.execute("grant select on email to reader")
-        assert filled.settings.legacy_postgres_url is not None
-        url = make_url(filled.settings.legacy_postgres_url.get_secret_value()).set(username="reader")
+        assert filled.settings.legacy_url is not None
+        url = make_url(filled.settings.legacy_url.get_secret_value()).set(username="reader")
         right = SecretStr(url.set(password="only-select").render_as_string(hide_password=False))
-        filled.run(JANUARY, legacy_postgres_url=right)
+        filled.run(JANUARY, legacy_url=right)
         wrong = SecretStr(url.set(password="wrong-password").render_as_string(hide_password=False))
-        with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_LEGACY_POSTGRES_URL") as refusal:
-            filled.run(JANUARY, legacy_postgres_url=wrong)
+        with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_LEGACY_URL") as refusal:
+            filled.run(JANUARY, legacy_url=wrong)
         assert "wrong-password" not in str(refusal.value)
     finally:
         filled.execute("drop owned by reader; drop role reader")

@@ -148,8 +148,8 @@ def put(parts: Parts, key: str, table: pa.Table) -> StagedObject:
 def import_old_table(settings: Settings) -> None:
     """3,000 old rows of two months; afterwards some change their month or campaign, some go."""
     months = (Month(2025, 1), Month(2025, 2))
-    assert settings.legacy_postgres_url is not None
-    with closing_engine(settings.legacy_postgres_url.get_secret_value()) as engine:
+    assert settings.legacy_url is not None
+    with closing_engine(settings.legacy_url.get_secret_value()) as engine:
         generate_legacy_emails(engine, LegacyTable(3_000, date(2025, 1, 1), 2), with_indexes=False)
         with engine.begin() as connection:
             for index in INDEXES:

@@ -195,7 +195,7 @@ def test_no_secret_is_logged_when_pydantic_settings_logs_its_sources(
 ) -> None:
     monkeypatch.setenv("PYDANTIC_SETTINGS_DEBUG", "1")
     with caplog.at_level(logging.DEBUG):
-        load(embedded_folder, provider_api_key=SECRET, legacy_postgres_url=f"postgresql://u:{SECRET}@h/d")
+        load(embedded_folder, provider_api_key=SECRET, legacy_url=f"postgresql://u:{SECRET}@h/d")
         Settings.checked({"postgres_url": f"postgresql://u:{SECRET}@h/d", "s3_bucket": "staging",
                           "clickhouse_url": f"http://u:{SECRET}@h/d", "unsubscribe_secret": SECRET * 2,
                           "state_folder": embedded_folder})  # fmt: skip

@@ -1,0 +1,1 @@
+"""Somebody else's MySQL or MariaDB, which is only ever read."""
