@@ -11,7 +11,7 @@ from alembic import op
 from email_platform.adapters.postgres.address_functions import erasure_function
 
 revision = "0021"
-down_revision = "0017"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 
