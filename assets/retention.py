@@ -50,9 +50,9 @@ def summary(removal: Removal, *, dry_run: bool) -> str:
 
 @dg.job(
     executor_def=dg.in_process_executor,
-    description="Each night: archives the ledgers of campaigns that ended long ago, and removes old runs, raw events "
-    "and leftover rows, and goes on with erasures. With `dry_run` it only says what it would remove. docs/retention.md says what is "
-    "kept how long.",
+    description="Each night: archives the ledgers of campaigns that ended long ago, removes old runs, raw events "
+    "and leftover rows, and goes on with erasures. With `dry_run` it only says what it would remove. "
+    "docs/retention.md says what is kept how long.",
 )
 def retention_job() -> None:
     """Remove what is old; safe to kill and to repeat."""

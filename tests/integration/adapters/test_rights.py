@@ -17,8 +17,9 @@ from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import connect
 from email_platform.adapters.clickhouse.grants import GRANTS_FILE, apply_grants, check_rights, read_grants
 from email_platform.adapters.clickhouse.production_form import ProductionForm
+from email_platform.adapters.health.asking import PartCheck
 from email_platform.adapters.object_store_rights import rights_beyond_the_bucket
-from email_platform.adapters.part_checks import PartCheck, check_parts
+from email_platform.adapters.part_checks import check_parts
 from email_platform.errors import ConfigurationError
 from email_platform.settings import Settings
 from tests.integration import clickhouse_process
