@@ -330,7 +330,7 @@ def test_hostile_texts_come_out_of_every_report_and_a_rebuilt_warehouse_reports_
     import_old_table(world.settings)
     soon_gone = queue_campaign(world.engine, {"all": []}, status="draft", name="soon gone")
     world.refresh()
-    reports.build()
+    reports.models()
 
     world.tell_what_became_of(campaigns)
     with world.engine.begin() as connection:
@@ -365,9 +365,9 @@ def test_hostile_texts_come_out_of_every_report_and_a_rebuilt_warehouse_reports_
         report = rebuild_warehouse(world.store, world.parts.register, world.parts.manifests, rebuilt)
         assert report.is_complete
         of_rebuilt = reports_of(rebuilt_settings, rebuilt)
-        of_rebuilt.build()
+        of_rebuilt.models()
         assert fingerprints(of_rebuilt) == by_increments
-    reports.build("--full-refresh")
+    reports.models("--full-refresh")
     assert fingerprints(reports) == by_increments
 
 

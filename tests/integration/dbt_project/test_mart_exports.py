@@ -74,7 +74,7 @@ def test_every_mart_becomes_a_file_with_each_row_as_it_is(
     reports.load_deliveries(2, [delivery(2, 1, "accepted", NOON)])
     both = [campaign(1, eligible=3), campaign(2, eligible=1)]
     reports.load_dimensions({"app_user": [user(1)], "campaign": both}, NOON + timedelta(days=1))
-    reports.build()
+    reports.models()
 
     for mart in MARTS:
         kept: list[dict[str, Any]] = reports.rows(mart, "tuple(*)")

@@ -67,7 +67,7 @@ def load_world(reports: Reports) -> None:
         {"app_user": [user(1)], "campaign": [first, campaign(2, eligible=2, status="sending", finished_at=None)]},
         NOON + timedelta(days=4),
     )
-    reports.build()
+    reports.models()
 
 
 def run(*words: str) -> Any:
@@ -80,7 +80,7 @@ def test_a_report_and_the_overview_show_what_the_marts_count(
     for name, value in reports.settings.variables().items():
         monkeypatch.setenv(name, value)
     empty = tmp_path / "empty.html"
-    reports.build()
+    reports.models()
     assert run("--all", "--html", str(empty)).exit_code == 0
     assert "No campaign is in the reports yet" in empty.read_text(encoding="utf-8")
 
@@ -127,7 +127,7 @@ def test_a_page_of_a_million_recipients_in_ten_thousand_domains_is_small_and_cou
     for name, value in reports.settings.variables().items():
         monkeypatch.setenv(name, value)
     the_campaign_is_named_and_no_file_appears(tmp_path / "report.html", 2, "")
-    reports.build()
+    reports.models()
     the_campaign_is_named_and_no_file_appears(tmp_path / "report.html", 1, r"no campaign 17: .*refresh")
     database = reports_database(reports.settings.clickhouse_url.get_secret_value())
     for statement in (
