@@ -11,13 +11,15 @@ import pytest
 from sqlalchemy import Engine
 
 from email_platform.local.stack.stack import clean_environment, running_stack
-from email_platform.settings import Settings
+from email_platform.settings import Settings, variable_of
+from tests.integration.own_databases import OWN_BUCKETS
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """PostgreSQL, S3, ClickHouse and the provider simulator, prepared; without Dagster."""
-    with running_stack(tmp_path_factory.mktemp("stack") / "state", environ=clean_environment()) as settings:
+    environ = clean_environment() | {variable_of("embedded_clickhouse_buckets"): ",".join(OWN_BUCKETS)}
+    with running_stack(tmp_path_factory.mktemp("stack") / "state", environ=environ) as settings:
         yield settings
 
 

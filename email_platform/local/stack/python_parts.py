@@ -58,6 +58,13 @@ def object_store_part(settings: Settings, log_file: Path, variables: Mapping[str
     )
 
 
+def _reached_by_clickhouse(settings: Settings) -> list[str]:
+    """The URLs of the buckets that s3() may name."""
+    further = [name.strip() for name in settings.embedded_clickhouse_buckets.split(",") if name.strip()]
+    every = [settings, *(settings.model_copy(update={"s3_bucket": name}) for name in further)]
+    return [StagingLocation.from_settings(one).bucket_url for one in every]
+
+
 def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, str]) -> Part:
     """ClickHouse's engine behind its HTTP protocol."""
     data_folder = settings.state_folder / "clickhouse"
@@ -70,7 +77,7 @@ def clickhouse_part(settings: Settings, log_file: Path, variables: Mapping[str, 
             *(sys.executable, "-m", "email_platform.local.clickhouse_endpoint"),
             *("--data-folder", str(data_folder), "--host", LOOPBACK, "--port", str(settings.clickhouse_port)),
             *("--user", unquote(url.username or ""), "--database", database, "--exit-with-parent"),
-            *("--s3-endpoint", StagingLocation.from_settings(settings).bucket_url),
+            *(word for url in _reached_by_clickhouse(settings) for word in ("--s3-endpoint", url)),
             *("--threads-per-query", str(settings.embedded_clickhouse_threads)),
             *(() if memory is None else ("--maximum-memory-bytes", str(memory * 1024 * 1024))),
         ),

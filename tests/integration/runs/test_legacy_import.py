@@ -31,6 +31,7 @@ from email_platform.local.demo.legacy_emails import COLUMNS, INDEXES, LegacyTabl
 from email_platform.runs.legacy_import import ImportReport
 from email_platform.runs.legacy_table import RANGE_IDS, Month
 from email_platform.settings import Settings
+from tests.integration.own_databases import own_bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -96,7 +97,7 @@ def old(stack: Settings) -> Iterator[Old]:
             "legacy_url": SecretStr(url),
             "clickhouse_url": SecretStr(clickhouse_url),
             "legacy_rows_per_second": 10_000_000.0,
-            "s3_bucket": f"legacy-{name.replace('_', '-')}",
+            "s3_bucket": own_bucket(),
         }
     )
     store = S3ObjectStore.from_settings(settings)
