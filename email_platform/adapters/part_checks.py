@@ -154,10 +154,11 @@ def _check_store(settings: Settings) -> str:
         key = f"{_PROBE_PREFIX}{uuid4()}"
         store.put(key, b"probe")
         found = store.get(key)
+        listed = [each.key for each in store.list(key)]
         store.delete(key)
-        if found != b"probe":
-            raise PartUnavailableError(f"s3://{store.bucket}/{key} was not read as it was written")
-        return f"writes, reads and deletes in s3://{store.bucket}"
+        if found != b"probe" or listed != [key]:
+            raise PartUnavailableError(f"s3://{store.bucket}/{key} was not read or listed as it was written")
+        return f"writes, lists, reads and deletes in s3://{store.bucket}"
 
 
 def _check_warehouse(settings: Settings) -> str:
