@@ -138,6 +138,7 @@ sbom: setup  ## a bill of materials of the installed packages, build/sbom.cdx.js
 	@$(PYTHON) -m venv $(SBOM)
 	@$(SBOM)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
 	$(SBOM)/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.cdx.json $(BIN)/python
+	$(BIN)/python -m tests.sbom build/sbom.cdx.json
 
 fix: setup  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .

@@ -74,9 +74,9 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_store(settings: Settings) -> S3ObjectStore:
-    """The staging bucket."""
-    return S3ObjectStore.from_settings(settings)
+def open_store(settings: Settings, *, patience_seconds: float | None = None) -> S3ObjectStore:
+    """The staging bucket; with `patience_seconds` each request is made once and waits so long for an answer."""
+    return S3ObjectStore.from_settings(settings, patience_seconds=patience_seconds)
 
 
 @contextmanager

@@ -48,8 +48,13 @@ class S3ObjectStore:
         self._bucket = bucket
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> S3ObjectStore:
-        """Connects on first use; path-style addresses where an endpoint is set."""
+    def from_settings(cls, settings: Settings, *, patience_seconds: float | None = None) -> S3ObjectStore:
+        """Connects on first use; path-style addresses where an endpoint is set.
+
+        Args:
+            settings: where the bucket is, and the keys.
+            patience_seconds: ask once, and wait so long for the next part of an answer; None: as work needs it.
+        """
         secret = settings.s3_secret_access_key
         client = boto3.client(
             "s3",
@@ -59,9 +64,9 @@ class S3ObjectStore:
             aws_secret_access_key=secret.get_secret_value() if secret else None,
             config=Config(
                 s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
-                retries={"mode": "standard", "total_max_attempts": 5},
-                connect_timeout=5,
-                read_timeout=60,
+                retries={"mode": "standard", "total_max_attempts": 5 if patience_seconds is None else 1},
+                connect_timeout=5 if patience_seconds is None else min(5, patience_seconds),
+                read_timeout=60 if patience_seconds is None else patience_seconds,
             ),
         )
         return cls(client, settings.s3_bucket)

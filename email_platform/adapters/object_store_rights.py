@@ -10,37 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.settings import Settings
 
-_TIMEOUT_SECONDS = 2.5
-"""Of each of four questions, which are asked once."""
+_PATIENCE_SECONDS = 2.0
+"""For each of four questions, which are asked once; after one without an answer no other is asked."""
+_ALLOWED_AND_NONE = ("NoSuchBucketPolicy", "NoSuchLifecycleConfiguration")
 
 
 def rights_beyond_the_bucket(settings: Settings) -> Sequence[str]:
-    """What of deploy/grants/s3-policies.json does not follow and is allowed all the same, as ends of a sentence.
+    """What of deploy/grants/s3-policies.json does not give and is allowed all the same, as ends of a sentence.
 
     Whether the bucket's policy could be changed is not asked: only an attempt would show it.
     """
-    secret = settings.s3_secret_access_key
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        config=Config(
-            s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
-            retries={"mode": "standard", "total_max_attempts": 1},
-            connect_timeout=_TIMEOUT_SECONDS,
-            read_timeout=_TIMEOUT_SECONDS,
-        ),
-    )
-    bucket = settings.s3_bucket
-    with closing(client):
+    with closing(S3ObjectStore.from_settings(settings, patience_seconds=_PATIENCE_SECONDS)) as store:
+        client, bucket = store.client, store.bucket
         questions: Mapping[str, Callable[[], Any]] = {
             "list the account's buckets (s3:ListAllMyBuckets)": client.list_buckets,
             "read the bucket's policy (s3:GetBucketPolicy)": lambda: client.get_bucket_policy(Bucket=bucket),
@@ -49,15 +35,14 @@ def rights_beyond_the_bucket(settings: Settings) -> Sequence[str]:
                 Bucket=bucket
             ),
         }
-        return [f"may {what}" for what, ask in questions.items() if _is_allowed(ask)]
-
-
-def _is_allowed(ask: Callable[[], Any]) -> bool:
-    try:
-        ask()
-    except ClientError as error:
-        # Allowed, and there is none.
-        return error.response.get("Error", {}).get("Code") in ("NoSuchBucketPolicy", "NoSuchLifecycleConfiguration")
-    except BotoCoreError:
-        return False
-    return True
+        found: list[str] = []
+        for what, ask in questions.items():
+            try:
+                ask()
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _ALLOWED_AND_NONE:
+                    continue
+            except BotoCoreError:
+                break
+            found.append(f"may {what}")
+        return found

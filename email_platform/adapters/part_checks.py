@@ -26,7 +26,7 @@ from email_platform.adapters.assembly import (
     provider_account,
     utc_now,
 )
-from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS
+from email_platform.adapters.clickhouse.client import READER_TIMEOUT_SECONDS, clickhouse_errors
 from email_platform.adapters.clickhouse.grants import GRANTS_FILE, check_rights
 from email_platform.adapters.clickhouse.migrate import read_migrations
 from email_platform.adapters.clickhouse.migrate import unapplied as unapplied_in_warehouse
@@ -48,13 +48,14 @@ from email_platform.settings import Settings, external_parts, variable_of
 
 _SHOWN_RIGHTS = 10
 _PROBE_PREFIX = "part-checks/"
+_PATIENCE_SECONDS = 8.0  # a store that hangs is reported within ten seconds
 _FOR_PRODUCTION = "deploy/grants has what production's credentials need"
 
 
 def check_parts(settings: Settings, variables: Mapping[str, str]) -> Iterator[PartCheck]:
     """Ask PostgreSQL and about its roles, the leads, Dagster's storage, S3, ClickHouse, and about rights in both.
 
-    The settings of accounts and of alerts are checked as well. No question waits longer than 10 s for an answer.
+    The settings of accounts and of alerts are checked as well. What does not answer is reported within about 10 s.
 
     Args:
         settings: the validated settings.
@@ -159,14 +160,15 @@ def _check_dagster_storage(settings: Settings, variables: Mapping[str, str]) -> 
 
 
 def _check_store(settings: Settings) -> str:
-    with closing(open_store(settings)) as store:
+    with closing(open_store(settings, patience_seconds=_PATIENCE_SECONDS)) as store:
         key = f"{_PROBE_PREFIX}{uuid4()}"
         store.put(key, b"probe")
         found = store.get(key)
+        listed = [each.key for each in store.list(key)]
         store.delete(key)
-        if found != b"probe":
-            raise PartUnavailableError(f"s3://{store.bucket}/{key} was not read as it was written")
-        return f"writes, reads and deletes in s3://{store.bucket}"
+        if found != b"probe" or listed != [key]:
+            raise PartUnavailableError(f"s3://{store.bucket}/{key} was not read or listed as it was written")
+        return f"writes, lists, reads and deletes in s3://{store.bucket}"
 
 
 def _check_warehouse(settings: Settings) -> str:
@@ -194,7 +196,7 @@ def _check_warehouse_rights(settings: Settings, variables: Mapping[str, str]) ->
         return f"not asked: the embedded ClickHouse has one account and no users or roles; {_FOR_PRODUCTION}"
     if not GRANTS_FILE.exists():  # installed without deploy/
         return "not asked: deploy/grants/clickhouse.sql is not here"
-    with open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse:
+    with open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse, clickhouse_errors("the settings' address", []):
         rights = check_rights(warehouse.client, warehouse.database)
     if rights.missing:
         raise ConfigurationError(
@@ -211,7 +213,10 @@ def _check_warehouse_rights(settings: Settings, variables: Mapping[str, str]) ->
 def _check_warehouse_reads_store(settings: Settings) -> str:
     """The load runs inside ClickHouse: its own way to the bucket counts, not ours."""
     key = f"{_PROBE_PREFIX}{uuid4()}"
-    with closing(open_store(settings)) as store, open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse:
+    with (
+        closing(open_store(settings, patience_seconds=_PATIENCE_SECONDS)) as store,
+        open_warehouse(settings, READER_TIMEOUT_SECONDS) as warehouse,
+    ):
         written = store.put(key, b"probe")
         try:
             found_bytes = warehouse.object_size_bytes(key)

@@ -63,7 +63,10 @@ def from_parquet(content: bytes) -> list[ReceivedBody]:
     """The inverse of `to_parquet`.
 
     Raises:
-        pyarrow.ArrowException: the object is not Parquet, or lacks a column.
+        pyarrow.ArrowException: the object is not Parquet, or lacks a column or a value.
     """
     table = pq.read_table(BytesIO(content), schema=RECEIVED_SCHEMA)
+    for name in table.column_names:
+        if table.column(name).null_count:  # of a column that is not there, too
+            raise pa.ArrowInvalid(f"a body has no {name}")
     return [ReceivedBody(**row) for row in table.to_pylist()]

@@ -45,17 +45,18 @@ _NETWORK_VERSION, _SIGNAL_VERSION = 4, 6
 # What the C library, OpenSSL and the engine read of a machine; none of it is anybody's secret. Of /proc only files that
 # hold figures: another process's environment holds its secrets.
 _OF_THE_MACHINE = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"),
+    *("/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/pki", "/usr/share/crypto-policies"),
+    *("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/crypto-policies"),
+    *("/etc/localtime", "/etc/timezone", "/etc/ld.so.cache", "/etc/services"),
     *(
-        "/lib",
-        "/lib64",
-        "/usr/lib",
-        "/usr/lib64",
-        "/usr/local/lib",
-        "/usr/share/zoneinfo",
-        "/usr/share/ca-certificates",
+        "/etc/hosts",
+        "/etc/host.conf",
+        "/etc/resolv.conf",
+        "/etc/nsswitch.conf",
+        "/etc/gai.conf",
+        "/run/systemd/resolve",
     ),
-    *("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/localtime", "/etc/timezone", "/etc/ld.so.cache"),
-    *("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"),
     *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/uptime", "/proc/sys"),
     *("/proc/self/status", "/proc/self/statm", "/proc/self/stat", "/proc/self/cgroup", "/proc/self/maps"),
     *("/proc/self/mounts", "/proc/self/mountinfo", "/sys/fs/cgroup", "/sys/devices/system"),

@@ -56,6 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if statement.startswith("grant") and statement.endswith("to email_platform_application")
     ]
     grants.append(f"grant create database on {DATABASE}.*")  # the endpoint makes its own with this account
+    grants.append("grant create database, show databases on lacking.*")
     given = "<grants>" + "".join(f"<query>{grant}</query>" for grant in grants) + "</grants>"
     original = clickhouse_process.command
 
@@ -116,10 +117,12 @@ def test_doctor_asks_a_server_of_one_s_own_and_names_what_is_too_wide_or_missing
     check = asked(settings, "rights in ClickHouse", variables)
     assert check.fits
     assert "may also drop any database, read every database, write into every database" in check.says
-    elsewhere = SecretStr(server.removesuffix(DATABASE) + "system")
+    with closing(connect(ClickHouseAddress.parse(server))) as client:
+        client.command("create database if not exists lacking")
+    elsewhere = SecretStr(server.removesuffix(DATABASE) + "lacking")
     check = asked(settings, "rights in ClickHouse", variables, clickhouse_url=elsewhere)
     assert not check.fits
-    assert "lacks insert on `system`.*" in check.says
+    assert "insert on `lacking`.*" in check.says
     assert "--clickhouse-grants" in check.says
     check = asked(settings, "rights in S3", variables)
     assert check.fits

@@ -330,7 +330,8 @@ def test_s3_reaches_the_bucket_and_nothing_beside_it(
         f"select * from viewIfPermitted(select * from s3('{url}', 'k', 's', 'TSV', 'a String') else null('a String'))",
     )
     for statement in statements:
-        assert endpoint.ask(body=statement.encode())[2] in (b"",) or code_of(endpoint.ask(body=statement.encode()))
+        status, _, answer = endpoint.ask(body=statement.encode())
+        assert status >= 400 or answer == b"", statement
     assert (store.paths, elsewhere.connections) == ([], 0)
 
 

@@ -38,7 +38,7 @@ def test_no_way_of_writing_a_closed_name_gets_as_far_as_the_file(tmp_path: Path)
     secret.write_text("what-only-the-file-holds")
     chance = random.Random(20261128)
     with running(tmp_path / "data") as endpoint:
-        for _ in range(700):
+        for _ in range(400):
             blanks = "".join(chance.choices(BLANKS, k=chance.choice((1, 1, 2))))
             name, end = chance.choice(NAMES), chance.choice(ENDS)
             statement = f"select {chance.choice(BEGINNINGS)}{name}{blanks}('{secret}'){end}"
