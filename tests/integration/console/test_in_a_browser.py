@@ -136,7 +136,7 @@ def page(world: World) -> Iterator[Any]:
 def is_fault(message: Any, url: str) -> bool:
     """Whether the browser complains about the console; not that a form was refused, nor that a message's script was."""
     is_ours = message.type == "error" and message.location["url"].startswith(url)
-    return is_ours and "status of 422" not in message.text and "sandboxed" not in message.text
+    return bool(is_ours and "status of 422" not in message.text and "sandboxed" not in message.text)
 
 
 def looks_right(page: Any, name: str) -> None:
