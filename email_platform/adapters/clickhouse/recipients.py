@@ -93,9 +93,10 @@ class ReportReader:
         """What the campaign's report is drawn from; see `read_campaign`.
 
         Raises:
-            CommandRefusedError: the reports have no such campaign.
-            ConfigurationError, PartUnavailableError: ClickHouse refuses, lacks the reports or does not answer.
+            CommandRefusedError: the reports have no such campaign, or there is no report yet.
+            ConfigurationError, PartUnavailableError: ClickHouse refuses or does not answer.
         """
+        self._require("campaign_summary")
         return read_campaign(self._connected(), campaign_id)
 
     def close(self) -> None:
@@ -104,11 +105,13 @@ class ReportReader:
             self._warehouse.close()
 
     def _query(self, mart: str, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        warehouse = self._connected()
-        ((is_there,),) = warehouse.query(_IS_THERE, {"database": self._database, "name": mart})
+        self._require(mart)
+        return self._connected().query(statement, parameters)
+
+    def _require(self, mart: str) -> None:
+        ((is_there,),) = self._connected().query(_IS_THERE, {"database": self._database, "name": mart})
         if not is_there:
             raise ReportsNotBuiltError("there is no report yet: the first one is made after the first campaign is sent")
-        return warehouse.query(statement, parameters)
 
     def _connected(self) -> ClickHouseWarehouse:
         with self._connecting:

@@ -126,16 +126,22 @@ def page(world: World) -> Iterator[Any]:
         context.set_default_timeout(WAIT_SECONDS * 1000)
         opened = context.new_page()
         faults: list[str] = []
-        opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        opened.on("console", lambda message: faults.append(message.text) if is_fault(message, world.url) else None)
         opened.on("pageerror", lambda error: faults.append(str(error)))
         yield opened
         browser.close()
     assert not faults, "the browser complains, as of a policy that is broken"
 
 
+def is_fault(message: Any, url: str) -> bool:
+    """Whether the browser complains about the console; not that a form was refused, nor that a message's script was."""
+    is_ours = message.type == "error" and message.location["url"].startswith(url)
+    return bool(is_ours and "status of 422" not in message.text and "sandboxed" not in message.text)
+
+
 def looks_right(page: Any, name: str) -> None:
-    """Nothing of axe's rules that is serious or critical, in light and dark."""
-    for scheme in ("light", "dark"):
+    """Nothing of axe's rules that is serious or critical; in the short form few pages are looked at in the dark."""
+    for scheme in ("light", "dark") if IS_FULL or PICTURES or name in ("form-with-problem", "campaign") else ("light",):
         page.emulate_media(color_scheme=scheme)
         found = axe.Axe().run(page, options={"resultTypes": ["violations"], "iframes": False})
         grave = [
@@ -247,7 +253,7 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
     page.get_by_role("link", name="Explain a lead").click()
     page.get_by_label("Lead's id or address").fill(address)
     page.get_by_role("button", name="Explain").click()
-    expect(page.get_by_text("accepted", exact=True)).to_be_visible()
+    expect(page.locator("p.box b")).to_have_text("accepted")
     looks_right(page, "explanation")
 
     report = page.frame_locator("iframe.report")
