@@ -35,7 +35,7 @@ _CHECK_COLUMNS = (
     Column("part", "part"),
     Column("fits", "", show=lambda row: _verdict(row)),
     Column("says", "says", kind="lines"),
-    Column("do", "do", below=True, show=lambda row: row["do"] or "-"),
+    Column("do", "do", below=True, show=lambda row: row["do"]),
 )
 _PROCESS_COLUMNS = (
     Column("name", "process"),
