@@ -219,7 +219,7 @@ def begin(book: ErasureBook, address: str) -> Erasure:
     request = book.begin(key)
     leads = book.delete_leads(ErasedPerson(key, request.pseudonym), key, dry_run=False)
     book.add_removed(request.pseudonym, {"leads": leads})
-    return request
+    return _again(book, request.pseudonym)
 
 
 def erase(parts: EraseParts, address: str) -> Erasure:
@@ -248,7 +248,7 @@ def carry_on(parts: EraseParts, request: Erasure) -> Erasure:
         work.waits_for.append("what names the person is being written again and again: run it again later")
     if work.waits_for:
         parts.book.set_waiting(request.pseudonym, work.waits_for)
-        return _again(parts, request.pseudonym)
+        return _again(parts.book, request.pseudonym)
     return parts.book.finish(request.pseudonym)
 
 
@@ -288,8 +288,8 @@ def kept(book: ErasureBook, person: ErasedPerson, address: str) -> tuple[str, ..
     return tuple(said)
 
 
-def _again(parts: EraseParts, pseudonym: str) -> Erasure:
-    found = parts.book.find(pseudonym)
+def _again(book: ErasureBook, pseudonym: str) -> Erasure:
+    found = book.find(pseudonym)
     assert found is not None
     return found
 
