@@ -56,7 +56,7 @@ from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.addresses import normalised_address
 from email_platform.domain.erasure import ErasedPerson, ErasureKey
 from email_platform.errors import ConfigurationError
-from email_platform.runs.erase import Erasure, RewrittenObject
+from email_platform.runs.erasure_parts import Erasure, RewrittenObject
 
 SOURCE = "erasure"
 NAMING_COLUMNS: Mapping[Table, Sequence[str]] = {
@@ -117,7 +117,7 @@ NOT_SEARCHED: Mapping[str, str] = {
 
 
 class PostgresErasures:
-    """`email_platform.runs.erase.ErasureBook` and `PersonInTables` over the OLTP database.
+    """`email_platform.runs.erasure_parts.ErasureBook` and `PersonInTables` over the OLTP database.
 
     Length: one Protocol's methods, each a statement or two.
 
