@@ -7,7 +7,7 @@ import dagster as dg
 
 from email_platform.adapters.assembly import open_erasure, open_retention, open_store
 from email_platform.adapters.dagster_history import DagsterRunHistory
-from email_platform.runs.erase import EraseParts
+from email_platform.runs.erasure_parts import EraseParts
 from email_platform.runs.retention import RetentionParts
 from resources.settings import SettingsResource
 
@@ -26,7 +26,7 @@ class RetentionResource(dg.ConfigurableResource["RetentionResource"]):
 
 
 class ErasureResource(dg.ConfigurableResource["ErasureResource"]):
-    """Opens `email_platform.runs.erase.EraseParts` for one run, with the lease of the work."""
+    """Opens `email_platform.runs.erasure_parts.EraseParts` for one run, with the lease of the work."""
 
     settings: dg.ResourceDependency[SettingsResource]
 

@@ -55,7 +55,7 @@ from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import CommandRefusedError
 from email_platform.events.inbox import SuppressionPolicy
 from email_platform.events.mailed import ManifestAddresses
-from email_platform.runs.erase import EraseParts
+from email_platform.runs.erasure_parts import EraseParts
 from email_platform.runs.events import EventParts
 from email_platform.runs.explanation import ExplainParts
 from email_platform.runs.guard import GuardLimits

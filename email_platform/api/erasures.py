@@ -17,7 +17,8 @@ from email_platform.api.route import Operator, audit_as
 from email_platform.api.services import Work
 from email_platform.api.values import Strict, Text, api_router
 from email_platform.errors import CommandRefusedError
-from email_platform.runs.erase import Erasure, begin
+from email_platform.runs.erase import begin
+from email_platform.runs.erasure_parts import Erasure
 
 router = api_router("/v1", "leads")
 

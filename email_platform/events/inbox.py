@@ -213,8 +213,7 @@ def _stage_batch(
     quarantined = [_set_aside(store, day, info, content) for info, content in unreadable]
 
     results = [normalise_body(body) for body in bodies]
-    if people := erased_in_bodies(policy.erased, bodies):
-        # After they were read: an id that is made from a body's content stays the same.
+    if people := erased_in_bodies(policy.erased, bodies):  # after they were read: an id made of the content stays
         results = [without_people(result, people) for result in results]
         to_archive = [kept for body in to_archive if (kept := archived_without(body, people)) is not None]
         bodies = [body_without(body, people) for body in bodies]

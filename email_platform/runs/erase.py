@@ -22,12 +22,9 @@ The steps, each of which may be killed anywhere and is done again by whoever goe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -37,7 +34,7 @@ from email_platform.domain.erasure import ErasedPerson, is_pseudonym
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.storage_layout import eligible_key, is_eligible_key, kind_of_key
 from email_platform.errors import CommandRefusedError
-from email_platform.runs.parts import Parts
+from email_platform.runs.erasure_parts import EraseParts, Erasure, ErasureBook, FoundPerson, RewrittenObject
 from email_platform.runs.stage import stage_chunk
 from email_platform.staging.erased_objects import named_rows, object_without, rewrite_recipients
 
@@ -59,155 +56,6 @@ _MOST_LOOKS = 5
 _SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
-class RewrittenObject:
-    """An object with a new content."""
-
-    key: str
-    old_sha256: str
-    new_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Erasure:
-    """One request.
-
-    Attributes:
-        address: as addresses are compared; None once it is finished.
-        removed: what was removed, by place: leads, objects, rows of a table, cells of the warehouse.
-        waits_for: why it is not finished, in words.
-        rewriting: objects that were about to be replaced.
-    """
-
-    pseudonym: str
-    address: str | None = field(repr=False)
-    requested_at: datetime
-    finished_at: datetime | None
-    removed: Mapping[str, int]
-    waits_for: tuple[str, ...] = ()
-    rewriting: tuple[RewrittenObject, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class FoundPerson:
-    """What names a person, without anything being changed.
-
-    Attributes:
-        found: by place, as `Erasure.removed`.
-        waits_for: what would have to end first.
-        kept: what names the person and is not ours to change, in words.
-    """
-
-    pseudonym: str
-    found: Mapping[str, int]
-    waits_for: tuple[str, ...]
-    kept: tuple[str, ...]
-
-
-class ErasureBook(Protocol):
-    """Requests, and what of a person is in PostgreSQL; every method is one transaction or a few."""
-
-    def pseudonym(self, address: str) -> str:
-        """What stands in the place of the address.
-
-        Raises:
-            ConfigurationError: there is no key, or another one than before.
-        """
-        ...
-
-    def begin(self, address: str) -> Erasure:
-        """Write the request down and suppress the person for every sender; idempotent."""
-        ...
-
-    def find(self, pseudonym: str) -> Erasure | None:
-        """The request with this pseudonym."""
-        ...
-
-    def unfinished(self) -> Sequence[Erasure]:
-        """Requests that are not finished, the oldest first."""
-        ...
-
-    def add_removed(self, pseudonym: str, counts: Mapping[str, int]) -> None:
-        """Add to the counts of what was removed."""
-        ...
-
-    def set_rewriting(self, pseudonym: str, objects: Collection[RewrittenObject]) -> None:
-        """Remember which objects are about to be replaced."""
-        ...
-
-    def set_waiting(self, pseudonym: str, reasons: Sequence[str]) -> None:
-        """Say why the request cannot be finished now."""
-        ...
-
-    def finish(self, pseudonym: str) -> Erasure:
-        """Forget the address."""
-        ...
-
-    def delete_leads(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
-        """Delete the leads with the address, where the table is ours."""
-        ...
-
-    def foreign_leads(self, address: str) -> int:
-        """Leads with the address in a relation that is not ours."""
-        ...
-
-    def suppress_again(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
-        """Give suppressions of the address the pseudonym; how many there were."""
-        ...
-
-    def scrub_tables(self, person: ErasedPerson, *, dry_run: bool) -> Mapping[str, int]:
-        """Put the pseudonym into texts that name the person; rows by table."""
-        ...
-
-    def scrub_receipts(
-        self, campaign_id: int, chunk_indexes: Collection[int], person: ErasedPerson, *, dry_run: bool
-    ) -> int:
-        """The same in the ledger's receipts of these chunks."""
-        ...
-
-    def templates_naming(self, person: ErasedPerson) -> Sequence[int]:
-        """Campaigns whose templates name the person."""
-        ...
-
-    def being_frozen(self) -> Sequence[int]:
-        """Campaigns whose audience is being resolved now."""
-        ...
-
-    def replace_content(self, objects: Collection[RewrittenObject]) -> None:
-        """Register the new contents; what was loaded counts as loaded."""
-        ...
-
-
-class PersonInWarehouse(Protocol):
-    """What of a person is in the warehouse."""
-
-    def erase(self, person: ErasedPerson, *, dry_run: bool) -> Mapping[str, int]:
-        """Put the pseudonym into cells that name the person, in raw tables and reports; cells by table.
-
-        Raises:
-            PartUnavailableError: the warehouse is away.
-        """
-        ...
-
-    def replace_sources(self, objects: Collection[RewrittenObject]) -> None:
-        """Have rows that were loaded from these objects name the new contents, so that nothing is loaded again."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class EraseParts:
-    """What erasing needs of the outside.
-
-    Attributes:
-        on_step: called after each thing that is done, with its name; for tests of deaths.
-    """
-
-    parts: Parts
-    book: ErasureBook
-    warehouse: PersonInWarehouse
-    on_step: Callable[[str], None] = lambda _: None
-
-
 def begin(book: ErasureBook, address: str) -> Erasure:
     """Suppress the person, delete their leads and write the request down; `carry_on` does the rest.
 
@@ -219,7 +67,7 @@ def begin(book: ErasureBook, address: str) -> Erasure:
     request = book.begin(key)
     leads = book.delete_leads(ErasedPerson(key, request.pseudonym), key, dry_run=False)
     book.add_removed(request.pseudonym, {"leads": leads})
-    return request
+    return _again(book, request.pseudonym)
 
 
 def erase(parts: EraseParts, address: str) -> Erasure:
@@ -248,7 +96,7 @@ def carry_on(parts: EraseParts, request: Erasure) -> Erasure:
         work.waits_for.append("what names the person is being written again and again: run it again later")
     if work.waits_for:
         parts.book.set_waiting(request.pseudonym, work.waits_for)
-        return _again(parts, request.pseudonym)
+        return _again(parts.book, request.pseudonym)
     return parts.book.finish(request.pseudonym)
 
 
@@ -288,8 +136,8 @@ def kept(book: ErasureBook, person: ErasedPerson, address: str) -> tuple[str, ..
     return tuple(said)
 
 
-def _again(parts: EraseParts, pseudonym: str) -> Erasure:
-    found = parts.book.find(pseudonym)
+def _again(book: ErasureBook, pseudonym: str) -> Erasure:
+    found = book.find(pseudonym)
     assert found is not None
     return found
 
@@ -310,6 +158,8 @@ class _Work:
     Attributes:
         found_last: what the last look found and changed (or would change), by place.
         waits_for: why something had to stay as it is, of the last look.
+
+    Length: the places are looked through with one state: what was found, and which campaigns wait.
     """
 
     def __init__(self, parts: EraseParts, person: ErasedPerson, address: str, *, dry_run: bool) -> None:

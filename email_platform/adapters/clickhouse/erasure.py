@@ -23,7 +23,7 @@ from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.domain.erasure import ErasedPerson
 from email_platform.domain.storage_layout import kind_of_key
-from email_platform.runs.erase import RewrittenObject
+from email_platform.runs.erasure_parts import RewrittenObject
 
 _Item = TypeVar("_Item")
 _CELLS_PER_MUTATION = 500
@@ -48,7 +48,7 @@ class _TextColumn:
 
 
 class WarehousePerson:
-    """`email_platform.runs.erase.PersonInWarehouse` over ClickHouse.
+    """`email_platform.runs.erasure_parts.PersonInWarehouse` over ClickHouse.
 
     Args:
         connect: connects to the warehouse, when something is first asked of it.

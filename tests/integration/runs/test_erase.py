@@ -44,7 +44,8 @@ from email_platform.domain.storage_layout import event_inbox_key, report_page_ke
 from email_platform.errors import CommandRefusedError, ConfigurationError
 from email_platform.events.inbox import replay_archive, replay_quarantine, stage_inbox
 from email_platform.events.received import ReceivedBody, to_parquet
-from email_platform.runs.erase import EraseParts, Erasure, carry_on, erase, look_only
+from email_platform.runs.erase import carry_on, erase, look_only
+from email_platform.runs.erasure_parts import EraseParts, Erasure
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.load import account, load_staged
