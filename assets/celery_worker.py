@@ -10,6 +10,7 @@ handed to another worker.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import socket
@@ -26,7 +27,7 @@ from dagster._serdes import unpack_value
 from dagster_celery.tasks import create_execute_job_task, create_resume_job_task, create_task
 
 from assets.celery_app import QUEUE, worker_app
-from assets.step_process import is_at_work, on_a_worker
+from assets.step_process import PRELOADED, is_at_work, on_a_worker
 from email_platform.adapters.launchers import CELERY_RUN_LAUNCHER, launcher_of, require_possible
 from email_platform.errors import ConfigurationError
 from email_platform.settings import Settings
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     worker_ready.connect(is_ready, weak=False)
     worker_shutting_down.connect(is_ending, weak=False)
-    import email_platform.definitions  # noqa: F401  # before the slots are forked
+    importlib.import_module(PRELOADED)  # before the slots are forked
 
     app_with_tasks(settings).worker_main(
         [

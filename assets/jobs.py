@@ -12,6 +12,7 @@ from dagster._core.executor.multiprocess import MultiprocessExecutor
 from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
 from assets.reports import dbt_report_models
+from assets.step_process import PRELOADED
 from assets.unknown_calls import decide_about_unknown_calls
 from assets.warehouse import load_waiting_objects, warehouse_deliveries, warehouse_dimensions
 from email_platform.adapters.dagster_yaml import WAITS_FOR_TAG, WAREHOUSE
@@ -58,7 +59,7 @@ def campaign_steps(init_context: dg.InitExecutorContext) -> dg.Executor:
         retries=RetryMode.ENABLED,
         max_concurrent=None,  # as many as there are cores
         start_method="forkserver",
-        explicit_forkserver_preload=["email_platform.definitions"],
+        explicit_forkserver_preload=[PRELOADED],
     )
 
 

@@ -18,6 +18,7 @@ from email_platform.errors import PartUnavailableError, SendingInterruptedError
 from email_platform.sending.orphan_watch import CHECK_SECONDS, ending_with_ancestors
 
 IN_ONE_PROCESS: Mapping[str, Any] = {"execution": {"config": {"in_one_process": True}}}
+PRELOADED = "email_platform.definitions"  # by its name, which is a layer above: what a step's process is forked with
 LOOKS_PER_QUESTION = 10  # a worker's end is seen in half a second, a run's end in five
 _worker_is_stopping: ContextVar[Callable[[], bool] | None] = ContextVar("worker_is_stopping", default=None)
 

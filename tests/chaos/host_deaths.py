@@ -67,6 +67,7 @@ MOVES: tuple[Move, ...] = (
 )
 OF_THE_BROKER = (MOVES[4], MOVES[5])
 HOSTS, SLOTS, CHUNK_ROWS = 2, 2, 200
+STALL_SECONDS = 45  # a step on a busy machine may need 20 s before it shows its first sign of life
 
 
 @dataclass(frozen=True)
@@ -316,6 +317,7 @@ def hosts_world(folder: Path) -> Iterator[HostsWorld]:
             "one_process_rows": 0,
             "chunk_rows": CHUNK_ROWS,
             "worker_slots": SLOTS,
+            "stall_seconds": STALL_SECONDS,
             "reports_interval_seconds": 1_000_000,  # they are not what is tried here, and dbt takes the machine
         }
         world = stack.enter_context(dagster_world(folder, parts, own))

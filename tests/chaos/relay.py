@@ -28,7 +28,13 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def serve(start: str, end: str) -> asyncio.Server:
+    at_work: set[asyncio.Task[None]] = set()  # the event loop itself holds them weakly
+
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        at_work.add(task)
+        task.add_done_callback(at_work.discard)
         try:
             far_reader, far_writer = await connect(end)
         except OSError:
