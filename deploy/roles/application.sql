@@ -15,5 +15,7 @@ begin
 end
 $$;
 grant select, insert, update on app_user, sender, lead, segment, campaign, campaign_manifest, chunk, send_call to email_platform_application;
-grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import, work_lease, alert, alert_delivery, alert_beat, api_key, api_request, api_audit to email_platform_application;
+-- A lead is removed where it is gone at the source that leads are kept in step with.
+grant delete on lead to email_platform_application;
+grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import, lead_source_row, lead_source_position, work_lease, alert, alert_delivery, alert_beat, api_key, api_request, api_audit to email_platform_application;
 grant select on email_platform_alembic_version to email_platform_application;

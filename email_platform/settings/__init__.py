@@ -26,6 +26,7 @@ from email_platform.errors import ConfigurationError
 from email_platform.settings.alerts import AlertSettings
 from email_platform.settings.api import ApiSettings
 from email_platform.settings.clickhouse import CLICKHOUSE, ClickHouseSettings
+from email_platform.settings.lead_source import LeadSourceSettings
 from email_platform.settings.legacy import (
     DEFAULT_LEGACY_FIRST_MONTH,
     LEGACY_DATABASE,
@@ -80,6 +81,7 @@ class Settings(
     StackSettings,
     AlertSettings,
     LegacySettings,
+    LeadSourceSettings,
     RetentionSettings,
     RunSettings,
     SendingSettings,

@@ -1,0 +1,41 @@
+"""What is known of the rows that our leads are kept in step with, and up to where their changes are.
+
+Revision ID: 0022
+Revises: 0017
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0022"
+down_revision = "0017"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add two tables; both are empty until leads have a source."""
+    op.execute(
+        """
+        create table lead_source_row (
+            source_key bigint not null,
+            checksum bigint not null,
+            hashes jsonb,
+            problem text,
+            seen_at timestamptz not null default now(),
+            constraint pk_lead_source_row primary key (source_key)
+        )
+        """
+    )
+    op.execute("create index ix_lead_source_row_problem on lead_source_row (source_key) where problem is not null")
+    op.execute(
+        """
+        create table lead_source_position (
+            source text not null,
+            position timestamptz not null,
+            moved_at timestamptz not null default now(),
+            constraint pk_lead_source_position primary key (source)
+        )
+        """
+    )
