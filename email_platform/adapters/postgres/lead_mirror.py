@@ -119,6 +119,8 @@ _MOVE = text(
 class PostgresLeadMirror:
     """`email_platform.runs.lead_sync.LeadMirror`.
 
+    Length: one Protocol over one list of fields, from which each statement's columns follow.
+
     Args:
         engine: of the OLTP database.
         fields: what the source reads of a row, in its order.
