@@ -12,10 +12,10 @@ begin
     execute format('grant usage on schema %I to email_platform_application', current_schema());
     -- It deletes rows of archived ledgers and no others; nobody but the owner has a right to delete from the ledger.
     execute 'grant execute on function remove_archived_ledger(bigint, integer) to email_platform_application';
+    -- It removes leads that are gone at the source that leads are kept in step with, and no others.
+    execute 'grant execute on function remove_leads_of_source(bigint[]) to email_platform_application';
 end
 $$;
 grant select, insert, update on app_user, sender, lead, segment, campaign, campaign_manifest, chunk, send_call to email_platform_application;
--- A lead is removed where it is gone at the source that leads are kept in step with.
-grant delete on lead to email_platform_application;
 grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import, lead_source_row, lead_source_position, work_lease, alert, alert_delivery, alert_beat, api_key, api_request, api_audit to email_platform_application;
 grant select on email_platform_alembic_version to email_platform_application;

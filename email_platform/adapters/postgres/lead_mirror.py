@@ -81,9 +81,8 @@ _KEEP_OPT_OUTS = text(
     on conflict (address, sender_id) do nothing
     """
 )
-_REMOVE = text(
-    "delete from lead using source_row as new where new.is_gone and lead.own_key = cast(new.source_key as text)"
-)
+# No role has a right to delete leads: the function removes those that came from the source, and no others.
+_REMOVE = text("select remove_leads_of_source(array(select source_key from source_row where is_gone))")
 _HIDE = text(
     """
     update lead set email = null
@@ -212,7 +211,7 @@ class PostgresLeadMirror:
         connection.execute(text("analyze source_row"))
         if "email" in self._plain:
             connection.execute(_KEEP_OPT_OUTS)
-        removed = connection.execute(_REMOVE).rowcount
+        removed: int = connection.execute(_REMOVE).scalar_one()
         connection.execute(_HIDE)
         changed = connection.execute(text(self._change())).rowcount
         added = connection.execute(text(self._add())).rowcount

@@ -14,8 +14,25 @@ branch_labels = None
 depends_on = None
 
 
+# With its owner's rights, so that no role needs a right to delete leads: it removes leads that came from the source.
+_REMOVE = """
+create function remove_leads_of_source(its_keys bigint[]) returns integer
+language plpgsql security definer set search_path from current as $$
+declare
+    removed integer;
+begin
+    delete from lead
+    using lead_source_row as held
+    where held.source_key = any(its_keys) and lead.own_key = cast(held.source_key as text);
+    get diagnostics removed = row_count;
+    return removed;
+end
+$$
+"""
+
+
 def upgrade() -> None:
-    """Add two tables; both are empty until leads have a source."""
+    """Add two tables and a function; the tables are empty until leads have a source."""
     op.execute(
         """
         create table lead_source_row (
@@ -39,3 +56,5 @@ def upgrade() -> None:
         )
         """
     )
+    op.execute(_REMOVE)
+    op.execute("revoke execute on function remove_leads_of_source(bigint[]) from public")
