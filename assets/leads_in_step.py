@@ -118,7 +118,6 @@ _TAGS = {"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS", "dag
 lead_slices_job = dg.define_asset_job(
     "lead_slices_job",
     selection=dg.AssetSelection.assets(leads_in_step),
-    partitions_def=lead_slices,
     executor_def=dg.in_process_executor,
     tags=_TAGS,
     description="Compare slices of our leads with their source and copy what differs; safe to run again at any time.",
