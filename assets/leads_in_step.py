@@ -132,7 +132,10 @@ lead_changes_job = dg.define_asset_job(
 
 # Both are stopped by default: most installations have their leads in PostgreSQL.
 lead_changes_schedule = dg.ScheduleDefinition(
-    job=lead_changes_job, cron_schedule="*/2 * * * *", default_status=dg.DefaultScheduleStatus.STOPPED
+    name="lead_changes_schedule",
+    job=lead_changes_job,
+    cron_schedule="*/2 * * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
 )
 
 
