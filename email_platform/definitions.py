@@ -13,6 +13,14 @@ from assets.campaign_audience import campaign_audience
 from assets.campaign_deliveries import campaign_deliveries
 from assets.events import load_events_job, replay_events_job, warehouse_events
 from assets.jobs import campaign_job, load_campaigns_job, load_staged_job, reports_job, resolve_unknown_calls_job
+from assets.leads_in_step import (
+    lead_changes,
+    lead_changes_job,
+    lead_changes_schedule,
+    lead_slices_job,
+    lead_slices_schedule,
+    leads_in_step,
+)
 from assets.legacy_emails import legacy_emails, legacy_import_job
 from assets.rebuild import rebuild_warehouse_job
 from assets.reports import campaign_reports, dbt_project, dbt_report_models
@@ -22,6 +30,7 @@ from assets.warehouse import warehouse_deliveries, warehouse_dimensions
 from resources.alerts import AlertsResource
 from resources.dbt import DbtOnWarehouse
 from resources.events import EventsResource
+from resources.lead_source import LeadSourceResource
 from resources.legacy import LegacyImportResource
 from resources.parts import PartsResource
 from resources.retention import ErasureResource, RetentionResource
@@ -58,6 +67,8 @@ defs = dg.Definitions(
         warehouse_events,
         warehouse_dimensions,
         legacy_emails,
+        leads_in_step,
+        lead_changes,
         dbt_report_models,
         campaign_reports,
     ],
@@ -71,9 +82,11 @@ defs = dg.Definitions(
         rebuild_warehouse_job,
         resolve_unknown_calls_job,
         legacy_import_job,
+        lead_slices_job,
+        lead_changes_job,
         retention_job,
     ],
-    schedules=[retention_schedule],
+    schedules=[retention_schedule, lead_changes_schedule, lead_slices_schedule],
     sensors=[
         queued_campaigns,
         silent_campaigns,
@@ -93,6 +106,7 @@ defs = dg.Definitions(
         "erasures": fixed(ErasureResource(settings=settings)),
         "retention": fixed(RetentionResource(settings=settings)),
         "legacy": fixed(LegacyImportResource(settings=settings)),
+        "lead_source": fixed(LeadSourceResource(settings=settings)),
         "dbt": dg.ResourceDefinition(lambda _: DbtOnWarehouse.of(dbt_project), config_schema={}),  # likewise
         "io_manager": fixed(StepOutputs(settings=settings)),
     },

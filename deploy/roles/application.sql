@@ -14,9 +14,11 @@ begin
     execute 'grant execute on function remove_archived_ledger(bigint, integer) to email_platform_application';
     -- It deletes leads of people whose erasure is under way (docs/erasure.md) and no others; likewise.
     execute 'grant execute on function erase_leads(text) to email_platform_application';
+    -- It removes leads that are gone at the source that leads are kept in step with, and no others.
+    execute 'grant execute on function remove_leads_of_source(bigint[]) to email_platform_application';
 end
 $$;
 grant select, insert, update on app_user, sender, lead, segment, campaign, campaign_manifest, chunk, send_call, erasure to email_platform_application;
-grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import, work_lease, alert, alert_delivery, alert_beat, api_key, api_request, api_audit to email_platform_application;
+grant select, insert, update, delete on suppression, staged_object, campaign_guard, provider_rate, provider_rate_flow, lead_import, lead_source_row, lead_source_position, work_lease, alert, alert_delivery, alert_beat, api_key, api_request, api_audit to email_platform_application;
 grant select, insert on suppression_lift to email_platform_application;
 grant select on email_platform_alembic_version to email_platform_application;

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
@@ -28,6 +28,7 @@ from email_platform.adapters.postgres.erased import ErasedAddresses, erasure_key
 from email_platform.adapters.postgres.erasures import PostgresErasures
 from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
+from email_platform.adapters.postgres.lead_addresses import PostgresLeadAddresses
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
@@ -46,6 +47,7 @@ from email_platform.adapters.providers import (
 )
 from email_platform.alerting.rules import Limits as AlertLimits
 from email_platform.alerting.watch import AlertParts, ring
+from email_platform.audience.conditions import parse_condition
 from email_platform.content.apart import RenderingLimits
 from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
@@ -59,10 +61,19 @@ from email_platform.runs.erasure_parts import EraseParts
 from email_platform.runs.events import EventParts
 from email_platform.runs.explanation import ExplainParts
 from email_platform.runs.guard import GuardLimits
+from email_platform.runs.lead_sync import (
+    ChangesReport,
+    LeadMirror,
+    LeadSource,
+    SliceReport,
+    sync_changes,
+    sync_slice,
+)
 from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
 from email_platform.runs.legacy_table import Month
 from email_platform.runs.parts import ContentErrorLimits, Parts
 from email_platform.runs.retention import KeptDays, RetentionParts, RunHistory
+from email_platform.runs.shadow import ShadowReport, compare_with_old
 from email_platform.sending.policy import DeliveryPolicy, RejectionLimits
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings, variable_of
@@ -364,3 +375,51 @@ def import_legacy_month(
             Throttle(settings.legacy_rows_per_second, time.monotonic, time.sleep),
             on_range,
         )
+
+
+def take_over_lead_changes(settings: Settings) -> ChangesReport:
+    """`email_platform.runs.lead_sync.sync_changes` between the parts of the settings.
+
+    Raises:
+        ConfigurationError: no source is set, it cannot be used, or leads are in a relation of somebody else.
+        PartUnavailableError: a part went away; run again.
+    """
+    overlap = timedelta(seconds=settings.lead_source_overlap_seconds)
+    with _lead_sync(settings) as (source, mirror, throttle):
+        return sync_changes(source, mirror, overlap, throttle)
+
+
+def sync_lead_slice(
+    settings: Settings, slice_index: int, on_range: Callable[[int, int], None] = lambda _range, _rows: None
+) -> SliceReport:
+    """`email_platform.runs.lead_sync.sync_slice` between the same parts; raises as `take_over_lead_changes`."""
+    with _lead_sync(settings) as (source, mirror, throttle):
+        return sync_slice(source, mirror, slice_index, throttle, on_range)
+
+
+@contextmanager
+def _lead_sync(settings: Settings) -> Iterator[tuple[LeadSource, LeadMirror, Throttle]]:
+    from email_platform.adapters.mysql.lead_source import MysqlLeadSource
+    from email_platform.adapters.postgres.lead_mirror import PostgresLeadMirror
+
+    LeadRelation.from_settings(settings).require_ours()
+    source = MysqlLeadSource.from_settings(settings)
+    # One at a time: the limit of rows a second is for all, and a slice never undoes what a look for changes did.
+    with open_oltp(settings) as engine, hold_work_lease(engine, "leads from their source"):
+        throttle = Throttle(settings.lead_source_rows_per_second, time.monotonic, time.sleep)
+        yield source, PostgresLeadMirror(engine, source.fields), throttle
+
+
+def compare_with_old_campaign(settings: Settings, campaign_id: int, condition: object, sender_id: int) -> ShadowReport:
+    """`email_platform.runs.shadow.compare_with_old` between the parts of the settings.
+
+    Raises:
+        InvalidConditionError: the condition breaks the grammar.
+        CommandRefusedError: nothing of the campaign was imported.
+        PartUnavailableError: a part is away.
+    """
+    leads = LeadRelation.from_settings(settings)
+    with open_oltp(settings) as engine, closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy:
+        audience = PostgresAudienceSource(engine, leads)
+        parsed = parse_condition(audience.resolved(condition))
+        return compare_with_old(legacy, PostgresLeadAddresses(engine, leads), audience, campaign_id, parsed, sender_id)

@@ -1,10 +1,11 @@
-"""`email-platform adopt …`: leads that stay where they are.
+"""`email-platform adopt …`: an old system's leads and campaigns beside this platform, before it sends anything.
 
-Invariant: nothing here writes anything, neither to the platform's tables nor to the relation.
+Invariant: nothing here writes to a database, neither to the platform's nor to somebody else's.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,9 @@ from email_platform.cli.output import AsJson, Column, print_json, say, show_rows
 from email_platform.errors import CommandRefusedError
 from email_platform.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Leads that stay where they are: check a table or view of your own.")
+app = typer.Typer(
+    no_args_is_help=True, help="Leads and campaigns of an old system: check the leads, compare audiences."
+)
 
 _COLUMNS = (
     Column("name", "column"),
@@ -24,11 +27,16 @@ _COLUMNS = (
     Column("used_for", "is"),
     Column("problem", "", show=lambda row: row["problem"] or ("fits" if row["type"] else "not there, not needed")),
 )
+_COUNTS = (
+    Column("group", "group", show=lambda row: row["group"].replace("_", " ")),
+    Column("why", "why"),
+    Column("addresses", "addresses", kind="count"),
+)
 
 
 @app.callback()
 def main() -> None:
-    """Leads that stay where they are: check a table or view of your own."""
+    """Leads and campaigns of an old system: check the leads, compare audiences."""
 
 
 @app.command()
@@ -39,22 +47,138 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check EMAIL_PLATFORM_LEAD_RELATION: its columns, its ids, the indexes it lacks, and how many an audience has.
+    """Check where your leads are: the columns, the ids, the indexes that are missing, and how many an audience has.
 
-    Only reads. Exit code 1 where it cannot be used.
+    That is EMAIL_PLATFORM_LEAD_RELATION, or else the MySQL or MariaDB of EMAIL_PLATFORM_LEAD_SOURCE_URL. Only reads.
+    Exit code 1 where it cannot be used.
     """
+    from email_platform.adapters.postgres.lead_relation import LeadRelation
+
+    settings = Settings.load()
+    raw_condition = None if condition is None else _json_of(condition)
+    if not LeadRelation.from_settings(settings).is_ours:
+        usable = _check_relation(settings, raw_condition, as_json)
+    elif settings.lead_source_url is not None:
+        usable = _check_source(settings, raw_condition, as_json)
+    else:
+        raise CommandRefusedError(
+            "leads are in our own table: set EMAIL_PLATFORM_LEAD_RELATION to the table or view that has yours, or "
+            "EMAIL_PLATFORM_LEAD_SOURCE_URL to the MySQL or MariaDB where they are"
+        )
+    if not usable:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+@app.command()
+def shadow(
+    campaign: Annotated[int, typer.Option(help="The old system's campaign, sent by it and imported.")],
+    condition: Annotated[Path, typer.Option(help="Its audience as JSON, as we would resolve it.", dir_okay=False)],
+    sender: Annotated[int, typer.Option(help="Our sender, whose suppressions count.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write every address with its group and reason as CSV.", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare whom the old system mailed with whom we would have mailed: who differs, and why.
+
+    Sends nothing and writes to no database. Exit code 1 where anybody differs.
+    """
+    from email_platform.adapters.assembly import compare_with_old_campaign
+
+    report = compare_with_old_campaign(Settings.load(), campaign, _json_of(condition), sender)
+    counts = [
+        {"group": group, "why": why, "addresses": count}
+        for (group, why), count in sorted(report.counts.items(), key=lambda one: (one[0][0], -one[1], one[0][1]))
+    ]
+    if out is not None:
+        with out.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("address", "group", "why", "lead_id", "old_status"))
+            writer.writerows((row.address, row.group, row.why, row.lead_id, row.old_status) for row in report.rows)
+    if as_json:
+        print_json({"campaign": report.campaign_id, "old_rows": report.old_rows, "counts": counts})
+    else:
+        say(f"campaign {report.campaign_id} of the old system: {report.old_rows:,} rows")
+        show_rows(_COUNTS, counts, as_json=False, nothing="nobody on either side")
+        say(
+            f"{report.of('both'):,} addresses on both sides, {report.of('old_only'):,} only there, "
+            f"{report.of('ours_only'):,} only here"
+        )
+        if out is not None:
+            say(f"{len(report.rows):,} addresses in {out}")
+    if report.of("old_only") or report.of("ours_only"):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _check_source(settings: Settings, raw_condition: object | None, as_json: bool) -> bool:
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.mysql.lead_source import MysqlLeadSource
+    from email_platform.adapters.postgres.audience import PostgresAudienceSource
+
+    source = MysqlLeadSource.from_settings(settings)
+    found = source.look_up()
+    columns = [
+        {"name": one.name, "type": one.type, "used_for": one.used_for, "problem": one.problem} for one in found.columns
+    ]
+    indexes = [
+        {"question": question, "served": served, "proposal": None if served else source.index_proposal(question)}
+        for question, served in found.indexes.items()
+    ]
+    is_view = found.table.engine is None
+    usable = not found.problems and (is_view or all(found.indexes.values()))
+    timeless, keyless = source.count_unreadable() if not found.problems else (None, None)
+    estimated = None
+    if raw_condition is not None:
+        with open_oltp(settings) as engine:
+            estimated = PostgresAudienceSource(engine).estimate_rows(raw_condition)
+    if as_json:
+        print_json(
+            {
+                "source": source.name,
+                "usable": usable,
+                "columns": columns,
+                "indexes": indexes,
+                "estimated_source_rows": found.table.estimated_rows,
+                "rows_without_time_of_change": timeless,
+                "rows_without_usable_key": keyless,
+                "estimated_rows": estimated,
+            }
+        )
+        return usable
+    say(source.name)
+    show_rows(_COLUMNS, columns, as_json=False, nothing="no columns")
+    for one in indexes:
+        if one["served"]:
+            say(f"{one['question']}: served by an index")
+        elif is_view:
+            say(
+                f"{one['question']}: it is a view; see that an index of the table behind it answers this",
+                style="yellow",
+            )
+        else:
+            say(f"{one['question']}: reads every row; this helps:", style="red")
+            say(f"    {visible(str(one['proposal']))}")
+    if found.problems:
+        say("it cannot be used as the leads' source yet", style="red")
+        return usable
+    if found.table.estimated_rows is not None:
+        say(f"about {found.table.estimated_rows:,} rows")
+    if timeless:
+        say(f"{timeless:,} rows have no time of change: only the slices see what happens to them", style="yellow")
+    if keyless:
+        say(f"{keyless:,} rows have a key below 0 or above 2^63 - 1: they are not read", style="red")
+    if estimated is not None:
+        say(f"about {estimated:,} of the leads that are here already meet the condition")
+    return usable
+
+
+def _check_relation(settings: Settings, raw_condition: object | None, as_json: bool) -> bool:
     from email_platform.adapters.assembly import open_oltp
     from email_platform.adapters.postgres.adoption import check_adoption
     from email_platform.adapters.postgres.lead_relation import LeadRelation
 
-    settings = Settings.load()
-    leads = LeadRelation.from_settings(settings)
-    if leads.is_ours:
-        raise CommandRefusedError(
-            "leads are in our own table: set EMAIL_PLATFORM_LEAD_RELATION to the table or view that has yours"
-        )
     with open_oltp(settings) as engine:
-        found = check_adoption(engine, leads, None if condition is None else _json_of(condition))
+        found = check_adoption(engine, LeadRelation.from_settings(settings), raw_condition)
     columns = [
         {"name": one.name, "type": one.type, "used_for": one.used_for, "problem": one.problem}
         for one in found.relation.columns
@@ -77,8 +201,7 @@ def check(
         )
     else:
         _show(found, columns)
-    if not usable:
-        raise typer.Exit(ExitCode.REFUSED)
+    return usable
 
 
 def _show(found: Any, columns: list[dict[str, Any]]) -> None:

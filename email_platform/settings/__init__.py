@@ -27,6 +27,7 @@ from email_platform.settings.alerts import AlertSettings
 from email_platform.settings.api import ApiSettings
 from email_platform.settings.clickhouse import CLICKHOUSE, ClickHouseSettings
 from email_platform.settings.erasure import ErasureSettings
+from email_platform.settings.lead_source import LeadSourceSettings
 from email_platform.settings.legacy import (
     DEFAULT_LEGACY_FIRST_MONTH,
     LEGACY_DATABASE,
@@ -82,6 +83,7 @@ class Settings(
     AlertSettings,
     LegacySettings,
     ErasureSettings,
+    LeadSourceSettings,
     RetentionSettings,
     RunSettings,
     SendingSettings,

@@ -41,9 +41,8 @@ def copy_emails(engine: Engine, mysql: Any, *, batch_ids: int = 500_000) -> int:
     """
     columns = [f"to_char({c} at time zone 'UTC', {_MOMENT})" if c.endswith("_at") else c for c in COLUMNS]
     with engine.connect() as connection, mysql.cursor() as cursor:
-        ((first, last),) = connection.exec_driver_sql(
-            "select coalesce(min(id), 0), coalesce(max(id), -1) from email"
-        ).all()
+        lowest, highest = connection.exec_driver_sql("select min(id), max(id) from email").one()
+        first, last = (0, -1) if lowest is None else (int(str(lowest)), int(str(highest)))
         driver: Any = connection.connection.driver_connection
         cursor.execute(CREATE_EMAIL)
         cursor.execute("set session foreign_key_checks = 0, unique_checks = 0")

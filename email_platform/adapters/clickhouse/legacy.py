@@ -6,6 +6,8 @@ bit; a test holds the two to each other with hostile rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
@@ -71,6 +73,18 @@ class ClickHouseLegacyEmails:
                 parameters=_bounds(month),
             ).result_rows
         return {int(index): Fingerprint(int(count), int(checksum)) for index, count, checksum in rows}
+
+    def recipients(self, campaign_id: int) -> Iterator[tuple[str, str]]:
+        """Address and status of every live old row of a campaign, streamed."""
+        with (
+            clickhouse_errors(str(self._address), [self._address.password]),
+            self._client.query_rows_stream(
+                "select email, status from legacy_email final "
+                "where is_deleted = 0 and campaign_id = {campaign_id:Int64} order by lead_id, id",
+                parameters={"campaign_id": campaign_id},
+            ) as rows,
+        ):
+            yield from rows
 
     def keys(self, month: Month, range_index: int) -> pa.Table:
         """The keys of one range's live rows of the month; see the Protocol."""

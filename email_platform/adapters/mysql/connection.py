@@ -238,11 +238,10 @@ class MysqlServer:
                 else f"max_execution_time = {max(1, round(self._statement_timeout_seconds * 1000))}"
             )
             with connection.cursor() as cursor:
-                cursor.execute("set session sql_mode = '', time_zone = '+00:00', character_set_results = utf8mb4")
-                cursor.execute("set names utf8mb4 collate utf8mb4_bin")
-                cursor.execute(f"set session lock_wait_timeout = {self._lock_timeout_seconds}")
-                cursor.execute(f"set session wait_timeout = {_IDLE_SECONDS}")
-                cursor.execute(f"set session {limit}")
+                cursor.execute(
+                    "set session sql_mode = '', time_zone = '+00:00', collation_connection = utf8mb4_bin, "
+                    f"lock_wait_timeout = {self._lock_timeout_seconds}, wait_timeout = {_IDLE_SECONDS}, {limit}"
+                )
                 cursor.execute("set session transaction isolation level repeatable read")
                 cursor.execute("start transaction with consistent snapshot, read only")
         except BaseException:

@@ -267,9 +267,14 @@ def _without_repeats(leads: Iterable[ImportedLead], repeated: list[int]) -> Iter
         yield one
 
 
+def hold_lead_turn(connection: Connection) -> None:
+    """Wait until nobody else adds leads, and keep others waiting until this transaction ends."""
+    connection.execute(text("select pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
+
+
 def _apply(connection: Connection, batch: Iterable[ImportedLead], key: ErasureKey | None) -> tuple[int, int, list[int]]:
     """The batch's leads in the caller's transaction: how many were added and changed, and the rows of the erased."""
-    connection.execute(text("select pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
+    hold_lead_turn(connection)
     connection.execute(text("set local work_mem = '128MB'"))
     connection.execute(_TEMPORARY)
     driver: Any = connection.connection.driver_connection

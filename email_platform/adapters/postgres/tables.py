@@ -117,6 +117,26 @@ lead_import = Table(
     Column("progress_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 
+# What is known of each row of the leads' source, and up to where its changes are (`lead_mirror`).
+lead_source_row = Table(
+    "lead_source_row",
+    metadata,
+    Column("source_key", BigInteger, primary_key=True, autoincrement=False),  # `lead.own_key` as a number
+    Column("checksum", BigInteger, nullable=False),  # as the source's engine computed it
+    Column("hashes", JSONB),  # MD5 of the values that a lead keeps in another form
+    Column("problem", Text),  # why no lead can be made of it
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("ix_lead_source_row_problem", "source_key", postgresql_where=text("problem is not null")),
+)
+
+lead_source_position = Table(
+    "lead_source_position",
+    metadata,
+    Column("source", Text, primary_key=True),  # address and table
+    Column("position", DateTime(timezone=True), nullable=False),
+    Column("moved_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
 suppression = Table(
     "suppression",
     metadata,

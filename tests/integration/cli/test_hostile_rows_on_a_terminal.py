@@ -146,6 +146,7 @@ PRINTS_NO_ROWS = {
     **dict.fromkeys(("retention run", "retention restore"), "ids, counts and fixed reasons"),
     **dict.fromkeys(("segment add", "segment list", "segment show"), "names of letters and digits; conditions as JSON"),
     **dict.fromkeys(("api-key revoke", "adopt check"), "ids; names of a database's columns"),
+    "adopt shadow": "counts; addresses go to a file, and an old status is the name of a group",
     **dict.fromkeys(("alert list", "alert test"), "sentences of ours, cleaned before they are kept"),
     "lead erase": "hashes, names of tables, counts and fixed reasons",
     **dict.fromkeys(("lead import", "suppression import"), "numbers of lines, fixed reasons and counts"),

@@ -260,3 +260,13 @@ def test_every_field_that_a_part_names_is_a_setting() -> None:
         assert {*part.addresses, *part.fields} <= set(Settings.model_fields), part.name
         assert set(part.addresses) <= set(part.fields), "an external part's address is never the embedded one"
     assert tuple(part.name for part in (POSTGRES, OBJECT_STORE, CLICKHOUSE, PROVIDER, RECEIVER)) == PART_NAMES
+
+
+def test_an_earlier_name_is_read_where_the_present_one_is_not_set(embedded_folder: Path) -> None:
+    assert load(embedded_folder, legacy_postgres_url="postgresql://u@old/d").legacy_url.get_secret_value() == (
+        "postgresql://u@old/d"
+    )
+    both = load(embedded_folder, legacy_postgres_url="postgresql://u@old/d", legacy_url="mariadb://u@new/d")
+    assert both.legacy_url.get_secret_value() == "mariadb://u@new/d"
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_LEGACY_URL: must look like"):
+        load(embedded_folder, legacy_url="oracle://u@h/d")

@@ -226,7 +226,11 @@ def test_dagster_s_jobs_and_sensors_and_the_command_line_work_under_the_applicat
 
 
 READS = {
-    "application": ("select remove_archived_ledger(0, 1)", "delete from lead_import where false"),
+    "application": (
+        "select remove_archived_ledger(0, 1)",
+        "select remove_leads_of_source('{}')",
+        "delete from lead_import where false",
+    ),
     "lead_reader": ("select count(*), max(email) from lead", "select * from suppression"),
     "reports": (
         "select id, name, status, estimated_rows from campaign",
@@ -243,6 +247,7 @@ TOO_MUCH = {
     ),
     "receiver": (
         "select remove_archived_ledger(1, 1)",
+        "select remove_leads_of_source('{1}')",
         *("select attributes from lead", "select first_name from lead", "select html_template from campaign"),
         *("delete from suppression", "update suppression set reason = 'manual'", "select * from send_call"),
         *("update campaign set status = 'queued'", "insert into lead (email) values ('x')", "select * from app_user"),

@@ -1,7 +1,7 @@
 """People who were erased, and the function that gives what stands in the place of their addresses.
 
 Revision ID: 0021
-Revises: 0017
+Revises: 0019
 """
 
 from __future__ import annotations
