@@ -23,7 +23,8 @@ ATTEMPT_TAG = "email_platform/attempt"
 
 # A retry from the failed step would lose the chunks that had not started when the process died (measured;
 # dagster #20925, #30077): every retry runs all steps, and each step skips what the ledger shows as done.
-RETRY_TAGS = {"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"}
+MAX_RETRIES_TAG = "dagster/max_retries"
+RETRY_TAGS = {MAX_RETRIES_TAG: "3", "dagster/retry_strategy": "ALL_STEPS"}
 WAREHOUSE_TAGS = {**RETRY_TAGS, WAITS_FOR_TAG: WAREHOUSE}
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import dagster as dg
 
-from assets.jobs import campaign_job
+from assets.jobs import MAX_RETRIES_TAG, campaign_job
 from assets.partitions import campaign_partitions, partition_key
 from email_platform.domain.campaigns import Campaign, CampaignStatus
 from email_platform.errors import PartUnavailableError
@@ -70,6 +70,8 @@ def resume(
     for run in runs:
         if run.status in AT_WORK:
             context.log.warning(f"campaign {campaign.campaign_id}: run {run.run_id} shows no life; ending it")
+            # The new attempt is its retry: one by Dagster beside it would send nothing, and take a run's place.
+            context.instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
             context.instance.report_run_failed(run, "no sign of life in ledger or campaign: a new attempt follows")
     newest = max((attempt_of(record) for record in records), default=0)
     if newest > campaign.attempt:  # made, and not counted: the cursor that asked for it was lost

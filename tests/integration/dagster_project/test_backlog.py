@@ -20,7 +20,7 @@ from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG
 from email_platform.adapters.postgres.tables import campaign
 from email_platform.definitions import defs
 from email_platform.runs.launch import LARGE_ROWS, SMALL_LAUNCHES_PER_TICK, WAITING_LAUNCHES_PER_TICK
-from email_platform.settings import Settings
+from email_platform.settings import Settings, variable_of
 from resources.parts import PartsResource
 from resources.settings import SettingsResource
 from sensors.dead_runs import RUNS_PER_TICK, dead_runs
@@ -251,6 +251,21 @@ def test_an_attempt_whose_cursor_was_lost_is_counted_when_its_run_is_found(
     daemon.cursor = None
     assert daemon.tick() == []
     assert row_of(engine, campaign_id).attempt == 2
+
+
+def test_a_run_that_is_ended_on_record_gets_a_new_attempt_and_no_retry_beside_it(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable_of("stall_seconds"), "0.001")
+    (campaign_id,) = silent(engine, 1)
+    retries = {"run_retries": {"enabled": True, "max_retries": 3}}
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides=retries) as instance:
+        dead = run_of(instance, campaign_id, 1, dg.DagsterRunStatus.STARTED)
+        Daemon(instance, silent_campaigns).tick()
+        ended = instance.get_run_by_id(dead.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert ended.tags["dagster/will_retry"] == "false", "the retry would send nothing, and take a run's place"
 
 
 def test_one_campaign_that_cannot_be_resumed_holds_up_nobody(engine: Engine, instance: dg.DagsterInstance) -> None:
