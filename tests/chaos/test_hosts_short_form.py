@@ -1,4 +1,4 @@
-"""`make chaos-hosts` in its short form for CI: one schedule."""
+"""`make chaos-hosts` in its short form: one schedule, which takes minutes and network namespaces, so CI leaves it out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ SCHEDULE = HostSchedule(1, False, "hold", 600, (Disturbance("host killed", 0.2, 
 
 @pytest.mark.integration
 @pytest.mark.slow
+@pytest.mark.hosts
 @pytest.mark.timeout(900)
 def test_the_invariant_holds_when_a_host_of_workers_is_killed(tmp_path: Path) -> None:
     reason = why_no_hosts()

@@ -12,7 +12,7 @@ from tests.chaos.world import chaos_world
 SEEDS = (
     3,  # an orphan stopped in the ledger's transaction kept its successor waiting for ever
     185,  # an orphan stopped between its intents and their calls left them unmade in a finished chunk
-    *range(1001, 1005),
+    *range(1001, 1003),
 )
 
 
@@ -23,7 +23,7 @@ def test_the_invariant_holds_after_seeded_deaths_and_faults(tmp_path: Path) -> N
     with chaos_world(tmp_path) as world:
         for seed in SEEDS:
             world.run(Schedule.of(seed))  # raises with the schedule, whose seed replays it
-        assert sum(times for name, times in world.did.items() if name.startswith("died ")) >= 4
+        assert sum(times for name, times in world.did.items() if name.startswith("died ")) >= 2
 
 
 def test_many_schedules_in_a_row_die_at_every_named_point() -> None:
