@@ -10,7 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Literal, get_args
@@ -81,6 +81,11 @@ Trouble = Literal["calls", "entries"]
 BAD_ADDRESSES = {4, 5, 13}  # refused whenever they are tried
 STUBBORN = {7, 16}  # deferred whenever they are tried, in worlds with stubborn recipients
 TRIES = 3
+
+
+def is_required(one: Field[Any]) -> bool:
+    """Whether a dataclass's field has no value of its own."""
+    return one.default is MISSING and one.default_factory is MISSING
 
 
 class ProcessDiedError(BaseException):
@@ -380,7 +385,7 @@ class World:
 
     def parts(self, process: Process, *, whole_calls: bool = False) -> Parts:
         """What a run's step needs, each operation of which may be the process's last."""
-        outside: dict[str, Any] = dict.fromkeys((one.name for one in fields(Parts)), None)
+        outside: dict[str, Any] = dict.fromkeys((one.name for one in fields(Parts) if is_required(one)), None)
         outside |= {
             "campaigns": Mortal(self.campaigns, process),
             "manifests": Mortal(self.manifests, process),
