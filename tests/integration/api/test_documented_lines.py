@@ -53,7 +53,7 @@ def test_the_lines_of_the_page_send_a_campaign_from_its_leads_to_its_report(tmp_
     assert accepted == (1, 1, 0), "the campaign went to its lead once, and its copy to nobody"
     assert '"status_reason":"by an operator: the sale is off"' in shown
     assert '"verdict":"accepted"' in shown
-    exported = next(csv.DictReader(shown[shown.index("user_id,") :].splitlines()))
+    exported = next(csv.DictReader(shown[shown.index("lead_id,email,status") :].splitlines()))
     assert (exported["email"], exported["outcome"]) == ("ada@shop.example", "accepted")
     assert '"reason":"complaint"' in shown
     assert '"path":"/v1/suppressions","status":201' in shown
