@@ -1,4 +1,4 @@
-"""`make chaos-hosts` in its short form: one schedule, which takes minutes and network namespaces, so CI leaves it out."""
+"""`make chaos-hosts` in its short form: one schedule. It takes minutes and network namespaces, so CI leaves it out."""
 
 from __future__ import annotations
 

@@ -146,9 +146,9 @@ from email_platform.adapters.postgres import lead_import
 from email_platform.cli.app import app
 apply, batches = lead_import._apply, []
 lead_import.import_leads.__kwdefaults__["batch_rows"] = 100
-def dies(connection, batch):
+def dies(connection, batch, key):
     batches.append(1)
-    counts = apply(connection, batch)
+    counts = apply(connection, batch, key)
     if len(batches) == 3:  # its rows are written, and not committed
         os.kill(os.getpid(), signal.SIGKILL)
     return counts

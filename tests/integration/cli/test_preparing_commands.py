@@ -158,7 +158,15 @@ def test_an_import_adds_changes_and_leaves_out_and_never_touches_an_opt_out(oltp
         csv.writer(file).writerows(lines)
     options = ("--map", "E-Mail=email", "--map", "ignored=", "--number", "price")
     dry = run("lead", "import", "leads.csv", *options, "--dry-run", "--json")
-    document = {"added": 1, "changed": 1, "rejected": 2, "repeated": [4], "went_on_after": None, "dry_run": True}
+    document = {
+        "added": 1,
+        "changed": 1,
+        "rejected": 2,
+        "repeated": [4],
+        "erased": [],
+        "went_on_after": None,
+        "dry_run": True,
+    }
     assert json.loads(dry.stdout) == document
     assert len(leads_of(oltp_engine, city)) == 2
 

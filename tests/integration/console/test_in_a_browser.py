@@ -230,7 +230,7 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
     looks_right(page, "sending")
     page.get_by_label("Reason").first.fill("a typo in the subject")
     page.get_by_role("button", name="Pause").click()
-    expect(page.locator("#progress")).to_contain_text("paused: a typo in the subject")
+    expect(page.locator("#progress")).to_contain_text("paused: by an operator: a typo in the subject")
     if not IS_FULL:
         with pytest.raises(CampaignStoppedError):
             world.sends(lambda parts: send_chunk(parts, campaign_id, 1, holder="second"))

@@ -374,7 +374,8 @@ def test_the_job_says_what_it_removed(world: World, monkeypatch: pytest.MonkeyPa
         config = {"ops": {"remove_what_is_old": {"config": {"dry_run": True}}}}
         result = job.execute_in_process(instance=instance, run_config=config)
         assert result.success
-        (output,) = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
+        output = next(event for event in result.all_events if event.event_type_value == "STEP_OUTPUT")
+        assert output.step_key == "remove_what_is_old"
         assert {"ledgers", "raw events", "leftover rows", "dagster runs"} <= output.step_output_data.metadata.keys()
 
 

@@ -47,10 +47,10 @@ def test_a_saved_campaign_comes_back_as_it_was_typed() -> None:
     [
         ({"condition": "{"}, "condition", "is no JSON"),
         ({"condition": ""}, "condition", "is no JSON"),
-        ({"condition": "[]"}, "condition", "dict"),
+        ({"condition": "[]"}, "condition", "an object"),
         ({"condition": '{"all": [{"field": "shoe", "op": "eq", "value": 1}]}'}, "condition", "at all[0]"),
         ({"sender_id": "x"}, "sender_id", "whole number"),
-        ({"name": "  "}, "name", "at least 1"),
+        ({"name": "  "}, "name", "must not be empty"),
         ({"html": ""}, "html", "is empty"),
         ({"on_unknown": "maybe"}, "on_unknown", "hold"),
         ({"zone": "Mars/Base"}, "at", "no time zone"),
