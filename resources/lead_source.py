@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from email_platform.adapters.assembly import sync_lead_slice, take_over_lead_changes
+from email_platform.adapters.old_systems import sync_lead_slice, take_over_lead_changes
 from email_platform.runs.lead_sync import ChangesReport, SliceReport
 from resources.settings import SettingsResource
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from email_platform.adapters.assembly import import_legacy_month
+from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.runs.legacy_import import ImportReport
 from email_platform.runs.legacy_table import Month
 from resources.settings import SettingsResource

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
 from email_platform.adapters.alerts import alert_targets
 from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, READER_TIMEOUT_SECONDS
 from email_platform.adapters.clickhouse.erasure import WarehousePerson
-from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
 from email_platform.adapters.clickhouse.lookups import ClickHouseEmailLookup
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
@@ -28,7 +26,6 @@ from email_platform.adapters.postgres.erased import ErasedAddresses, erasure_key
 from email_platform.adapters.postgres.erasures import PostgresErasures
 from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
 from email_platform.adapters.postgres.guard import PostgresGuardRegister
-from email_platform.adapters.postgres.lead_addresses import PostgresLeadAddresses
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
 from email_platform.adapters.postgres.ledger import PostgresCallLedger
@@ -37,7 +34,7 @@ from email_platform.adapters.postgres.leftovers import PostgresLeftovers
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
-from email_platform.adapters.postgres.work_lease import hold_work_lease, try_work_lease
+from email_platform.adapters.postgres.work_lease import try_work_lease
 from email_platform.adapters.providers import (
     CallTimeouts,
     ProviderAccount,
@@ -47,7 +44,6 @@ from email_platform.adapters.providers import (
 )
 from email_platform.alerting.rules import Limits as AlertLimits
 from email_platform.alerting.watch import AlertParts, ring
-from email_platform.audience.conditions import parse_condition
 from email_platform.content.apart import RenderingLimits
 from email_platform.content.renderer import TemplateRenderer
 from email_platform.content.unsubscribe import UnsubscribeSigner
@@ -61,19 +57,8 @@ from email_platform.runs.erasure_parts import EraseParts
 from email_platform.runs.events import EventParts
 from email_platform.runs.explanation import ExplainParts
 from email_platform.runs.guard import GuardLimits
-from email_platform.runs.lead_sync import (
-    ChangesReport,
-    LeadMirror,
-    LeadSource,
-    SliceReport,
-    sync_changes,
-    sync_slice,
-)
-from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
-from email_platform.runs.legacy_table import Month
 from email_platform.runs.parts import ContentErrorLimits, Parts
 from email_platform.runs.retention import KeptDays, RetentionParts, RunHistory
-from email_platform.runs.shadow import ShadowReport, compare_with_old
 from email_platform.sending.policy import DeliveryPolicy, RejectionLimits
 from email_platform.sending.rate_limit import AccountRate, RateLimiter, Unlimited
 from email_platform.settings import Settings, variable_of
@@ -341,85 +326,3 @@ class _LateEmailLookup:
             warehouse = self._opened.enter_context(open_warehouse(self._settings, READER_TIMEOUT_SECONDS))
             self._lookup = ClickHouseEmailLookup(warehouse)
         return self._lookup
-
-
-def import_legacy_month(
-    settings: Settings, month: Month, on_range: Callable[[int, int, int], None] = lambda _done, _of, _rows: None
-) -> ImportReport:
-    """`email_platform.runs.legacy_import.import_month` between the parts of the settings.
-
-    Raises:
-        ConfigurationError: no old database is set, or a part refuses us.
-        LegacySourceError: the old table is not as the import knows it.
-        PartUnavailableError: a part went away; run again.
-    """
-    # Drivers of their own, which no other process than the import's should need to start.
-    from email_platform.adapters.legacy_sources import legacy_source
-
-    with (
-        closing(legacy_source(settings)) as source,
-        closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy,
-        open_oltp(settings) as engine,
-        # Dagster's pool keeps others in the queue, but knows its limit only after the pool's first run (seen: three
-        # months at once at the start of a backfill). The limit of rows a second is for all of them together.
-        hold_work_lease(engine, "legacy import"),
-        open_warehouse(settings) as warehouse,
-    ):
-        return import_month(
-            source,
-            open_store(settings),
-            PostgresStagingRegister(engine),
-            warehouse,
-            legacy,
-            month,
-            Throttle(settings.legacy_rows_per_second, time.monotonic, time.sleep),
-            on_range,
-        )
-
-
-def take_over_lead_changes(settings: Settings) -> ChangesReport:
-    """`email_platform.runs.lead_sync.sync_changes` between the parts of the settings.
-
-    Raises:
-        ConfigurationError: no source is set, it cannot be used, or leads are in a relation of somebody else.
-        PartUnavailableError: a part went away; run again.
-    """
-    overlap = timedelta(seconds=settings.lead_source_overlap_seconds)
-    with _lead_sync(settings) as (source, mirror, throttle):
-        return sync_changes(source, mirror, overlap, throttle)
-
-
-def sync_lead_slice(
-    settings: Settings, slice_index: int, on_range: Callable[[int, int], None] = lambda _range, _rows: None
-) -> SliceReport:
-    """`email_platform.runs.lead_sync.sync_slice` between the same parts; raises as `take_over_lead_changes`."""
-    with _lead_sync(settings) as (source, mirror, throttle):
-        return sync_slice(source, mirror, slice_index, throttle, on_range)
-
-
-@contextmanager
-def _lead_sync(settings: Settings) -> Iterator[tuple[LeadSource, LeadMirror, Throttle]]:
-    from email_platform.adapters.mysql.lead_source import MysqlLeadSource
-    from email_platform.adapters.postgres.lead_mirror import PostgresLeadMirror
-
-    LeadRelation.from_settings(settings).require_ours()
-    source = MysqlLeadSource.from_settings(settings)
-    # One at a time: the limit of rows a second is for all, and a slice never undoes what a look for changes did.
-    with open_oltp(settings) as engine, hold_work_lease(engine, "leads from their source"):
-        throttle = Throttle(settings.lead_source_rows_per_second, time.monotonic, time.sleep)
-        yield source, PostgresLeadMirror(engine, source.fields), throttle
-
-
-def compare_with_old_campaign(settings: Settings, campaign_id: int, condition: object, sender_id: int) -> ShadowReport:
-    """`email_platform.runs.shadow.compare_with_old` between the parts of the settings.
-
-    Raises:
-        InvalidConditionError: the condition breaks the grammar.
-        CommandRefusedError: nothing of the campaign was imported.
-        PartUnavailableError: a part is away.
-    """
-    leads = LeadRelation.from_settings(settings)
-    with open_oltp(settings) as engine, closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy:
-        audience = PostgresAudienceSource(engine, leads)
-        parsed = parse_condition(audience.resolved(condition))
-        return compare_with_old(legacy, PostgresLeadAddresses(engine, leads), audience, campaign_id, parsed, sender_id)

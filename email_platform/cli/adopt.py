@@ -83,7 +83,7 @@ def shadow(
 
     Sends nothing and writes to no database. Exit code 1 where anybody differs.
     """
-    from email_platform.adapters.assembly import compare_with_old_campaign
+    from email_platform.adapters.old_systems import compare_with_old_campaign
 
     report = compare_with_old_campaign(Settings.load(), campaign, _json_of(condition), sender)
     counts = [

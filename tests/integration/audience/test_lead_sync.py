@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from typer.testing import CliRunner
 
-from email_platform.adapters.assembly import sync_lead_slice, take_over_lead_changes
 from email_platform.adapters.mysql.lead_source import MysqlLeadSource
+from email_platform.adapters.old_systems import sync_lead_slice, take_over_lead_changes
 from email_platform.adapters.postgres.lead_mirror import PostgresLeadMirror
 from email_platform.cli.app import app
 from email_platform.definitions import defs

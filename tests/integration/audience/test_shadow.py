@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from email_platform.adapters.assembly import import_legacy_month
+from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.cli.app import app
 from email_platform.local.demo.legacy_emails import LegacyTable, generate_legacy_emails
 from email_platform.runs.legacy_table import Month

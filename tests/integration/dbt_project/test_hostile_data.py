@@ -25,7 +25,6 @@ import pytest
 from sqlalchemy import Engine, delete, insert, select
 
 from email_platform.adapters.assembly import (
-    import_legacy_month,
     open_events,
     open_oltp,
     open_parts,
@@ -33,6 +32,7 @@ from email_platform.adapters.assembly import (
 )
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.adapters.postgres.tables import campaign, lead, suppression
 from email_platform.domain.addresses import normalised_address
 from email_platform.domain.identity import message_id

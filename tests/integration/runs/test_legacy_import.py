@@ -20,10 +20,10 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
 
-from email_platform.adapters.assembly import import_legacy_month
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.definitions import defs
 from email_platform.errors import ConfigurationError, LegacySourceError, PartUnavailableError
@@ -250,7 +250,7 @@ def test_a_kill_in_the_middle_costs_only_the_range_at_work(filled: Old) -> None:
     whole = 10
     program = (
         "import sys, time\n"
-        "from email_platform.adapters.assembly import import_legacy_month\n"
+        "from email_platform.adapters.old_systems import import_legacy_month\n"
         "from email_platform.runs.legacy_table import Month\n"
         "from email_platform.settings import Settings\n"
         "def on_range(done, of, rows):\n"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from email_platform.adapters.assembly import import_legacy_month
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.errors import ConfigurationError, LegacySourceError, PartUnavailableError
 from email_platform.local.demo.legacy_emails import LegacyTable, generate_legacy_emails
 from email_platform.runs.legacy_import import ImportReport

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, delete, select, text, update
 
-from email_platform.adapters.assembly import import_legacy_month, open_oltp, open_parts, open_warehouse
+from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.adapters.postgres.events import PostgresEventIntake
 from email_platform.adapters.postgres.tables import app_user, campaign, staged_object
 from email_platform.definitions import defs
