@@ -15,6 +15,7 @@ _OF_A_PERSON = re.compile(r"(.*_)?(email|address|recipient|error|error_message|e
 
 # Groups, in the order in which data passes through them. Those of dbt models follow the project's folders.
 SOURCES = "sources"
+LEADS = "leads"
 CAMPAIGN = "campaign"
 WAREHOUSE = "warehouse"
 LEGACY = "legacy"

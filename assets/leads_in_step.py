@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from assets.catalog import DELIVERY_OWNERS, LEADS, PII
 from assets.outcomes import final_errors_end_the_run
+from assets.sources import lead_source_table
 from email_platform.errors import PartUnavailableError
 from email_platform.runs.lead_sync import SLICES, ChangesReport, SliceReport
 from resources.lead_source import LeadSourceResource
@@ -19,7 +21,10 @@ lead_slices = dg.StaticPartitionsDefinition([f"{index:02d}" for index in range(S
 @dg.asset(
     key=_LEADS_IN_STEP,
     partitions_def=lead_slices,
-    group_name="leads",
+    deps=[lead_source_table],
+    group_name=LEADS,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
     kinds={"mysql", "postgres"},
     pool=LEAD_SOURCE_POOL,
     retry_policy=dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIAL),
@@ -57,7 +62,10 @@ def leads_in_step(context: dg.AssetExecutionContext, lead_source: LeadSourceReso
 
 
 @dg.asset(
-    group_name="leads",
+    deps=[lead_source_table],
+    group_name=LEADS,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
     kinds={"mysql", "postgres"},
     pool=LEAD_SOURCE_POOL,
     retry_policy=dg.RetryPolicy(max_retries=2, delay=10),

@@ -89,7 +89,7 @@ unsubscribe_clicks = dg.AssetSpec(
 )
 old_email_table = dg.AssetSpec(
     [OLD_DATABASE, "email"],
-    description="The old system's table, one row per email that it sent. EMAIL_PLATFORM_LEGACY_POSTGRES_URL says where "
+    description="The old system's table, one row per email that it sent. EMAIL_PLATFORM_LEGACY_URL says where "
     "it is; without that there is nothing to import.",
     group_name=SOURCES,
     owners=DELIVERY_OWNERS,
@@ -98,7 +98,18 @@ old_email_table = dg.AssetSpec(
     metadata={"dagster/table_name": "email"},
 )
 
+lead_source_table = dg.AssetSpec(
+    [OLD_DATABASE, "lead"],
+    description="The table or view of a MySQL or MariaDB that leads are kept in step with. "
+    "EMAIL_PLATFORM_LEAD_SOURCE_URL says where it is; without that leads are where EMAIL_PLATFORM_LEAD_RELATION says.",
+    group_name=SOURCES,
+    owners=DELIVERY_OWNERS,
+    tags=PII,
+    kinds={"mysql", "table"},
+)
+
 external_assets = [
+    lead_source_table,
     lead_table,
     campaign_table,
     sender_table,

@@ -29,6 +29,8 @@ JOB_NAMES: tuple[str, ...] = (
     "rebuild_warehouse_job",
     "resolve_unknown_calls_job",
     "legacy_import_job",
+    "lead_slices_job",
+    "lead_changes_job",
     "retention_job",
 )
 

@@ -55,6 +55,7 @@ def test_whatever_holds_addresses_is_tagged_so_and_nothing_else_of_which_the_col
         holds = holds_addresses(columns[name])
         assert holds == (name in tagged), name
     ours = {"campaign_audience", "campaign_deliveries", "warehouse_deliveries", "warehouse_events", "legacy_emails"}
+    ours |= {"leads_in_step", "lead_changes"}
     assert ours | partly | {"warehouse_dimensions", "campaign_reports", "webhooks/unsubscribe"} <= tagged
     assert {"postgresql/lead", "postgresql/suppression", "postgresql/app_user"} <= tagged
     assert "postgresql/campaign" not in tagged
@@ -95,7 +96,8 @@ def test_every_resource_is_made_without_anything_configured_at_launch() -> None:
     with dg.build_resources(wanted) as made:
         kinds = {name: type(getattr(made, name)).__name__ for name in wanted}
     assert (kinds["parts"], kinds["dbt"]) == ("PartsResource", "DbtOnWarehouse")
-    assert set(kinds) == {"settings", "parts", "events", "alerts", "warehouse", "retention", "legacy", "dbt"}
+    ours = {"settings", "parts", "events", "alerts", "warehouse", "erasures", "retention", "legacy", "lead_source"}
+    assert set(kinds) == ours | {"dbt"}
 
 
 def test_every_job_says_what_it_does_for_whom_and_alerts_and_sensors_that_it_names_exist() -> None:

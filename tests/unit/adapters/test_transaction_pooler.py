@@ -21,6 +21,7 @@ OF_A_SESSION = {
     "a prepared statement by name": r"""["']prepare \w""",
 }
 NAMED_IN_THE_DOCS = {
+    "email_platform/adapters/mysql/connection.py": {"a setting of the session"},
     "email_platform/adapters/postgres/engine.py": {"a setting of the session"},
     "email_platform/adapters/postgres/legacy_source.py": {"a setting of the session"},
 }
