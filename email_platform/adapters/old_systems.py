@@ -13,6 +13,7 @@ from datetime import timedelta
 from email_platform.adapters.assembly import open_oltp, open_store, open_warehouse
 from email_platform.adapters.clickhouse.legacy import ClickHouseLegacyEmails
 from email_platform.adapters.postgres.audience import PostgresAudienceSource
+from email_platform.adapters.postgres.erased import ErasedAddresses, erasure_key
 from email_platform.adapters.postgres.lead_addresses import PostgresLeadAddresses
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
@@ -96,7 +97,8 @@ def _lead_sync(settings: Settings) -> Iterator[tuple[LeadSource, LeadMirror, Thr
     # One at a time: the limit of rows a second is for all, and a slice never undoes what a look for changes did.
     with open_oltp(settings) as engine, hold_work_lease(engine, "leads from their source"):
         throttle = Throttle(settings.lead_source_rows_per_second, time.monotonic, time.sleep)
-        yield source, PostgresLeadMirror(engine, source.fields), throttle
+        erased = ErasedAddresses(engine, erasure_key(settings))
+        yield source, PostgresLeadMirror(engine, source.fields, erased), throttle
 
 
 def compare_with_old_campaign(settings: Settings, campaign_id: int, condition: object, sender_id: int) -> ShadowReport:

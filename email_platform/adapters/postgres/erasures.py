@@ -47,10 +47,12 @@ from email_platform.adapters.postgres.tables import (
     campaign_manifest,
     erasure,
     lead,
+    lead_source_row,
     segment,
     send_call,
     staged_object,
     suppression,
+    suppression_lift,
 )
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.addresses import normalised_address
@@ -62,6 +64,8 @@ SOURCE = "erasure"
 NAMING_COLUMNS: Mapping[Table, Sequence[str]] = {
     lead: ("first_name", "last_name", "city", "plan", "language", "attributes", "own_key"),
     suppression: ("source",),
+    suppression_lift: ("address", "reason", "source", "why"),
+    lead_source_row: ("problem",),
     segment: ("condition",),
     campaign: ("status_reason", "condition"),
     campaign_manifest: ("condition",),
@@ -80,6 +84,8 @@ NOT_SEARCHED: Mapping[str, str] = {
     "lead.country": "two letters",
     "suppression.address": "replaced when the request is written",
     "suppression.reason": "a word of a list",
+    "lead_source_row.hashes": "hashes of numbers, times and JSON",
+    "lead_source_position": "an address of a database, and a table",
     "campaign.name": "what an author wrote; the report says where a template names the person",
     "campaign.subject_template": "as its name",
     "campaign.html_template": "as its name",

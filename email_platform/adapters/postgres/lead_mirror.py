@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from email_platform.adapters.mysql.lead_source import ATTRIBUTE, SPREAD, Field
 from email_platform.adapters.postgres.lead_import import hold_lead_turn
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.domain.erasure import ErasedLookup
 from email_platform.runs.lead_sync import RANGE_KEYS, SLICES, Applied, SourceRow
 from email_platform.runs.legacy_table import Fingerprint
 
@@ -115,6 +116,9 @@ _MOVE = text(
 )
 
 
+_ERASED = "the person was erased (docs/erasure.md), and stays so"
+
+
 class PostgresLeadMirror:
     """`email_platform.runs.lead_sync.LeadMirror`.
 
@@ -123,10 +127,11 @@ class PostgresLeadMirror:
     Args:
         engine: of the OLTP database.
         fields: what the source reads of a row, in its order.
+        erased: whose rows no lead is made of.
     """
 
-    def __init__(self, engine: Engine, fields: Sequence[Field]) -> None:
-        self._engine, self._fields = engine, tuple(fields)
+    def __init__(self, engine: Engine, fields: Sequence[Field], erased: ErasedLookup) -> None:
+        self._engine, self._fields, self._erased = engine, tuple(fields), erased
         self._plain = [one.target for one in fields if not one.target.startswith(ATTRIBUTE)]
         self._has_attributes = len(self._plain) < len(self._fields)
 
@@ -157,7 +162,7 @@ class PostgresLeadMirror:
     def _store(self, rows: Sequence[SourceRow], span: tuple[int, int] | None) -> Applied:
         if not rows and span is None:
             return Applied()
-        problems: dict[int, str] = {}
+        problems = self._of_erased_people(rows)
         cause: Exception
         while True:
             try:
@@ -171,6 +176,14 @@ class PostgresLeadMirror:
             if not refused:
                 raise cause  # of no row alone
             problems |= refused
+
+    def _of_erased_people(self, rows: Sequence[SourceRow]) -> dict[int, str]:
+        """The rows whose person was erased here: the source has them still, and a lead would bring them back."""
+        if self._erased.is_empty():
+            return {}
+        addresses = {one.key: address for one in rows if not one.is_gone and (address := one.values.get("email"))}
+        found = self._erased.pseudonyms(set(addresses.values()))
+        return {key: _ERASED for key, address in addresses.items() if address in found}
 
     def _refused(self, rows: Sequence[SourceRow]) -> dict[int, str]:
         """The rows that PostgreSQL refuses, with its words; found by halves, in transactions that change nothing."""

@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 
 from email_platform.adapters.mysql.lead_source import MysqlLeadSource
 from email_platform.adapters.old_systems import sync_lead_slice, take_over_lead_changes
+from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.lead_mirror import PostgresLeadMirror
 from email_platform.cli.app import app
 from email_platform.definitions import defs
+from email_platform.domain.erasure import NobodyErased
 from email_platform.errors import CommandRefusedError, ConfigurationError, PartUnavailableError
 from email_platform.runs.lead_sync import RANGE_KEYS, SLICES, ChangesReport, SliceReport, sync_changes
 from email_platform.runs.legacy_import import Throttle
@@ -144,6 +146,23 @@ def test_each_type_arrives_as_the_platform_has_it_and_both_engines_agree(sync: S
     assert (empty[1], empty[6], empty[7]) == ("", "2038-01-19 03:14:07+00", {"balance": 0})
 
 
+def test_somebody_who_was_erased_does_not_come_back_from_the_source(sync: Sync) -> None:
+    key = erasure_key(sync.settings)
+    assert key is not None
+    with sync.engine.begin() as connection:
+        gone = {"pseudonym": key.pseudonym("gone@example.com"), "key_id": key.key_id}
+        connection.execute(text("insert into erasure (pseudonym, key_id) values (:pseudonym, :key_id)"), gone)
+    sync.add(1, " Gone@Example.com", given_name="Zoe", extra='{"shoe": 41}')
+    sync.add(2, "stays@example.com")
+    assert (sync.slice().applied.added, sync.slice().copied_ranges) == (1, 0)
+    sync.execute("update customer set given_name = 'Zoé', modified_at = now() where customer_no = 1")
+    sync.changes()
+    assert sync.leads() == {"2": "stays@example.com"}
+    assert sync.ours("select source_key, problem from lead_source_row where problem is not null") == [
+        (1, "the person was erased (docs/erasure.md), and stays so")
+    ]
+
+
 def test_an_odd_row_is_quarantined_with_its_reason_and_stops_no_other_until_it_is_mended(sync: Sync) -> None:
     sync.execute("alter table customer modify extra longtext")
     odd: dict[int, dict[str, object]] = {
@@ -185,7 +204,7 @@ def test_changes_are_found_by_time_with_ties_late_commits_clocks_ahead_and_marks
     mirror = MysqlLeadSource.from_settings(sync.settings)
     sides = (
         mirror,
-        PostgresLeadMirror(sync.engine, mirror.fields),
+        PostgresLeadMirror(sync.engine, mirror.fields, NobodyErased()),
         timedelta(seconds=300),
         Throttle(1e9, lambda: 0.0, lambda _: None),
     )
@@ -243,7 +262,7 @@ def test_slices_share_out_every_key_and_what_is_wrong_here_is_put_right(sync: Sy
     for key in keys:
         sync.add(key, f"k{key}@example.com")
     slices = sorted({key // RANGE_KEYS % SLICES for key in keys})
-    assert slices[:3] == [0, 1, 5]
+    assert {0, 1, 5} < set(slices)
     reports = [sync.slice(index) for index in slices]
     assert sum(report.rows for report in reports) == len(keys)
     assert sync.leads() == {str(key): f"k{key}@example.com" for key in keys}
@@ -319,6 +338,7 @@ def test_adopt_check_says_what_fits_what_is_missing_and_which_index_helps(
     assert (answer["usable"], answer["rows_without_time_of_change"], answer["rows_without_usable_key"]) == (True, 1, 0)
     assert all(one["served"] for one in answer["indexes"])
     monkeypatch.setenv("EMAIL_PLATFORM_LEAD_SOURCE_CHANGED", "seen_at")
+    monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("EMAIL_PLATFORM_LEAD_SOURCE_COLUMNS", "email=mail,first_name=age")
     bad = CliRunner().invoke(app, ["adopt", "check"])
     assert bad.exit_code == 1
