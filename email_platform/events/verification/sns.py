@@ -79,7 +79,8 @@ def _sns_region(address: str, what: str) -> tuple[str, str]:
         plain = parts.netloc == (parts.hostname or "")  # no user, no port, no upper case
     except ValueError:
         raise WebhookRefusedError(f"{what} is no address") from None
-    if parts.scheme != "https" or host is None or not plain or parts.fragment:
+    # `urlsplit` writes the scheme small, and what is fetched is the address as it was given: AWS writes it small.
+    if not address.startswith("https://") or host is None or not plain or parts.fragment:
         raise WebhookRefusedError(f"{what} is not on sns.<region>.amazonaws.com")
     return host.group(1), parts.path
 

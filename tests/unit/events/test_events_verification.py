@@ -384,6 +384,7 @@ def test_an_sns_certificate_is_fetched_once_and_few_are_kept(sns: Sns) -> None:
     "url",
     [
         "http://sns.us-east-1.amazonaws.com/SimpleNotificationService-f3.pem",
+        "Https://sns.us-east-1.amazonaws.com/SimpleNotificationService-f3.pem",
         "https://sns.us-east-1.amazonaws.com.evil.example/SimpleNotificationService-f3.pem",
         "https://evil.example/SimpleNotificationService-f3.pem",
         "https://sns.us-east-1.amazonaws.com@evil.example/SimpleNotificationService-f3.pem",
