@@ -138,9 +138,9 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
         yield Parts(
             campaigns=PostgresCampaignStore(engine),
             manifests=PostgresManifestStore(engine),
-            audience=PostgresAudienceSource(engine, leads, key),
+            audience=PostgresAudienceSource(engine, key, leads),
             dimensions=PostgresDimensionSource(engine),
-            suppressions=PostgresSuppressions(engine, leads, key),
+            suppressions=PostgresSuppressions(engine, key, leads),
             ledger=PostgresCallLedger(engine, settings.lease_seconds),
             store=open_store(settings),
             register=PostgresStagingRegister(engine),
@@ -183,7 +183,7 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
         key = erasure_key(settings)
         yield EventParts(
             store=store,
-            intake=PostgresEventIntake(engine, leads, key),
+            intake=PostgresEventIntake(engine, key, leads),
             guard=PostgresGuardRegister(engine),
             limits=GuardLimits(
                 settings.guard_bounce_rate,
@@ -196,7 +196,7 @@ def open_events(settings: Settings) -> Iterator[EventParts]:
             clock=utc_now,
             policy=SuppressionPolicy(
                 mailed=ManifestAddresses(store, PostgresManifestStore(engine).find),
-                present_addresses=PostgresSuppressions(engine, leads).present_addresses,
+                present_addresses=PostgresSuppressions(engine, key, leads).present_addresses,
                 complaint_scope=settings.complaint_scope,
                 erased=ErasedAddresses(engine, key),
             ),
@@ -298,7 +298,7 @@ def open_explain(settings: Settings) -> Iterator[ExplainParts]:
         emails = _LateEmailLookup(settings)
         leads = LeadRelation.from_settings(settings)
         try:
-            suppressions = PostgresSuppressions(engine, leads, erasure_key(settings))
+            suppressions = PostgresSuppressions(engine, erasure_key(settings), leads)
             yield ExplainParts(parts, PostgresLeadsNow(engine, leads), suppressions, emails)
         finally:
             emails.close()

@@ -111,6 +111,6 @@ def compare_with_old_campaign(settings: Settings, campaign_id: int, condition: o
     """
     leads = LeadRelation.from_settings(settings)
     with open_oltp(settings) as engine, closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy:
-        audience = PostgresAudienceSource(engine, leads)
+        audience = PostgresAudienceSource(engine, erasure_key(settings), leads)
         parsed = parse_condition(audience.resolved(condition))
         return compare_with_old(legacy, PostgresLeadAddresses(engine, leads), audience, campaign_id, parsed, sender_id)

@@ -130,7 +130,7 @@ def _check_source(settings: Settings, raw_condition: object | None, as_json: boo
     estimated = None
     if raw_condition is not None:
         with open_oltp(settings) as engine:
-            estimated = PostgresAudienceSource(engine).estimate_rows(raw_condition)
+            estimated = PostgresAudienceSource(engine, None).estimate_rows(raw_condition)
     if as_json:
         print_json(
             {

@@ -55,7 +55,7 @@ def _suppressions() -> Iterator[PostgresSuppressions]:
 
     settings = Settings.load()
     with open_oltp(settings) as engine:
-        yield PostgresSuppressions(engine, LeadRelation.from_settings(settings), erasure_key(settings))
+        yield PostgresSuppressions(engine, erasure_key(settings), LeadRelation.from_settings(settings))
 
 
 def _show(found: Sequence[Suppression], as_json: bool = False) -> None:

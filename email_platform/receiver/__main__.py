@@ -82,7 +82,7 @@ def open_app(
     engine = create_oltp_engine(settings.postgres_url.get_secret_value())
     try:
         mailed = ManifestAddresses(store, PostgresManifestStore(engine).find)
-        suppressions = PostgresSuppressions(engine, LeadRelation.from_settings(settings), erasure_key(settings))
+        suppressions = PostgresSuppressions(engine, erasure_key(settings), LeadRelation.from_settings(settings))
         page = UnsubscribePage(signer.verify, suppressions, mailed, inbox, utc_now)
         receiver = EventReceiver(accounts, inbox, utc_now, request_limits)
         receiver.connections = counts or receiver.connections

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
+from email_platform.adapters.postgres.erased import erasure_key
+from email_platform.adapters.postgres.tables import erasure
 from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import Settings, variable_of
 from tests.integration.own_databases import OWN_BUCKETS
@@ -31,8 +33,13 @@ def settings(stack: Settings) -> Settings:
 
 @pytest.fixture(scope="session")
 def oltp_engine(stack: Settings) -> Iterator[Engine]:
-    """The OLTP database, migrated."""
+    """The OLTP database, migrated; somebody was erased there, so whoever reads addresses without the key fails."""
     from email_platform.adapters.assembly import open_oltp
 
+    key = erasure_key(stack)
+    assert key is not None
     with open_oltp(stack) as engine:
+        somebody = {"pseudonym": key.pseudonym("erased@example.org"), "key_id": key.key_id}
+        with engine.begin() as connection:
+            connection.execute(insert(erasure).values(somebody))
         yield engine

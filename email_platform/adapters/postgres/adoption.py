@@ -104,7 +104,7 @@ def check_adoption(engine: Engine, leads: LeadRelation, raw_condition: object | 
         InvalidConditionError: the condition breaks the grammar.
         PartUnavailableError: PostgreSQL is away.
     """
-    source = PostgresAudienceSource(engine, leads)
+    source = PostgresAudienceSource(engine, None, leads)  # estimates only: it reads no address
     condition = None if raw_condition is None else parse_condition(source.resolved(raw_condition))
     found = leads.look_up(engine)
     if found.problems:

@@ -71,11 +71,11 @@ class PostgresAudienceSource:
 
     Args:
         engine: the OLTP database.
+        key: of the pseudonyms of people who were erased; None where no key is set.
         leads: where leads are.
-        key: of the pseudonyms of people who were erased.
     """
 
-    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS, key: ErasureKey | None = None) -> None:
+    def __init__(self, engine: Engine, key: ErasureKey | None, leads: LeadRelation = OUR_LEADS) -> None:
         self._engine = engine
         self._leads = leads
         self._key = key
@@ -170,7 +170,7 @@ class PostgresAudienceSource:
                 )
             key = self._key if is_anybody_erased(connection, self._key) else None
             result = connection.execute(
-                candidates(condition, sender_id, lead, key),
+                candidates(condition, sender_id, key, lead),
                 execution_options={"stream_results": True, "max_row_buffer": batch_rows},
             )
             try:
@@ -189,7 +189,7 @@ def _respelled(condition: Condition, lead: FromClause) -> Subquery:
 
 
 def candidates(
-    condition: Condition, sender_id: int, lead: FromClause = our_lead, key: ErasureKey | None = None
+    condition: Condition, sender_id: int, key: ErasureKey | None, lead: FromClause = our_lead
 ) -> Select[Any]:
     """The statement: one row a lead that meets the condition, columns of `CANDIDATE_SCHEMA`, by lead_id.
 

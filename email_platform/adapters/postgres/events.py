@@ -131,7 +131,7 @@ def _suppression(row: Row[Any]) -> Suppression:
 
 
 def suppress(
-    connection: Connection, requests: Iterable[SuppressionRequest], prefix: str, key: ErasureKey | None = None
+    connection: Connection, requests: Iterable[SuppressionRequest], prefix: str, key: ErasureKey | None
 ) -> int:
     """Suppress, and lift, in the caller's transaction; returns how many rows are new.
 
@@ -171,11 +171,11 @@ class PostgresSuppressions:
 
     Args:
         engine: the OLTP database.
+        key: of the pseudonyms of people who were erased; None where no key is set.
         leads: where leads are.
-        key: of the pseudonyms of people who were erased.
     """
 
-    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS, key: ErasureKey | None = None) -> None:
+    def __init__(self, engine: Engine, key: ErasureKey | None, leads: LeadRelation = OUR_LEADS) -> None:
         self._engine = engine
         self._leads = leads
         self._key = key
@@ -262,11 +262,11 @@ class PostgresEventIntake:
 
     Args:
         engine: the OLTP database.
+        key: of the pseudonyms of people who were erased; None where no key is set.
         leads: where leads are.
-        key: of the pseudonyms of people who were erased.
     """
 
-    def __init__(self, engine: Engine, leads: LeadRelation = OUR_LEADS, key: ErasureKey | None = None) -> None:
+    def __init__(self, engine: Engine, key: ErasureKey | None, leads: LeadRelation = OUR_LEADS) -> None:
         self._engine = engine
         self._leads = leads
         self._key = key

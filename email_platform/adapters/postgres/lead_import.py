@@ -159,11 +159,11 @@ class ImportedCounts:
 def import_leads(
     engine: Engine,
     leads: Iterable[ImportedLead],
+    key: ErasureKey | None,
     *,
     fingerprint: str | None = None,
     dry_run: bool = False,
     batch_rows: int = BATCH_ROWS,
-    key: ErasureKey | None = None,
 ) -> ImportedCounts:
     """Add and change leads, each batch in a transaction; memory grows by an address a row.
 
@@ -172,11 +172,11 @@ def import_leads(
     Args:
         engine: of the OLTP database.
         leads: as they are read, by ascending number; of an import that is resumed all of them again.
+        key: of the pseudonyms of people who were erased; None where no key is set.
         fingerprint: names the file and how it is read, so that an import that ended half-way is found and goes on;
             None for one that keeps no position.
         dry_run: count in one transaction, and change nothing; reads no position either.
         batch_rows: rows of a transaction.
-        key: of the pseudonyms of people who were erased.
 
     Raises:
         ConfigurationError: people were erased under another key.
@@ -206,9 +206,7 @@ def import_leads(
     return ImportedCounts(added, changed, tuple(repeated), went_on_after, tuple(erased))
 
 
-def upsert_leads(
-    connection: Connection, leads: Iterable[ImportedLead], key: ErasureKey | None = None
-) -> ImportedCounts:
+def upsert_leads(connection: Connection, leads: Iterable[ImportedLead], key: ErasureKey | None) -> ImportedCounts:
     """Add and change a few leads in the caller's transaction, as `import_leads` does; reads the table once."""
     repeated: list[int] = []
     added, changed, erased = _apply(connection, list(_without_repeats(leads, repeated)), key)

@@ -73,7 +73,7 @@ def source(engine: Engine) -> PostgresAudienceSource:
         connection.execute(
             insert(sender), [{"owner_id": 1, "from_address": "a@example.com", "from_name": "Ada"} for _ in range(2)]
         )
-    return PostgresAudienceSource(engine)
+    return PostgresAudienceSource(engine, None)
 
 
 def add(engine: Engine, *rows: dict[str, Any]) -> None:
@@ -366,7 +366,7 @@ def test_the_estimate_follows_the_condition_and_reads_no_lead(engine: Engine, so
 def test_the_statement_scans_leads_twice_at_most_and_opt_outs_and_suppressions_once(
     source: PostgresAudienceSource,
 ) -> None:
-    statement = str(candidates(EVERYBODY, OURS)).lower()
+    statement = str(candidates(EVERYBODY, OURS, None)).lower()
     assert statement.count("from lead") - statement.count("where lead.unsubscribed_at is not null") == 2
     assert statement.count("where lead.unsubscribed_at is not null") == 1
     assert statement.count("from suppression") == 1

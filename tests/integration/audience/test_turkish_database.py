@@ -80,10 +80,10 @@ def test_an_opt_out_in_capitals_is_found_whatever_the_database_makes_of_an_i(tur
                 {"email": "fine@example.com", "unsubscribed_at": None},
             ],
         )
-    with PostgresAudienceSource(turkish).stream(parse_condition({"all": []}), 1, 10) as batches:
+    with PostgresAudienceSource(turkish, None).stream(parse_condition({"all": []}), 1, 10) as batches:
         table = pa.Table.from_batches(batches, schema=CANDIDATE_SCHEMA)
     assert table["reason"].to_pylist() == ["suppressed", "unsubscribed", "unsubscribed", None]
-    found = PostgresSuppressions(turkish).suppressed(1, [1, 4], ["INFO@Example.com", "fine@example.com"])
+    found = PostgresSuppressions(turkish, None).suppressed(1, [1, 4], ["INFO@Example.com", "fine@example.com"])
     assert set(found) == {1}
 
 

@@ -16,14 +16,22 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 from typer.testing import CliRunner, Result
 
+from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.lead_import import ImportedCounts, import_leads
 from email_platform.adapters.postgres.tables import lead, lead_import, suppression
 from email_platform.audience.lead_file import ImportedLead
 from email_platform.cli.app import app
+from email_platform.domain.erasure import ErasureKey
 from email_platform.errors import CommandRefusedError
+from email_platform.settings import Settings
 from tests.integration.campaign_rows import seed_leads, unique
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("environment")]
+
+
+@pytest.fixture
+def key(settings: Settings) -> ErasureKey | None:
+    return erasure_key(settings)
 
 
 def run(*arguments: object) -> Result:
@@ -99,7 +107,9 @@ def test_a_key_finds_its_lead_whatever_the_address_is_and_an_opt_out_stays_with_
     assert len(leads_of(oltp_engine, city)) == 6
 
 
-def test_an_import_that_ends_half_way_goes_on_behind_its_last_batch(oltp_engine: Engine) -> None:
+def test_an_import_that_ends_half_way_goes_on_behind_its_last_batch(
+    oltp_engine: Engine, key: ErasureKey | None
+) -> None:
     city, tag, name = unique("city"), unique("lead"), unique("file")
 
     def half() -> Iterator[ImportedLead]:
@@ -107,35 +117,37 @@ def test_an_import_that_ends_half_way_goes_on_behind_its_last_batch(oltp_engine:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_leads(oltp_engine, half(), fingerprint=name, batch_rows=100)
+        import_leads(oltp_engine, half(), key, fingerprint=name, batch_rows=100)
     assert len(leads_of(oltp_engine, city)) == 200
     rows = [*numbered(city, tag, 300), ImportedLead(301, {"email": f"7-{tag}@example.com"}, "{}")]
-    counts = import_leads(oltp_engine, rows, fingerprint=name, batch_rows=100)
+    counts = import_leads(oltp_engine, rows, key, fingerprint=name, batch_rows=100)
     assert counts == ImportedCounts(300, 0, (301,), went_on_after=200)
     assert len(leads_of(oltp_engine, city)) == 300
     with oltp_engine.connect() as connection:
         left = connection.execute(select(lead_import).where(lead_import.c.fingerprint == name)).all()
     assert left == []
-    assert import_leads(oltp_engine, rows, fingerprint=name, batch_rows=100) == ImportedCounts(0, 300, (301,))
+    assert import_leads(oltp_engine, rows, key, fingerprint=name, batch_rows=100) == ImportedCounts(0, 300, (301,))
 
 
-def test_of_two_imports_of_one_file_at_once_one_is_refused_and_no_row_counts_twice(oltp_engine: Engine) -> None:
+def test_of_two_imports_of_one_file_at_once_one_is_refused_and_no_row_counts_twice(
+    oltp_engine: Engine, key: ErasureKey | None
+) -> None:
     city, tag, name = unique("city"), unique("lead"), unique("file")
 
     def with_another_one_meanwhile() -> Iterator[ImportedLead]:
         for one in numbered(city, tag, 30):
             if one.number == 15:
-                import_leads(oltp_engine, numbered(city, tag, 20), fingerprint=name, batch_rows=20)
+                import_leads(oltp_engine, numbered(city, tag, 20), key, fingerprint=name, batch_rows=20)
             yield one
 
     with pytest.raises(CommandRefusedError, match="imported already"):
-        import_leads(oltp_engine, with_another_one_meanwhile(), fingerprint=name, batch_rows=10)
+        import_leads(oltp_engine, with_another_one_meanwhile(), key, fingerprint=name, batch_rows=10)
     assert len(leads_of(oltp_engine, city)) == 20
 
 
-def test_a_dry_run_over_several_batches_counts_and_changes_nothing(oltp_engine: Engine) -> None:
+def test_a_dry_run_over_several_batches_counts_and_changes_nothing(oltp_engine: Engine, key: ErasureKey | None) -> None:
     city, tag, name = unique("city"), unique("lead"), unique("file")
-    counts = import_leads(oltp_engine, numbered(city, tag, 25), fingerprint=name, dry_run=True, batch_rows=10)
+    counts = import_leads(oltp_engine, numbered(city, tag, 25), key, fingerprint=name, dry_run=True, batch_rows=10)
     assert counts == ImportedCounts(25, 0, ())
     assert leads_of(oltp_engine, city) == []
 

@@ -32,6 +32,7 @@ from sqlalchemy import Engine, delete, insert, select, text
 from standardwebhooks import Webhook
 
 from email_platform.adapters.object_store import S3ObjectStore
+from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.events import PostgresEventIntake, PostgresSuppressions
 from email_platform.adapters.postgres.manifests import PostgresManifestStore
 from email_platform.adapters.postgres.tables import app_user, campaign, lead, sender, staged_object, suppression
@@ -45,6 +46,7 @@ from email_platform.events.mailed import ManifestAddresses
 from email_platform.events.received import ReceivedBody, from_parquet
 from email_platform.events.suppression import SuppressionRequest
 from email_platform.events.suppression_csv import export_csv, parse_csv
+from email_platform.local.stack.part import held_free_ports
 from email_platform.settings import Settings, variable_of
 from tests.integration.http_clients import ClientsByThread
 
@@ -68,10 +70,14 @@ def eventually(condition: Callable[[], Any]) -> Any:
     return value
 
 
+@pytest.fixture
+def suppressions(settings: Settings, oltp_engine: Engine) -> PostgresSuppressions:
+    return PostgresSuppressions(oltp_engine, erasure_key(settings))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with held_free_ports(1) as (port,):
+        return port
 
 
 def answers(address: str) -> bool:
@@ -185,7 +191,7 @@ def bench(settings: Settings, oltp_engine: Engine, tmp_path: Path) -> Iterator[B
         store = S3ObjectStore.from_settings(own)
         closing.callback(store.client.close)
         store.create_bucket()
-        bench = Bench(own, tmp_path, s3, store, PostgresEventIntake(oltp_engine))
+        bench = Bench(own, tmp_path, s3, store, PostgresEventIntake(oltp_engine, erasure_key(own)))
         closing.callback(lambda: [process.close() for process in bench.processes])
         yield bench
 
@@ -505,9 +511,8 @@ def test_one_click_suppresses_the_lead_for_its_sender_before_the_answer(
 
 
 def test_an_unsubscription_of_a_deleted_campaign_or_sender_counts_everywhere(
-    people: People, oltp_engine: Engine
+    people: People, oltp_engine: Engine, suppressions: PostgresSuppressions
 ) -> None:
-    suppressions = PostgresSuppressions(oltp_engine)
     with oltp_engine.begin() as connection:
         connection.execute(delete(campaign).where(campaign.c.id == people.campaign_id))
     wanted = SuppressionRequest(
@@ -563,7 +568,7 @@ WHAT_BECOMES_OF_THE_LEAD = {
 
 @pytest.mark.parametrize("fate", WHAT_BECOMES_OF_THE_LEAD)
 def test_one_click_suppresses_the_address_that_was_mailed_whatever_became_of_the_lead(
-    bench: Bench, people: People, oltp_engine: Engine, fate: str
+    bench: Bench, people: People, oltp_engine: Engine, fate: str, suppressions: PostgresSuppressions
 ) -> None:
     ann, _ = people.addresses
     freeze(bench, people, oltp_engine, people.addresses)
@@ -579,7 +584,7 @@ def test_one_click_suppresses_the_address_that_was_mailed_whatever_became_of_the
     assert suppressed(oltp_engine, ann) == expected
     assert suppressed(oltp_engine, f"new.{ann}") == (expected if fate == "changed" else set())
     # Whoever has the address now: another lead, in another spelling.
-    found = PostgresSuppressions(oltp_engine).suppressed(people.sender_id, [10**12], [f" {ann.upper()}"])
+    found = suppressions.suppressed(people.sender_id, [10**12], [f" {ann.upper()}"])
     assert found == {10**12: "unsubscribe"}
 
 
@@ -596,7 +601,7 @@ def test_a_token_of_a_lead_that_never_existed_is_no_success(bench: Bench, people
 
 
 def test_events_are_judged_by_whom_we_mailed_and_reach_todays_address(
-    bench: Bench, people: People, oltp_engine: Engine
+    bench: Bench, people: People, oltp_engine: Engine, suppressions: PostgresSuppressions
 ) -> None:
     ann, bob = people.addresses
     freeze(bench, people, oltp_engine, people.addresses)
@@ -617,7 +622,7 @@ def test_events_are_judged_by_whom_we_mailed_and_reach_todays_address(
         assert provider.post(body) == 200
     policy = SuppressionPolicy(
         ManifestAddresses(bench.store, PostgresManifestStore(oltp_engine).find),
-        PostgresSuppressions(oltp_engine).present_addresses,
+        suppressions.present_addresses,
     )
     assert stage_inbox(bench.store, bench.intake, utc_now, policy=policy).suppressions == 3
     assert suppressed(oltp_engine, stranger) == set()
@@ -628,9 +633,8 @@ def test_events_are_judged_by_whom_we_mailed_and_reach_todays_address(
 
 
 def test_a_complaint_that_is_taken_back_lifts_its_suppression_and_no_newer_or_other_one(
-    people: People, oltp_engine: Engine
+    people: People, oltp_engine: Engine, suppressions: PostgresSuppressions
 ) -> None:
-    suppressions = PostgresSuppressions(oltp_engine)
     ann, bob = people.addresses
     at = utc_now()
 
@@ -658,14 +662,12 @@ def test_a_complaint_that_is_taken_back_lifts_its_suppression_and_no_newer_or_ot
 
 
 def test_who_opted_out_under_one_lead_is_left_out_of_a_call_under_every_lead(
-    people: People, oltp_engine: Engine
+    people: People, oltp_engine: Engine, suppressions: PostgresSuppressions
 ) -> None:
     ann, bob = people.addresses
     with oltp_engine.begin() as connection:
         connection.execute(text("update lead set unsubscribed_at = now() where id = :id"), {"id": people.lead_ids[0]})
-    found = PostgresSuppressions(oltp_engine).suppressed(
-        people.sender_id, [10**12, people.lead_ids[1]], [f"\u00a0{ann.title()}\t", bob]
-    )
+    found = suppressions.suppressed(people.sender_id, [10**12, people.lead_ids[1]], [f"\u00a0{ann.title()}\t", bob])
     assert found == {10**12: "unsubscribe"}
     look_up = "select 1 from lead where unsubscribed_at is not null and email_address_key(email) = any(:addresses)"
     with oltp_engine.begin() as connection:
@@ -702,8 +704,9 @@ def test_half_heads_of_one_peer_keep_nobody_else_from_the_receiver(bench: Bench)
         assert eventually(lambda: connections()["large heads"] == 1)
 
 
-def test_suppressions_are_exported_and_imported_as_csv(people: People, oltp_engine: Engine) -> None:
-    suppressions = PostgresSuppressions(oltp_engine)
+def test_suppressions_are_exported_and_imported_as_csv(
+    people: People, oltp_engine: Engine, suppressions: PostgresSuppressions
+) -> None:
     ann, bob = people.addresses
     content = f"address,sender_id,reason\n{ann.upper()},,\n{bob},{people.sender_id},complaint\n"
     parsed = parse_csv(content.encode().splitlines(keepends=True), suppressions.sender_ids())

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import Engine
 
 from email_platform.adapters.assembly import open_oltp, open_parts
+from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.audience.freeze import read_chunk
 from email_platform.domain.campaigns import CampaignStatus
@@ -130,7 +131,9 @@ def test_the_only_recipient_left_is_named_where_he_is_refused_for_no_reason_and_
                 assert odd not in row.status_reason
                 parts.campaigns.change_status(campaign_id, CampaignStatus.QUEUED)
                 parts.campaigns.change_status(campaign_id, CampaignStatus.SENDING)
-            PostgresSuppressions(engine).add([SuppressionRequest(odd, "manual", "operator", everywhere=True)])
+            PostgresSuppressions(engine, erasure_key(settings)).add(
+                [SuppressionRequest(odd, "manual", "operator", everywhere=True)]
+            )
             send_chunk(parts, campaign_id, 0, holder=unique("test"))
             totals = finish_sending(parts, campaign_id).totals
     assert not accepted

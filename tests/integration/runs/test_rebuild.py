@@ -206,7 +206,7 @@ def test_an_empty_warehouse_is_filled_although_the_register_says_that_everything
 
 def test_a_register_without_rows_is_made_again_from_the_bucket(world: World) -> None:
     before = world.warehouse.fingerprints()
-    stage_inbox(world.store, PostgresEventIntake(world.engine), lambda: NOON)  # the body that cannot be read
+    stage_inbox(world.store, PostgresEventIntake(world.engine, None), lambda: NOON)  # the body that cannot be read
     registered = world.registered()
     assert {row[1] for row in registered} == {"delivery", "exclusion", "event", "event_quarantine", "legacy_email"}
     world.forget()
@@ -216,7 +216,7 @@ def test_a_register_without_rows_is_made_again_from_the_bucket(world: World) -> 
         assert report.done.registered == len(registered)
     assert world.registered() == registered
     assert world.parts.register.unloaded() == []
-    replayed = replay_quarantine(world.store, PostgresEventIntake(world.engine), lambda: NOON)
+    replayed = replay_quarantine(world.store, PostgresEventIntake(world.engine, None), lambda: NOON)
     assert replayed == 1, "bodies that could not be read can still be replayed"
     for info in list(world.store.list("events/inbox/")):
         world.store.delete(info.key)

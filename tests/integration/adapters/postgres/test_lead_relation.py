@@ -135,7 +135,7 @@ def owner(their: Settings, stack: Settings) -> Iterator[Engine]:
 
 
 def rows_of(engine: Engine, leads: LeadRelation, raw: object = EVERYBODY) -> list[dict[str, Any]]:
-    with PostgresAudienceSource(engine, leads).stream(parse_condition(raw), 1, 2) as batches:
+    with PostgresAudienceSource(engine, None, leads).stream(parse_condition(raw), 1, 2) as batches:
         return pa.Table.from_batches(batches, schema=CANDIDATE_SCHEMA).to_pylist()
 
 
@@ -197,13 +197,13 @@ def test_a_table_with_odd_columns_is_read_by_a_user_who_may_only_read(engine: En
 )
 def test_conditions_choose_among_their_rows(engine: Engine, condition: object, expected: list[int]) -> None:
     assert ids(engine, ODD_LEADS, {"all": [condition]}) == expected
-    source = PostgresAudienceSource(engine, ODD_LEADS)
+    source = PostgresAudienceSource(engine, None, ODD_LEADS)
     assert source.count_rows({"all": [condition]}, 100, 10) == len(expected)
     assert source.estimate_rows({"all": [condition]}) >= 0
 
 
 def test_opt_outs_and_addresses_come_from_their_rows(engine: Engine) -> None:
-    suppressions = PostgresSuppressions(engine, ODD_LEADS)
+    suppressions = PostgresSuppressions(engine, None, ODD_LEADS)
     assert dict(suppressions.suppressed(1, [1, 3, 4], ["ann@crm.example", "x@crm.example", "out@CRM.example"])) == {
         3: "unsubscribe",
         4: "unsubscribe",
@@ -213,7 +213,7 @@ def test_opt_outs_and_addresses_come_from_their_rows(engine: Engine) -> None:
     assert [one.reason for one in suppressions.of_address("bob@crm.example")] == ["complaint"]
     assert suppressions.remove("bob@crm.example", None)
     # A view without `unsubscribed_at`: nobody opted out there.
-    assert not PostgresSuppressions(engine, LeadRelation("crm.people")).suppressed(1, [1], ["ann@crm.example"])
+    assert not PostgresSuppressions(engine, None, LeadRelation("crm.people")).suppressed(1, [1], ["ann@crm.example"])
 
 
 def test_one_lead_is_asked_and_found_by_address(engine: Engine) -> None:

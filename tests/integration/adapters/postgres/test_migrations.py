@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from email_platform.adapters.postgres.engine import check_connection, create_olt
 from email_platform.adapters.postgres.migrate import MIGRATION_OPTIONS, upgrade_to_head
 from email_platform.adapters.postgres.tables import metadata
 from email_platform.errors import ConfigurationError, PartUnavailableError
+from email_platform.local.stack.part import held_free_ports
 from email_platform.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -62,9 +62,8 @@ def empty_database_url(settings: Settings) -> Iterator[str]:
 @pytest.fixture
 def silent_port() -> int:
     """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with held_free_ports(1) as (port,):
+        return port
 
 
 def test_the_migrated_database_has_exactly_the_tables_of_the_code(empty_database_url: str) -> None:

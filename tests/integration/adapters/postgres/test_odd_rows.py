@@ -224,7 +224,7 @@ def readers(parts: Parts, engine: Engine) -> dict[str, Callable[[], Any]]:
     source, guard = PostgresDimensionSource(engine), PostgresGuardRegister(engine)
     every = [one.campaign_id for one in parts.campaigns.newest(1_000)]
     facts = PlatformAlertFacts(engine, cast(S3ObjectStore, parts.store))
-    figures, pages, suppressions = PostgresFigures(engine), PostgresPages(engine), PostgresSuppressions(engine)
+    figures, pages, suppressions = PostgresFigures(engine), PostgresPages(engine), PostgresSuppressions(engine, None)
     segments, archive = PostgresSegments(engine), PostgresLedgerArchive(engine, parts.store)
     return {
         "figures of campaigns": figures.campaigns,
@@ -253,7 +253,7 @@ def readers(parts: Parts, engine: Engine) -> dict[str, Callable[[], Any]]:
         "leftovers": lambda: PostgresLeftovers(engine).leftover_rows(now, False),
         "unloaded": parts.register.unloaded,
         "known objects": parts.register.known,
-        "quarantined": PostgresEventIntake(engine).quarantined,
+        "quarantined": PostgresEventIntake(engine, None).quarantined,
         "newest": lambda: parts.campaigns.newest(1_000),
         "due": lambda: parts.campaigns.due(100, 100),
         "unsized": lambda: parts.campaigns.unsized(100),

@@ -115,7 +115,7 @@ def test_the_receiver_unsubscribes_whoever_a_link_names(mine: Settings, owner: E
         request = SuppressionRequest(
             address="", reason="unsubscribe", source="page", everywhere=False, lead_id=lead_id, campaign_id=campaign_id
         )
-        assert PostgresSuppressions(engine).add([request]) == 1
+        assert PostgresSuppressions(engine, None).add([request]) == 1
         assert PostgresManifestStore(engine).find(campaign_id) is None
     with owner.connect() as connection:
         found = connection.execute(text("select sender_id, reason from suppression where address = :a"), {"a": address})

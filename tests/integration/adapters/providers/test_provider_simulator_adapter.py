@@ -6,7 +6,6 @@ import asyncio
 import base64
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from email_platform.errors import (
     ProviderError,
 )
 from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.local.stack.part import held_free_ports
 from tests.fakes.whole_messages import WholeMessage, call_of
 
 pytestmark = pytest.mark.integration
@@ -52,9 +52,8 @@ class _Simulator:
 @pytest.fixture(scope="module")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Simulator]:
     folder: Path = tmp_path_factory.mktemp("simulator")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with held_free_ports(1) as (port,):
+        pass
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "email_platform.local.provider_simulator"),

@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.local.stack.part import held_free_ports
 from tests.integration.http_clients import ClientsByThread
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -48,9 +49,8 @@ def _eventually(condition: Callable[[], Any]) -> Any:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with held_free_ports(1) as (port,):
+        return port
 
 
 class _Process:
