@@ -11,13 +11,17 @@ import http.client
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import sample
 
 from email_platform.errors import PortTakenError
 
 LOOPBACK = "127.0.0.1"
+_FIRST_FREE_PORT = 15_000
+_LINUX_FIRST_EPHEMERAL_PORT = 32_768
+_PORTS_TO_TRY = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +86,31 @@ def require_free_port(part: Part) -> None:
 
 @contextmanager
 def held_free_ports(count: int) -> Iterator[list[int]]:
-    """Different free ports, held until the block ends so that none is given out twice."""
+    """Different free ports, held until the block ends so that none is given out twice.
+
+    Below the range from which the kernel takes the ports of outgoing connections (Linux: ip_local_port_range(5) in
+    ip(7)): a port of that range can be taken by any connection of the machine before its server listens.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        yield [one.getsockname()[1] for one in sockets]
+        ports: list[int] = []
+        for port in sample(range(_FIRST_FREE_PORT, _first_ephemeral_port()), k=_PORTS_TO_TRY):
+            if len(ports) == count:
+                break
+            one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            with suppress(OSError):
+                one.bind((LOOPBACK, port))
+                ports.append(port)
+        if len(ports) < count:
+            raise PortTakenError(f"fewer than {count} of {_PORTS_TO_TRY} ports of {LOOPBACK} that were tried are free")
+        yield ports
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return _LINUX_FIRST_EPHEMERAL_PORT
+    return first if first >= _FIRST_FREE_PORT + _PORTS_TO_TRY else _LINUX_FIRST_EPHEMERAL_PORT
 
 
 def http_status(port: int, path: str, timeout_seconds: float = 2.0) -> int | None:
