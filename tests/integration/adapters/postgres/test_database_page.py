@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
-from email_platform.adapters.assembly import open_warehouse
+from email_platform.adapters.assembly import open_oltp, open_warehouse
 from email_platform.domain.campaigns import LEGAL_TRANSITIONS
 from email_platform.settings import Settings
+from tests.integration.own_databases import own_settings
 
 pytestmark = pytest.mark.integration
 
@@ -28,8 +29,14 @@ COLUMNS = text(
 )
 
 
-def test_every_table_and_column_is_there_with_its_type(oltp_engine: Engine) -> None:
-    with oltp_engine.connect() as connection:
+@pytest.fixture(scope="module")
+def fresh(stack: Settings) -> Settings:
+    """Databases with what the migrations make and nothing that another test left."""
+    return own_settings(stack, "page")
+
+
+def test_every_table_and_column_is_there_with_its_type(fresh: Settings) -> None:
+    with open_oltp(fresh) as engine, engine.connect() as connection:
         found = {
             (row[0], row[1], row[2].replace("timestamp with time zone", "timestamptz"), row[3])
             for row in connection.execute(COLUMNS)
@@ -52,8 +59,8 @@ def test_the_states_of_a_campaign_are_the_state_machine_s() -> None:
     assert drawn == {(str(status), str(next_one)) for status, more in LEGAL_TRANSITIONS.items() for next_one in more}
 
 
-def test_the_states_of_a_call_are_the_table_s(oltp_engine: Engine) -> None:
-    with oltp_engine.connect() as connection:
+def test_the_states_of_a_call_are_the_table_s(fresh: Settings) -> None:
+    with open_oltp(fresh) as engine, engine.connect() as connection:
         constraint = connection.execute(
             text("select pg_get_constraintdef(oid) from pg_constraint where conname = 'ck_send_call_state_known'")
         ).scalar_one()
@@ -61,8 +68,8 @@ def test_the_states_of_a_call_are_the_table_s(oltp_engine: Engine) -> None:
     assert set(re.findall(r"^\| `(\w+)`", calls, re.MULTILINE)) == set(re.findall(r"'(\w+)'", constraint))
 
 
-def test_every_raw_table_and_column_of_the_warehouse_is_there_with_its_type(settings: Settings) -> None:
-    with open_warehouse(settings) as warehouse:
+def test_every_raw_table_and_column_of_the_warehouse_is_there_with_its_type(fresh: Settings) -> None:
+    with open_warehouse(fresh) as warehouse:
         found = {
             (str(row[0]), str(row[1]), str(row[2]))
             for row in warehouse.client.query(

@@ -179,6 +179,8 @@ def test_no_file_that_a_part_writes_is_readable_by_others(settings: Settings) ->
     assert {"clickhouse", "s3", "logs"} <= parts, parts
     assert {"embedded.env", "stack.json", "supervisor.lock"} <= parts, parts
     assert [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+    with connect(settings) as connection:
+        connection.execute("drop table mark")
 
 
 # --- S3 as our clients use it -----------------------------------------------------------------------------------
