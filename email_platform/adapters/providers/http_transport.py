@@ -56,6 +56,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import aiohttp
 import httpx
@@ -139,7 +140,7 @@ def open_client(
         raise ConfigurationError(
             f"max_connections must be 1 to {MAXIMUM_CONNECTIONS} per process, not {max_connections}"
         )
-    tls = verify or httpx.create_ssl_context()
+    tls = verify or _usual_authorities()
 
     def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -161,6 +162,17 @@ def open_client(
     )
 
 
+@cache
+def _usual_authorities() -> ssl.SSLContext:
+    """Read once a process: the file of authorities takes as long as sending to several hundred recipients."""
+    return httpx.create_ssl_context()
+
+
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
 async def post_once(
     client: httpx.AsyncClient,
     url: str,
@@ -179,7 +191,7 @@ async def post_once(
     try:
         async with asyncio.timeout(total_seconds):
             response = await client.post(
-                url, content=_pieces(body), headers={**headers, "content-length": str(len(body))}
+                _parsed(url), content=_pieces(body), headers={**headers, "content-length": str(len(body))}
             )
     except TimeoutError as late:
         raise CallOutcomeUnknownError(f"{provider}: no answer within {total_seconds:g} s") from late
