@@ -39,7 +39,7 @@ from rich.table import Table
 from email_platform.adapters.providers.http_transport import (
     MAXIMUM_CONNECTIONS,
     CallTimeouts,
-    open_client,
+    open_transport,
     post_once,
 )
 
@@ -47,7 +47,7 @@ _BODY = orjson.dumps({"recipients": [{"to": f"lead{number}@example.com", "html":
 _ANSWER = orjson.dumps({"results": [{"status": "accepted", "id": f"{number:032x}"} for number in range(50)]})
 _TIMEOUTS = CallTimeouts()
 
-Post = Callable[[httpx.AsyncClient, str], Awaitable[object]]
+Post = Callable[[Any, str], Awaitable[object]]
 
 
 async def _app(scope: dict[str, object], receive: Callable[[], Awaitable[dict[str, object]]], send: object) -> None:
@@ -93,8 +93,8 @@ async def _plain_post(client: httpx.AsyncClient, url: str) -> object:
     return response.raise_for_status()
 
 
-async def _adapters_post(client: httpx.AsyncClient, url: str) -> object:
-    answer = await post_once(client, url, body=_BODY, headers={}, provider="bench", total_seconds=60)
+async def _adapters_post(transport: httpx.AsyncBaseTransport, url: str) -> object:
+    answer = await post_once(transport, url, body=_BODY, headers={}, provider="bench", timeouts=_TIMEOUTS)
     assert answer.status == 200, answer
     return answer
 
@@ -111,11 +111,11 @@ def _kept(verify: ssl.SSLContext) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=AiohttpTransport(client=session), timeout=60, trust_env=False)
 
 
-def _adapters(verify: ssl.SSLContext) -> httpx.AsyncClient:
-    return open_client(timeouts=_TIMEOUTS, verify=verify)
+def _adapters(verify: ssl.SSLContext) -> httpx.AsyncBaseTransport:
+    return open_transport(verify=verify)
 
 
-TRANSPORTS: dict[str, tuple[Callable[[ssl.SSLContext], httpx.AsyncClient], Post]] = {
+TRANSPORTS: dict[str, tuple[Callable[[ssl.SSLContext], httpx.AsyncClient | httpx.AsyncBaseTransport], Post]] = {
     "httpx's own pool": (_own_pool, _plain_post),
     "aiohttp, connections kept": (_kept, _plain_post),
     "post_once, one call each": (_adapters, _adapters_post),

@@ -213,7 +213,7 @@ class _Inquiry:
             error = f": {record.error}" if record.error else ""
             self._note("call", f"{name}: {_STATES[record.state]}{error}", record.receipt_at)
             return
-        result = record.receipt.results[nth]
+        result = record.receipt.result(nth)
         words = ": ".join(part for part in (result.error_code, result.error_message) if part)
         identifier = f", as {result.provider_message_id}" if result.provider_message_id else ""
         self._note("call", f"{name}: {result.status}{identifier}" + (f": {words}" if words else ""), at)

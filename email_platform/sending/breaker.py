@@ -35,7 +35,7 @@ class DeferralBreaker:
 
     def note(self, offsets: Iterable[int], receipt: CallReceipt, *, anybody_ended: bool) -> ProviderDownError | None:
         """Take note of an answer; returns why to stop, if this is one too many."""
-        if receipt.count("deferred") < len(receipt.results):
+        if receipt.count("deferred") < len(receipt.ids):
             self._calls, self._recipients = 0, set()
             return None
         self._calls += 1
@@ -43,7 +43,7 @@ class DeferralBreaker:
         takes_nobody = len(self._recipients) > self._recipients_allowed or not anybody_ended
         if self._calls < self._calls_allowed or not takes_nobody:
             return None
-        last = receipt.results[-1]
+        last = receipt.result(len(receipt.ids) - 1)
         return ProviderDownError(
             f"the provider deferred every recipient of {self._calls} calls in a row; "
             f"the last time: {last.error_code}: {last.error_message}"
@@ -187,7 +187,7 @@ class RejectionBreaker:
 
     def note(self, receipt: CallReceipt) -> TooManyRejectedError | None:
         """Take note of an answer; returns why to stop, if the share is above the limit."""
-        refused = [one for one in receipt.results if one.status == "rejected"]
+        refused = [one for one in receipt.others.values() if one.status == "rejected"]
         self._rejected += sum(one.error_code not in OWN_REFUSALS for one in refused)
         self._ended += len(refused) + receipt.count("accepted")
         limits = self._limits

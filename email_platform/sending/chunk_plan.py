@@ -313,10 +313,11 @@ class ChunkPlan:
         return outcome.receipt
 
     def _note_deferred(self, call_index: int, receipt: CallReceipt) -> None:
-        for offset, result in zip(self._calls[call_index].offsets, receipt.results, strict=True):
+        offsets = self._calls[call_index].offsets
+        for place, result in receipt.others.items():
             if result.status == "deferred":
-                self._deferrals[offset] += not result.account_refused
-                self._defer(offset)
+                self._deferrals[offsets[place]] += not result.account_refused
+                self._defer(offsets[place])
         deferred = self.progress.deferred_recipients + receipt.count("deferred")
         self.progress = replace(self.progress, deferred_recipients=deferred)
 

@@ -26,7 +26,7 @@ def content_error_result(reason: str) -> RecipientResult:
 def in_doubt(results: Iterable[RecipientResult]) -> CallReceipt:
     """Results of an attempt after one of unknown outcome: a recipient refused now may have been accepted then."""
     return CallReceipt(
-        tuple(replace(result, status="unknown") if result.status == "rejected" else result for result in results)
+        replace(result, status="unknown") if result.status == "rejected" else result for result in results
     )
 
 
@@ -37,8 +37,8 @@ def deferrals(records: Iterable[CallRecord], chunk_first_position: int) -> Count
         if record.receipt is not None and record.receipt.count("deferred"):
             offsets = record.offsets_in_chunk(chunk_first_position)
             times.update(
-                offset
-                for offset, result in zip(offsets, record.receipt.results, strict=True)
+                offsets[place]
+                for place, result in record.receipt.others.items()
                 if result.status == "deferred" and not result.account_refused
             )
     return times
@@ -65,7 +65,7 @@ def deferred_recipients(records: Sequence[CallRecord], chunk_first_position: int
 def deferred_for_themselves(offsets: Sequence[int], receipt: CallReceipt) -> list[int]:
     """Whom an answer deferred for a reason that is neither the account's rate nor the account itself."""
     return [
-        offset
-        for offset, result in zip(offsets, receipt.results, strict=True)
+        offsets[place]
+        for place, result in receipt.others.items()
         if result.status == "deferred" and not result.throttled and not result.account_refused
     ]

@@ -53,7 +53,7 @@ def put_back(
         receipt = of_index[index].receipt
         if receipt is None or offset in once_in_doubt or of_index[index].state not in ("accepted", "rejected"):
             continue
-        if _may_come_back(receipt.results[nth], code, given_up=offset in given_up):
+        if _may_come_back(receipt.result(nth), code, given_up=offset in given_up):
             chosen.add(offset)
     changed = []
     for record in records:

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
-from itertools import pairwise
-from typing import Any, Protocol
+from itertools import chain, pairwise, repeat
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -113,30 +113,34 @@ def delivery_table(
         finished: the chunk is finished, so that nobody deferred will be tried again.
     """
     offsets: list[int] = []
-    outcomes: list[tuple[DeliveryStatus, str, str, str]] = []
-    calls: list[tuple[int, str, int, int]] = []  # index, id, time, version
-    for record, those in _last_calls(records, chunk_index * manifest.chunk_rows):
-        occurred_at_ms = int((record.receipt_at or record.intent_at).timestamp() * 1000)
-        call_id, follows = str(record.call_id), record.follows is not None
-        versions: dict[DeliveryStatus, int] = {}
-        for offset, nth in those:
-            outcome = _outcome(record, nth, finished=finished)
-            if outcome is None:
-                continue
-            status = outcome[0]
-            if status not in versions:
-                versions[status] = delivery_version(status, occurred_at_ms, follows_refusal=follows)
-            offsets.append(offset)
-            outcomes.append(outcome)
-            calls.append((record.call_index, call_id, occurred_at_ms, versions[status]))
+    provider_ids: list[str] = []
+    runs: list[_Run] = []
+    rows_of_runs: list[int] = []
+    for record, those, places in _last_calls(records, chunk_index * manifest.chunk_rows):
+        for run, its_places in _runs(record, places, finished=finished):
+            runs.append(run)
+            rows_of_runs.append(len(its_places))
+            if len(its_places) == len(places):
+                offsets += those
+            else:
+                of_place = dict(zip(places, those, strict=True))
+                offsets += [of_place[place] for place in its_places]
+            if run.status == "accepted" and record.receipt is not None:
+                provider_ids += [record.receipt.ids[place] for place in its_places]
+            else:
+                provider_ids += [""] * len(its_places)
     rows = len(offsets)
     known = recipients.select(["lead_id", "email"]).take(pa.array(offsets, pa.int64()))
+    run_of_row = pa.array(chain.from_iterable(map(repeat, range(len(runs)), rows_of_runs)), pa.int64())
     columns: dict[str, Any] = {
         "lead_id": known["lead_id"],
         "email": known["email"],
         "message_id": message_id_texts(manifest.campaign_id, known["lead_id"].to_pylist()),
-        **_columns(_OUTCOME_COLUMNS, outcomes),
-        **_columns(_CALL_COLUMNS, calls),
+        "provider_message_id": provider_ids,
+        **{
+            name: pa.array(of_run, DELIVERY_SCHEMA.field(name).type).take(run_of_row)
+            for name, of_run in zip(_Run._fields, zip(*runs, strict=True) if runs else repeat(()), strict=False)
+        },
     }
     constants = {
         "campaign_id": manifest.campaign_id,
@@ -149,50 +153,82 @@ def delivery_table(
         pa.repeat(pa.scalar(constants[field.name], field.type), rows)
         if field.name in constants
         else columns[field.name]
-        if isinstance(columns[field.name], pa.ChunkedArray)
+        if isinstance(columns[field.name], pa.ChunkedArray | pa.Array)
         else pa.array(columns[field.name], field.type)
         for field in DELIVERY_SCHEMA
     ]
     table = pa.Table.from_arrays(arrays, schema=DELIVERY_SCHEMA)
-    if any(later < earlier for earlier, later in pairwise(offsets)):
+    if offsets != sorted(offsets):
         table = table.take(pc.sort_indices(pa.array(offsets, pa.int64())))
     return table
 
 
-_OUTCOME_COLUMNS = ("status", "provider_message_id", "error_code", "error_message")
-_CALL_COLUMNS = ("call_index", "call_id", "occurred_at", "version")
+class _Run(NamedTuple):
+    """What deliveries of neighbours in a call have in common, by column."""
+
+    status: DeliveryStatus
+    error_code: str
+    error_message: str
+    call_index: int
+    call_id: str
+    occurred_at: int
+    version: int
 
 
-def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
-    return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+def _runs(record: CallRecord, places: Sequence[int], *, finished: bool) -> Iterator[tuple[_Run, Sequence[int]]]:
+    """The deliveries of these places of a call, those with the same outcome together."""
+    occurred_at_ms = int((record.receipt_at or record.intent_at).timestamp() * 1000)
+    call_id, follows = str(record.call_id), record.follows is not None
+    by_outcome: dict[tuple[DeliveryStatus, str, str], list[int]] = {}
+    if record.receipt is not None and not record.receipt.others:  # as nearly always
+        by_outcome["accepted", "", ""] = list(places)
+    else:
+        for place in places:
+            outcome = _outcome(record, place, finished=finished)
+            if outcome is not None:
+                by_outcome.setdefault(outcome, []).append(place)
+    for (status, code, message), those in by_outcome.items():
+        version = delivery_version(status, occurred_at_ms, follows_refusal=follows)
+        yield _Run(status, code, message, record.call_index, call_id, occurred_at_ms, version), those
 
 
 def _last_calls(
     records: Sequence[CallRecord], chunk_first_position: int
-) -> Iterator[tuple[CallRecord, list[tuple[int, int]]]]:
-    """Each call with those of its recipients for whom no later call counts: offset in the chunk, place in the call."""
+) -> Iterator[tuple[CallRecord, Sequence[int], Sequence[int]]]:
+    """Each call with those of its recipients for whom no later call counts: offsets in the chunk, places in it."""
     of_calls = [record.offsets_in_chunk(chunk_first_position) for record in records]
+    if _are_apart(of_calls):
+        for record, offsets in zip(records, of_calls, strict=True):
+            yield record, offsets, range(len(offsets))
+        return
     last = {offset: index for index, offsets in enumerate(of_calls) for offset in offsets}
     for index, (record, offsets) in enumerate(zip(records, of_calls, strict=True)):
-        yield record, [(offset, nth) for nth, offset in enumerate(offsets) if last[offset] == index]
+        places = [place for place, offset in enumerate(offsets) if last[offset] == index]
+        yield record, [offsets[place] for place in places], places
 
 
-def _outcome(record: CallRecord, nth: int, *, finished: bool) -> tuple[DeliveryStatus, str, str, str] | None:
-    """Status, provider id, error code and message of a call's n-th recipient; None where it will be tried again."""
+def _are_apart(of_calls: Sequence[Sequence[int]]) -> bool:
+    """Whether it is plain that nobody is in two calls: each has neighbours, as where nobody was sent to again."""
+    ranges = sorted((one.start, one.stop) for one in of_calls if isinstance(one, range))
+    return len(ranges) == len(of_calls) and all(one[1] <= after[0] for one, after in pairwise(ranges))
+
+
+def _outcome(record: CallRecord, place: int, *, finished: bool) -> tuple[DeliveryStatus, str, str] | None:
+    """Status, error code and message of the recipient at a place of a call; None where it will be tried again."""
     status: DeliveryStatus
-    result = record.receipt.results[nth] if record.receipt is not None else None
+    result = record.receipt.result(place) if record.receipt is not None else None
     if result is None or result.status == "unknown":
         if record.state == "planned":
             return None
         status = "abandoned" if record.state == "abandoned" else "unknown"
         code, message = (result.error_code, result.error_message) if result is not None else ("", "")
-        return status, "", code, message or record.error or ""
+        return status, code, message or record.error or ""
     if result.status != "deferred":
-        return result.status, result.provider_message_id, result.error_code, result.error_message
+        return result.status, result.error_code, result.error_message
     if not finished:
         return None
     status = "unknown" if record.after_unknown else "rejected"
-    return status, "", DEFERRED_CODE_PREFIX + result.error_code, result.error_message
+    return status, DEFERRED_CODE_PREFIX + result.error_code, result.error_message
 
 
 def stage_deliveries(

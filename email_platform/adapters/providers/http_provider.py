@@ -22,7 +22,7 @@ from email_platform.adapters.providers.classification import (
     retry_after_seconds,
     settle,
 )
-from email_platform.adapters.providers.http_transport import CallTimeouts, HttpAnswer, open_client, post_once
+from email_platform.adapters.providers.http_transport import CallTimeouts, HttpAnswer, post_once
 from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, RecipientResult
 from email_platform.errors import CallOutcomeUnknownError, InvalidTemplateError
 
@@ -63,13 +63,13 @@ class HttpProvider(ABC):
         limits: ProviderLimits,
         secret: str,
         timeouts: CallTimeouts,
-        client: httpx.AsyncClient,
+        transport: httpx.AsyncBaseTransport,
     ) -> None:
         self._url = url
         self._limits = limits
         self._secret = secret
         self._timeouts = timeouts
-        self._client = client
+        self._transport = transport
         self._encoder = FittingEncoder(self._plan)
 
     def __repr__(self) -> str:
@@ -108,12 +108,12 @@ class HttpProvider(ABC):
             CallOutcomeUnknownError: may have been accepted.
         """
         answer = await post_once(
-            self._client,
+            self._transport,
             self._url,
             body=call.body,
             headers={"user-agent": USER_AGENT, "accept": "application/json", **self._headers(call)},
             provider=self.name,
-            total_seconds=self._timeouts.total_seconds,
+            timeouts=self._timeouts,
         )
         if answer.status not in self.success_statuses:
             refusal = self._refusal(answer)
@@ -138,7 +138,7 @@ class HttpProvider(ABC):
 
     async def aclose(self) -> None:
         """Close connections; calls in flight are cut and become unknown."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     def accepted(self, provider_message_id: str) -> RecipientResult:
         """A recipient that was accepted."""
@@ -163,11 +163,6 @@ class HttpProvider(ABC):
     @abstractmethod
     def _refusal(self, answer: HttpAnswer) -> Refusal:
         """The provider's own words; must not raise, since a proxy may answer with anything."""
-
-
-def new_client(timeouts: CallTimeouts, max_connections: int) -> httpx.AsyncClient:
-    """The client of one provider account."""
-    return open_client(timeouts=timeouts, max_connections=max_connections)
 
 
 def json_bytes(document: object) -> bytes:

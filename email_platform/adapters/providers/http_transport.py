@@ -1,4 +1,4 @@
-"""The one place that opens an HTTP client to a provider and makes the one call.
+"""The one place that opens the way to a provider and makes the one call.
 
 Invariant: one `post_once` puts at most one request on the wire, and a failure is called *not accepted* only
 where no byte of the request can have reached the provider.
@@ -7,9 +7,9 @@ where no byte of the request can have reached the provider.
 answer to the *next* call, and its recipients for accepted: looking at the connection before it is lent helps only if
 the bytes have come by then (they had not, once, on a busy machine). And a connection that the server closed while it
 was idle looks exactly like one that it closed after accepting: an unknown call, held recipients, for nothing.
-(The request does not say ``Connection: close``: aiohttp refuses an answer with anything after it then, and an accepted
-call would be unknown.) The price is a handshake for 50 recipients. ``bench/provider_transport.py``, calls of 50 kB to a
-loopback server, all three in turns in one run on 2 busy cores:
+(The request says ``Connection: keep-alive`` all the same: after ``close`` aiohttp refuses an answer with anything
+behind it, and an accepted call would be unknown.) The price is a handshake for 50 recipients.
+``bench/provider_transport.py``, calls of 50 kB to a loopback server, all three in turns in one run on 2 busy cores:
 
 | wire | calls at once | httpx's own pool | aiohttp, connections kept | a connection each |
 | --- | --- | --- | --- | --- |
@@ -20,8 +20,10 @@ loopback server, all three in turns in one run on 2 busy cores:
 | https | 16 | 397 | 1,898 | 407 |
 | https | 50 | 134 | 1,232 | 379 |
 
-379 calls/s are 19,000 recipients/s and process, many times what accounts of providers allow. The transport under
-httpx's API is ``httpx_aiohttp.AiohttpTransport``: httpx's own pool loses most of its throughput between 4 and 50 calls.
+379 calls/s are 19,000 recipients/s and process, many times what accounts of providers allow. The transport is
+``httpx_aiohttp.AiohttpTransport``: httpx's own pool loses most of its throughput between 4 and 50 calls. It is used
+without ``httpx.AsyncClient`` around it, which costs as much again for what no call may do: follow redirects, keep
+cookies, authenticate by asking twice.
 
 How failures map (aiohttp 3.14, httpx-aiohttp 0.2; each row is a test in ``test_provider_contracts.py``):
 
@@ -56,6 +58,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import aiohttp
 import httpx
@@ -66,6 +69,7 @@ from email_platform.errors import CallNotAcceptedError, CallOutcomeUnknownError,
 
 MAXIMUM_CONNECTIONS = 50
 _PIECE_BYTES = 256 * 1024
+_HEADERS = {"accept-encoding": "gzip, deflate", "connection": "keep-alive"}
 
 _NEVER_REACHED_AIOHTTP = (
     aiohttp.ClientConnectorError,
@@ -106,6 +110,15 @@ class CallTimeouts:
         """The most that one call may take."""
         return self.pool_seconds + self.write_seconds + self.read_seconds
 
+    def by_part(self) -> dict[str, float]:
+        """As httpx's transports take them."""
+        return {
+            "connect": self.connect_seconds,
+            "pool": self.pool_seconds,
+            "write": self.write_seconds,
+            "read": self.read_seconds,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
@@ -116,18 +129,14 @@ class HttpAnswer:
     body: bytes
 
 
-def open_client(
-    *,
-    timeouts: CallTimeouts,
-    max_connections: int = MAXIMUM_CONNECTIONS,
-    verify: ssl.SSLContext | None = None,
-) -> httpx.AsyncClient:
-    """A client that makes each call once: no redirects, no retries, no cookies, no proxy from the environment.
+def open_transport(
+    *, max_connections: int = MAXIMUM_CONNECTIONS, verify: ssl.SSLContext | None = None
+) -> httpx.AsyncBaseTransport:
+    """A way to a provider that makes each call once: no redirects, no retries, no cookies, no proxy of the environment.
 
     The connections belong to the event loop of the first call. Close it with ``aclose``.
 
     Args:
-        timeouts: per part of a call.
         max_connections: at most 50; more only queue inside the provider.
         verify: a TLS context with the company's own authorities; by default the usual authorities. There is no
             way to switch verification off.
@@ -139,7 +148,7 @@ def open_client(
         raise ConfigurationError(
             f"max_connections must be 1 to {MAXIMUM_CONNECTIONS} per process, not {max_connections}"
         )
-    tls = verify or httpx.create_ssl_context()
+    tls = verify or _usual_authorities()
 
     def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -148,27 +157,28 @@ def open_client(
             trust_env=False,
         )
 
-    return httpx.AsyncClient(
-        transport=AiohttpTransport(verify=tls, trust_env=False, client=open_session),
-        timeout=httpx.Timeout(
-            connect=timeouts.connect_seconds,
-            read=timeouts.read_seconds,
-            write=timeouts.write_seconds,
-            pool=timeouts.pool_seconds,
-        ),
-        follow_redirects=False,
-        trust_env=False,
-    )
+    return AiohttpTransport(verify=tls, trust_env=False, client=open_session)
+
+
+@cache
+def _usual_authorities() -> ssl.SSLContext:
+    """Read once a process: the file of authorities takes as long as sending to several hundred recipients."""
+    return httpx.create_ssl_context()
+
+
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
 
 
 async def post_once(
-    client: httpx.AsyncClient,
+    transport: httpx.AsyncBaseTransport,
     url: str,
     *,
     body: bytes,
     headers: Mapping[str, str],
     provider: str,
-    total_seconds: float,
+    timeouts: CallTimeouts,
 ) -> HttpAnswer:
     """Send these bytes once and return the whole answer, whatever its status.
 
@@ -177,12 +187,21 @@ async def post_once(
         CallOutcomeUnknownError: anything else that went wrong.
     """
     try:
-        async with asyncio.timeout(total_seconds):
-            response = await client.post(
-                url, content=_pieces(body), headers={**headers, "content-length": str(len(body))}
-            )
+        request = httpx.Request(
+            "POST",
+            _parsed(url),
+            content=_pieces(body),
+            headers={**_HEADERS, **headers, "content-length": str(len(body))},
+            extensions={"timeout": timeouts.by_part()},
+        )
+        async with asyncio.timeout(timeouts.total_seconds):
+            response = await transport.handle_async_request(request)
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
     except TimeoutError as late:
-        raise CallOutcomeUnknownError(f"{provider}: no answer within {total_seconds:g} s") from late
+        raise CallOutcomeUnknownError(f"{provider}: no answer within {timeouts.total_seconds:g} s") from late
     except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError) as failure:
         if never_reached(failure):
             raise CallNotAcceptedError(f"{provider}: not reached: {_named(failure)}") from failure

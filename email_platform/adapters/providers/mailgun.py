@@ -47,10 +47,14 @@ from email_platform.adapters.providers.http_provider import (
     answer_text,
     json_bytes,
     json_document,
-    new_client,
     required_text,
 )
-from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
+from email_platform.adapters.providers.http_transport import (
+    MAXIMUM_CONNECTIONS,
+    CallTimeouts,
+    HttpAnswer,
+    open_transport,
+)
 from email_platform.adapters.providers.limits import MAILGUN_LIMITS, MAILGUN_OPTION_BYTES
 from email_platform.adapters.providers.message_fields import (
     ascii_domain_address,
@@ -97,7 +101,7 @@ class MailgunProvider(HttpProvider):
         limits: ProviderLimits = MAILGUN_LIMITS,
         timeouts: CallTimeouts | None = None,
         max_connections: int = MAXIMUM_CONNECTIONS,
-        client: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timeouts = timeouts or CallTimeouts()
         super().__init__(
@@ -105,7 +109,7 @@ class MailgunProvider(HttpProvider):
             limits=limits,
             secret=api_key,
             timeouts=timeouts,
-            client=client or new_client(timeouts, max_connections),
+            transport=transport or open_transport(max_connections=max_connections),
         )
 
     def _plan(self, call: BulkCall) -> CallPlan:

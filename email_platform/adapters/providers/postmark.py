@@ -40,11 +40,15 @@ from email_platform.adapters.providers.http_provider import (
     Refusal,
     answer_text,
     json_document,
-    new_client,
     required_list,
     required_text,
 )
-from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
+from email_platform.adapters.providers.http_transport import (
+    MAXIMUM_CONNECTIONS,
+    CallTimeouts,
+    HttpAnswer,
+    open_transport,
+)
 from email_platform.adapters.providers.joined_plan import JoinedPlan
 from email_platform.adapters.providers.limits import (
     POSTMARK_BODY_BYTES,
@@ -93,7 +97,7 @@ class PostmarkProvider(HttpProvider):
         limits: ProviderLimits = POSTMARK_LIMITS,
         timeouts: CallTimeouts | None = None,
         max_connections: int = MAXIMUM_CONNECTIONS,
-        client: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timeouts = timeouts or CallTimeouts()
         self._message_stream = message_stream
@@ -102,7 +106,7 @@ class PostmarkProvider(HttpProvider):
             limits=limits,
             secret=server_token,
             timeouts=timeouts,
-            client=client or new_client(timeouts, max_connections),
+            transport=transport or open_transport(max_connections=max_connections),
         )
 
     def _plan(self, call: BulkCall) -> CallPlan:

@@ -46,11 +46,15 @@ from email_platform.adapters.providers.http_provider import (
     UnreadableAnswerError,
     answer_text,
     json_document,
-    new_client,
     required_list,
     required_text,
 )
-from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
+from email_platform.adapters.providers.http_transport import (
+    MAXIMUM_CONNECTIONS,
+    CallTimeouts,
+    HttpAnswer,
+    open_transport,
+)
 from email_platform.adapters.providers.joined_plan import JoinedPlan
 from email_platform.adapters.providers.limits import RESEND_LIMITS, RESEND_MESSAGE_BYTES
 from email_platform.adapters.providers.message_fields import ascii_domain_address, ascii_token
@@ -99,7 +103,7 @@ class ResendProvider(HttpProvider):
         limits: ProviderLimits = RESEND_LIMITS,
         timeouts: CallTimeouts | None = None,
         max_connections: int = MAXIMUM_CONNECTIONS,
-        client: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timeouts = timeouts or CallTimeouts()
         super().__init__(
@@ -107,7 +111,7 @@ class ResendProvider(HttpProvider):
             limits=limits,
             secret=api_key,
             timeouts=timeouts,
-            client=client or new_client(timeouts, max_connections),
+            transport=transport or open_transport(max_connections=max_connections),
         )
 
     def _plan(self, call: BulkCall) -> CallPlan:

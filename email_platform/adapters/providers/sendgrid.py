@@ -52,9 +52,13 @@ from email_platform.adapters.providers.http_provider import (
     answer_text,
     json_bytes,
     json_document,
-    new_client,
 )
-from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
+from email_platform.adapters.providers.http_transport import (
+    MAXIMUM_CONNECTIONS,
+    CallTimeouts,
+    HttpAnswer,
+    open_transport,
+)
 from email_platform.adapters.providers.limits import (
     SENDGRID_CUSTOM_ARGUMENT_BYTES,
     SENDGRID_LIMITS,
@@ -111,7 +115,7 @@ class SendGridProvider(HttpProvider):
         limits: ProviderLimits = SENDGRID_LIMITS,
         timeouts: CallTimeouts | None = None,
         max_connections: int = MAXIMUM_CONNECTIONS,
-        client: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timeouts = timeouts or CallTimeouts()
         self._template_id = template_id
@@ -120,7 +124,7 @@ class SendGridProvider(HttpProvider):
             limits=limits,
             secret=api_key,
             timeouts=timeouts,
-            client=client or new_client(timeouts, max_connections),
+            transport=transport or open_transport(max_connections=max_connections),
         )
 
     def fit(self, call: BulkCall) -> Fit:

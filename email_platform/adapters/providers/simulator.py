@@ -45,11 +45,15 @@ from email_platform.adapters.providers.http_provider import (
     answer_text,
     json_bytes,
     json_document,
-    new_client,
     required_list,
     required_text,
 )
-from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts, HttpAnswer
+from email_platform.adapters.providers.http_transport import (
+    MAXIMUM_CONNECTIONS,
+    CallTimeouts,
+    HttpAnswer,
+    open_transport,
+)
 from email_platform.adapters.providers.limits import SIMULATOR_LIMITS
 from email_platform.adapters.providers.message_fields import call_tags, present, unicode_mailbox
 from email_platform.adapters.providers.placeholders import HANDLEBARS, templated
@@ -83,7 +87,7 @@ class SimulatorProvider(HttpProvider):
         limits: ProviderLimits = SIMULATOR_LIMITS,
         timeouts: CallTimeouts | None = None,
         max_connections: int = MAXIMUM_CONNECTIONS,
-        client: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timeouts = timeouts or CallTimeouts()
         super().__init__(
@@ -91,7 +95,7 @@ class SimulatorProvider(HttpProvider):
             limits=limits,
             secret=api_key,
             timeouts=timeouts,
-            client=client or new_client(timeouts, max_connections),
+            transport=transport or open_transport(max_connections=max_connections),
         )
 
     def _plan(self, call: BulkCall) -> CallPlan:

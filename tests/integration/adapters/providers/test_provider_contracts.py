@@ -1027,8 +1027,7 @@ def test_httpx_own_transport_is_classified_by_what_it_says(server: _ScriptedServ
     from email_platform.adapters.providers.simulator import SimulatorProvider
 
     async def run(url: str) -> None:
-        client = httpx.AsyncClient(trust_env=False)
-        provider = SimulatorProvider(base_url=url, api_key=_SECRET, client=client)
+        provider = SimulatorProvider(base_url=url, api_key=_SECRET, transport=httpx.AsyncHTTPTransport(trust_env=False))
         try:
             await provider.send(provider.encode(_call()))
         finally:

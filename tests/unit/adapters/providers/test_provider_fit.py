@@ -47,22 +47,26 @@ Build = Callable[..., EmailProvider]
 
 @pytest.fixture(scope="module")
 def build() -> Iterator[Build]:
-    """Makes an adapter with other limits; all share one client, since nothing is sent."""
-    client = httpx.AsyncClient(verify=False)
+    """Makes an adapter with other limits; all share one transport, since nothing is sent."""
+    transport = httpx.AsyncHTTPTransport(verify=False)
     aws = SimpleNamespace(close=lambda: None)
     builders: dict[str, Callable[[ProviderLimits], EmailProvider]] = {
-        "simulator": lambda limits: SimulatorProvider(base_url="http://x", api_key="k", limits=limits, client=client),
-        "ses": lambda limits: SesProvider(aws, limits=limits),
-        "sendgrid": lambda limits: SendGridProvider(api_key="k", limits=limits, client=client),
-        "sendgrid-template": lambda limits: SendGridProvider(
-            api_key="k", template_id="d-1", limits=limits, client=client
+        "simulator": lambda limits: SimulatorProvider(
+            base_url="http://x", api_key="k", limits=limits, transport=transport
         ),
-        "postmark": lambda limits: PostmarkProvider(server_token="k", limits=limits, client=client),
-        "resend": lambda limits: ResendProvider(api_key="k", limits=limits, client=client),
-        "mailgun": lambda limits: MailgunProvider(api_key="k", domain="mg.example.com", limits=limits, client=client),
+        "ses": lambda limits: SesProvider(aws, limits=limits),
+        "sendgrid": lambda limits: SendGridProvider(api_key="k", limits=limits, transport=transport),
+        "sendgrid-template": lambda limits: SendGridProvider(
+            api_key="k", template_id="d-1", limits=limits, transport=transport
+        ),
+        "postmark": lambda limits: PostmarkProvider(server_token="k", limits=limits, transport=transport),
+        "resend": lambda limits: ResendProvider(api_key="k", limits=limits, transport=transport),
+        "mailgun": lambda limits: MailgunProvider(
+            api_key="k", domain="mg.example.com", limits=limits, transport=transport
+        ),
     }
     yield lambda name, **changes: builders[name](replace(_LIMITS[name], **changes))
-    asyncio.run(client.aclose())
+    asyncio.run(transport.aclose())
 
 
 def _call(skeleton: Skeleton, rows: list[tuple[str, ...]]) -> BulkCall:

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 import pytest
 
 from email_platform.adapters.providers import (
-    CallTimeouts,
     ProviderAccount,
     account_from_variables,
     build_provider,
     provider_limits,
     provider_names,
 )
-from email_platform.adapters.providers.http_transport import open_client
+from email_platform.adapters.providers.http_transport import open_transport
 from email_platform.errors import ConfigurationError
 
 _COMPLETE: Mapping[str, Mapping[str, str]] = {
@@ -133,4 +132,4 @@ def test_no_secret_is_in_an_accounts_repr() -> None:
 @pytest.mark.parametrize("connections", [0, 51])
 def test_a_process_has_one_to_fifty_connections(connections: int) -> None:
     with pytest.raises(ConfigurationError, match="1 to 50"):
-        open_client(timeouts=CallTimeouts(), max_connections=connections)
+        open_transport(max_connections=connections)
