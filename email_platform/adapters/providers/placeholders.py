@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 
 from email_platform.domain.message import Piece, Skeleton
@@ -95,13 +95,17 @@ class Template:
 
 
 def templated(skeleton: Skeleton, syntax: PlaceholderSyntax) -> Template:
-    """The skeleton's subject and bodies in the provider's syntax."""
+    """The skeleton's subject and bodies in the provider's syntax; all calls of a campaign have one skeleton."""
+    return _templated((skeleton.subject, skeleton.html, skeleton.text), syntax)
+
+
+@lru_cache(maxsize=16)
+def _templated(parts: tuple[tuple[Piece, ...], ...], syntax: PlaceholderSyntax) -> Template:
     constants: dict[str, str] = {}
 
     def constant(text: str) -> str:
         return syntax.placeholder(constants.setdefault(text, f"c{len(constants)}"))
 
-    parts = (skeleton.subject, skeleton.html, skeleton.text)
     subject, html, text = (_written(pieces, syntax, constant) for pieces in parts)
     used = sorted({piece for pieces in parts for piece in pieces if isinstance(piece, int)})
     return Template(
