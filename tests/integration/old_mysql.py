@@ -40,7 +40,8 @@ def copy_emails(engine: Engine, mysql: Any, *, batch_ids: int = 500_000) -> int:
     PostgreSQL writes a row as LOAD DATA reads it: tabs between columns, a backslash before one inside, \\N for null.
     """
     columns = [f"to_char({c} at time zone 'UTC', {_MOMENT})" if c.endswith("_at") else c for c in COLUMNS]
-    with engine.connect() as connection, mysql.cursor() as cursor:
+    # No transaction: it would be idle while MariaDB loads, and PostgreSQL ends those after a minute.
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection, mysql.cursor() as cursor:
         lowest, highest = connection.exec_driver_sql("select min(id), max(id) from email").one()
         first, last = (0, -1) if lowest is None else (int(str(lowest)), int(str(highest)))
         driver: Any = connection.connection.driver_connection
