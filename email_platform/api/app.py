@@ -15,13 +15,13 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp
 
 from email_platform.adapters.health.serving import HEALTH_PATH, serving_health
-from email_platform.api import campaign_actions, campaigns, erasures, people, reports
+from email_platform.api import accounts, campaign_actions, campaigns, erasures, people, reports
 from email_platform.api.problems import Problem, Refusal, response_for
 from email_platform.api.services import OpenServices, Services
 
 VERSION = "1"
 _PAGES = "/console"
-_MODULES = (campaigns, campaign_actions, people, erasures, reports)
+_MODULES = (campaigns, campaign_actions, accounts, people, erasures, reports)
 # As many as the pools of database connections have, so that no request waits for one of these.
 _THREADS = 10
 _DESCRIPTION = """\

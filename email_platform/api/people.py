@@ -1,4 +1,4 @@
-"""Leads, users, senders, suppressions and the audit log."""
+"""Leads, suppressions and the audit log."""
 
 from __future__ import annotations
 
@@ -130,57 +130,6 @@ def _read(index: int, body: LeadBody) -> ImportedLead | str:
     if not isinstance(read, ImportedLead):
         return read.problem
     return ImportedLead(index, read.columns, attributes)
-
-
-class UserRow(BaseModel):
-    """A person who owns senders and campaigns."""
-
-    user_id: int
-    email: str
-    name: str
-    created_at: datetime
-
-
-class UserPage(BaseModel):
-    """Users, by id."""
-
-    items: list[UserRow]
-    next: int | None
-
-
-@router.get("/users", tags=["people"], summary="List users")
-def list_users(caller: AnyCaller, services: Work, limit: Limit = 50, after: After = None) -> UserPage:
-    """Every user; only the key's own where it belongs to one."""
-    items = [UserRow.model_validate(row) for row in services.pages.users(limit, after or 0, caller.user_id)]
-    return UserPage(items=items, next=items[-1].user_id if len(items) == limit else None)
-
-
-class SenderRow(BaseModel):
-    """An address that campaigns are sent from."""
-
-    sender_id: int
-    owner_id: int
-    owner_email: str
-    from_address: str
-    from_name: str
-    reply_to: str | None
-    provider: str
-    provider_account: str
-    created_at: datetime
-
-
-class SenderPage(BaseModel):
-    """Senders, by id."""
-
-    items: list[SenderRow]
-    next: int | None
-
-
-@router.get("/senders", tags=["people"], summary="List senders")
-def list_senders(caller: AnyCaller, services: Work, limit: Limit = 50, after: After = None) -> SenderPage:
-    """Every sender; only the user's own where the key belongs to one."""
-    items = [SenderRow.model_validate(row) for row in services.pages.senders(limit, after or 0, caller.user_id)]
-    return SenderPage(items=items, next=items[-1].sender_id if len(items) == limit else None)
 
 
 class SuppressionBody(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -29,6 +29,7 @@ class Services:
 
     Attributes:
         explain: where explanations are looked up; has what a campaign's run needs as well.
+        variables: of the environment, where provider accounts are read from; holds their secrets.
     """
 
     settings: Settings
@@ -40,6 +41,7 @@ class Services:
     pages: PostgresPages
     reports: ReportReader
     leads: LeadRelation
+    variables: Mapping[str, str] = field(repr=False)
 
     @property
     def parts(self) -> Parts:
@@ -56,7 +58,7 @@ def open_services(settings: Settings, variables: Mapping[str, str]) -> Iterator[
 
     Args:
         settings: the validated settings.
-        variables: where the rates of provider accounts are read from.
+        variables: where provider accounts are read from.
     """
     with open_explain(settings) as explain, open_oltp(settings) as engine:
         reports = ReportReader(settings)
@@ -71,6 +73,7 @@ def open_services(settings: Settings, variables: Mapping[str, str]) -> Iterator[
                 pages=PostgresPages(engine),
                 reports=reports,
                 leads=LeadRelation.from_settings(settings),
+                variables=variables,
             )
         finally:
             reports.close()

@@ -17,7 +17,7 @@ LARGEST_ID = 2**63 - 1
 NO_NUL = r"^[^\x00]*$"
 
 
-def _digits(written: object) -> object:
+def digits(written: object) -> object:
     """A number in an address is digits and nothing else: no 1.0, no +1, no blanks."""
     if isinstance(written, str) and not (written.isascii() and written.isdigit()):
         raise ValueError("is no whole number")
@@ -26,9 +26,9 @@ def _digits(written: object) -> object:
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 Text = Annotated[str, Field(pattern=NO_NUL)]
-CampaignId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="The campaign's id."), BeforeValidator(_digits)]
-LeadId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="The lead's id."), BeforeValidator(_digits)]
-Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many."), BeforeValidator(_digits)]
+CampaignId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="The campaign's id."), BeforeValidator(digits)]
+LeadId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="The lead's id."), BeforeValidator(digits)]
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many."), BeforeValidator(digits)]
 After = Annotated[
     int | None, Query(ge=1, le=LARGEST_ID, description="`next` of the page before; none for the first page.")
 ]

@@ -8,8 +8,6 @@ and imported.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from email_platform.audience.lead_file import ImportedLead, RowProblem
 
 app = typer.Typer(no_args_is_help=True, help="Leads: import them from a file, erase a person.")
-
-_BATCH_ROWS = 10_000
-_LONGEST_CELL = 1 << 20
 
 
 @app.callback()
@@ -68,6 +63,7 @@ def import_file(
     from email_platform.adapters.postgres.lead_import import forget_import, import_leads
     from email_platform.adapters.postgres.lead_relation import LeadRelation
     from email_platform.audience.lead_file import LeadFile
+    from email_platform.audience.lead_rows import file_fingerprint, lead_rows
 
     settings = Settings.load()
     LeadRelation.from_settings(settings).require_ours()
@@ -77,13 +73,13 @@ def import_file(
         raise typer.BadParameter("--rejects names the file itself, which would be overwritten while it is read")
     with progress_of_bytes(file) as progress:
         try:
-            header, rows = _rows(file, progress)
+            header, rows = lead_rows(file, progress)
             read = LeadFile(header, names, number or ())
         except ValueError as unreadable:
             raise CommandRefusedError(f"{file}: {unreadable}") from None
         rejected = _Rejects(rejects, header)
         with open_oltp(settings) as engine, rejected:
-            fingerprint = _fingerprint(file, names, number or ())
+            fingerprint = file_fingerprint(file, names, number or ())
             if restart and not dry_run:
                 forget_import(engine, fingerprint)
             counts = import_leads(
@@ -183,88 +179,11 @@ def _say_places(done: str, counts: Mapping[str, int], waits_for: Iterable[str]) 
         say(f"  waits: {reason}", style="yellow")
 
 
-def _fingerprint(file: Path, names: Mapping[str, str], numbers: Iterable[str]) -> str:
-    """Names the file's content and how it is read: another mapping is another import."""
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256")
-    digest.update(json.dumps([sorted(names.items()), sorted(numbers)]).encode())
-    return digest.hexdigest()
-
-
 def _pair(text: str) -> tuple[str, str]:
     name, equals, meaning = text.partition("=")
     if not equals or not name:
         raise typer.BadParameter(f"--map {text!r}: write it as 'COLUMN=MEANING', or 'COLUMN=' to leave it out")
     return name, meaning.strip()
-
-
-def _rows(file: Path, progress: Any) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
-    """The header, and each row with its number: the line of a CSV file, or counted from 1."""
-    if file.suffix.lower() == ".parquet":
-        return _parquet_rows(file, progress)
-    csv.field_size_limit(_LONGEST_CELL)
-    lines = _lines(file, progress)
-    reader = csv.reader(lines, strict=True)
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise ValueError(f"line 1: {error}") from None
-    if not header:
-        raise ValueError("is empty; its first line must name the columns")
-    return header, _csv_rows(file, reader)
-
-
-def _lines(file: Path, progress: Any) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig", errors="strict", newline="") as opened:
-        try:
-            for line in opened:
-                progress(len(line.encode()))
-                yield line
-        except UnicodeDecodeError as error:
-            raise CommandRefusedError(f"{file}: is no UTF-8 ({error.reason}); save it as UTF-8") from None
-
-
-def _csv_rows(file: Path, reader: Any) -> Iterator[tuple[int, Sequence[str]]]:
-    try:
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise CommandRefusedError(f"{file}, line {reader.line_num}: {error}") from None
-
-
-def _parquet_rows(file: Path, progress: Any) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Arrow reports a damaged page as OSError, an odd value (a time beyond Python's years) as ValueError or the like.
-    unreadable = (pa.ArrowException, OSError, ValueError, OverflowError)
-    try:
-        parquet = pq.ParquetFile(file)
-        header = list(parquet.schema_arrow.names)
-    except unreadable as error:
-        raise ValueError(f"is no Parquet file ({type(error).__name__})") from None
-
-    def rows() -> Iterator[tuple[int, Sequence[str]]]:
-        number = 0
-        row_bytes = file.stat().st_size / max(1, parquet.metadata.num_rows)
-        batches = parquet.iter_batches(_BATCH_ROWS)
-        while True:
-            try:
-                batch = next(batches, None)
-                read = [] if batch is None else list(zip(*(each.to_pylist() for each in batch.columns), strict=True))
-            except unreadable as error:
-                raise CommandRefusedError(
-                    f"{file}: cannot be read beyond row {number:,} ({type(error).__name__}); is the file whole?"
-                ) from None
-            if batch is None:
-                return
-            progress(int(batch.num_rows * row_bytes))
-            for row in read:
-                number += 1
-                yield number, ["" if cell is None else str(cell) for cell in row]
-
-    return header, rows()
 
 
 class _Rejects:

@@ -101,17 +101,13 @@ def add_sender(
     as_json: AsJson = False,
 ) -> None:
     """Make a sender: an address, and the provider account that sends for it."""
-    from email_platform.adapters.providers import provider_names
-    from email_platform.settings.provider_accounts import is_account_name
+    from email_platform.adapters.postgres.accounts import NewSender
+    from email_platform.adapters.providers import account_problem
 
-    if provider not in provider_names():
-        raise typer.BadParameter(
-            f"unknown provider {provider!r}; known: {', '.join(provider_names())}", param_hint="--provider"
-        )
-    if not is_account_name(account):
-        raise typer.BadParameter(f"{account!r} cannot name an account: letters, digits, - and _")
+    if problem := account_problem(provider, account):
+        raise typer.BadParameter(problem.text, param_hint=f"--{problem.field}")
     with _accounts() as accounts:
-        made = accounts.add_sender(owner, from_address, name, reply_to, provider, account)
+        made = accounts.add_sender(NewSender(owner, from_address, name, reply_to, provider, account))
     if as_json:
         print_json(_sender(made))
     else:
@@ -141,7 +137,7 @@ def verify_sender(
 
     settings = Settings.load()
     with _accounts() as accounts:
-        owned = next((one for one in accounts.senders() if one.sender.sender_id == sender_id), None)
+        owned = next(iter(accounts.senders(sender_id)), None)
     if owned is None:
         raise CommandRefusedError(f"there is no sender {sender_id}; `email-platform sender list` shows them")
     sender = owned.sender

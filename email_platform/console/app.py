@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from email_platform.api.route import editor, operator
 from email_platform.api.services import Services
-from email_platform.console import campaigns, editing, login, looking, suppressions
+from email_platform.console import campaigns, editing, leads, login, looking, senders, suppressions
 from email_platform.console.pages import HEADERS
 from email_platform.console.visit import Console, Handler, failure_page, visited
 
@@ -34,6 +34,7 @@ _PAGES: Sequence[tuple[str, Handler]] = (
     (f"{_CAMPAIGN}/explanation", looking.show_explanation),
     (f"{_CAMPAIGN}/unknown", campaigns.show_unknown),
     ("/suppressions", suppressions.show_suppressions),
+    ("/senders", senders.show_senders),
 )
 """For every role; each shows the caller's own only."""
 _FORM_PAGES: Sequence[tuple[str, Handler]] = (
@@ -42,6 +43,7 @@ _FORM_PAGES: Sequence[tuple[str, Handler]] = (
 )
 _FORMS: Sequence[tuple[str, Handler]] = (
     ("/campaigns/new", editing.create),
+    ("/campaigns/new/preview", editing.preview_new),
     (f"{_CAMPAIGN}/edit", editing.edit),
     (f"{_CAMPAIGN}/preview", editing.preview_typed),
     (f"{_CAMPAIGN}/queue", campaigns.queue),
@@ -52,8 +54,14 @@ _FORMS: Sequence[tuple[str, Handler]] = (
     (f"{_CAMPAIGN}/test", campaigns.send_test),
     (f"{_CAMPAIGN}/unknown", campaigns.decide_unknown),
     ("/suppressions", suppressions.add),
+    ("/senders/{sender_id:int}/verify", senders.verify),
 )
 """Not for readers."""
+_OPERATORS_FORMS: Sequence[tuple[str, Handler]] = (
+    ("/suppressions/{suppression_id:int}/lift", suppressions.lift),
+    ("/senders", senders.add_sender),
+    ("/users", senders.add_user),
+)
 
 
 def create_console(services_of: Callable[[], Services]) -> Starlette:
@@ -74,7 +82,9 @@ def create_console(services_of: Callable[[], Services]) -> Starlette:
         *(Route(path, visited(handler), methods=["GET"]) for path, handler in _PAGES),
         *(Route(path, visited(handler, editor), methods=["GET"]) for path, handler in _FORM_PAGES),
         *(Route(path, visited(handler, editor), methods=["POST"]) for path, handler in _FORMS),
-        Route("/suppressions/{suppression_id:int}/lift", visited(suppressions.lift, operator), methods=["POST"]),
+        *(Route(path, visited(handler, operator), methods=["POST"]) for path, handler in _OPERATORS_FORMS),
+        Route("/leads", visited(leads.show_leads, operator), methods=["GET"]),
+        Route("/leads", visited(leads.import_file, operator, uploads=True), methods=["POST"]),
         Route("/audit", visited(looking.show_audit, operator), methods=["GET"]),
         Mount("/static", _Static(directory=Path(__file__).with_name("static"))),
     ]

@@ -50,8 +50,7 @@ def _listed(visit: Visit) -> dict[str, Any]:
     filters = {name: visit.query(name) for name in ("status", "owner", "name", "after")}
     wanted = filters["status"] if filters["status"] in set(CampaignStatus) else ""
     filters["status"] = wanted
-    owner = _number(filters["owner"])
-    after = _number(filters["after"])
+    owner, after = visit.number("owner"), visit.number("after")
     mine = visit.caller.user_id
     rows = visit.services.pages.campaigns(
         LIST_ROWS + 1,
@@ -84,14 +83,8 @@ def _with_progress(services: Services, rows: Any) -> list[dict[str, Any]]:
         manifest = services.parts.manifests.find(campaign_id)
         if manifest is not None and manifest.eligible_rows:
             totals = services.parts.ledger.totals(campaign_id)
-            done = totals.accepted + totals.rejected + totals.unknown + totals.abandoned
-            progress[campaign_id] = done / manifest.eligible_rows
+            progress[campaign_id] = totals.ended / manifest.eligible_rows
     return [{**row, "progress": progress.get(row["campaign_id"])} for row in rows]
-
-
-def _number(written: str) -> int | None:
-    is_number = written.isascii() and written.isdigit() and len(written) < 19
-    return int(written) if is_number else None
 
 
 def show_campaign(visit: Visit) -> Response:
@@ -163,10 +156,7 @@ def cancel(visit: Visit) -> Response:
 def copy(visit: Visit) -> Response:
     """Make a draft that says what the campaign says."""
     make = new_copy(visit.services, visit.caller, visit.campaign_id, CloneBody())
-    _, made, _ = visit.services.requests.once(
-        visit.name(), 201, lambda connection: make(connection).model_dump(mode="json")
-    )
-    return see_other(f"/campaigns/{made['campaign_id']}")
+    return see_other(f"/campaigns/{visit.made(make)['campaign_id']}")
 
 
 def send_test(visit: Visit) -> Response:

@@ -8,9 +8,10 @@ from typing import Any
 
 from starlette.responses import Response
 
+from email_platform.adapters.postgres.accounts import PostgresAccounts
 from email_platform.adapters.postgres.leads_now import PostgresLeadsNow
 from email_platform.api.campaign_models import CampaignBody, CampaignContentDocument, CampaignEdit
-from email_platform.api.campaigns import edit_campaign, new_draft, seen_campaign, show_content
+from email_platform.api.campaigns import edit_campaign, new_draft, require_sender, seen_campaign, show_content
 from email_platform.api.problems import FieldProblem, field_refusal
 from email_platform.console.forms import ANYBODY, ZONES, campaign_fields, field_problems_of, typed_fields, whole_number
 from email_platform.console.pages import framed, see_other
@@ -22,6 +23,7 @@ from email_platform.runs.preview import SampleMessage
 from email_platform.runs.trial import message_as_lead
 
 _MOST_SENDERS = 1000
+_UNSAVED = 0  # no row has this id
 _SHOWN = ("name", "sender_id", "subject", "html", "text", "condition", "mjml", "inline_css", "on_unknown", "at")
 _BLANK: dict[str, str] = {"condition": ANYBODY, "on_unknown": "hold", "zone": "UTC"}
 
@@ -37,10 +39,7 @@ def create(visit: Visit) -> Response:
         make = new_draft(visit.services, visit.caller, CampaignBody(**campaign_fields(visit.form)))
     except Exception as failure:
         return _form(visit, None, visit.form, field_problems_of(failure))
-    _, made, _ = visit.services.requests.once(
-        visit.name(), 201, lambda connection: make(connection).model_dump(mode="json")
-    )
-    return see_other(f"/campaigns/{made['campaign_id']}")
+    return see_other(f"/campaigns/{visit.made(make)['campaign_id']}")
 
 
 def show_edit(visit: Visit) -> Response:
@@ -113,11 +112,37 @@ def show_preview(visit: Visit) -> Response:
 def preview_typed(visit: Visit) -> Response:
     """The message as the form has it now, not saved, for a frame."""
     campaign = seen_campaign(visit.services, visit.caller, visit.campaign_id)
-    form = visit.form
-    content = CampaignContent(
+    return _preview(visit, replace(campaign, content=_typed_content(visit.form)), visit.form.get("lead", "").strip())
+
+
+def preview_new(visit: Visit) -> Response:
+    """The same of a campaign that was never saved."""
+    try:
+        sender_id = whole_number(visit.form, "sender_id", "the id of a sender")
+        require_sender(visit.services, visit.caller, sender_id)
+    except Exception as failure:
+        (problem, *_) = field_problems_of(failure)
+        return framed("preview.html.j2", {"message": None, "problem": f"{problem.problem}. {problem.mend}"})
+    (owned,) = PostgresAccounts(visit.services.engine).senders(sender_id)
+    campaign = Campaign(
+        campaign_id=_UNSAVED,
+        owner_id=owned.sender.owner_id,
+        name=visit.form.get("name", "").strip(),
+        sender=owned.sender,
+        content=_typed_content(visit.form),
+        condition=None,
+        status=CampaignStatus.DRAFT,
+        status_reason=None,
+        scheduled_at=None,
+        attempt=0,
+    )
+    return _preview(visit, campaign, visit.form.get("lead", "").strip())
+
+
+def _typed_content(form: Mapping[str, str]) -> CampaignContent:
+    return CampaignContent(
         form.get("subject", ""), form.get("html", ""), form.get("text", ""), "mjml" in form, "inline_css" in form
     )
-    return _preview(visit, replace(campaign, content=content), form.get("lead", "").strip())
 
 
 def _preview(visit: Visit, campaign: Campaign, lead: str) -> Response:

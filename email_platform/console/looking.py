@@ -60,7 +60,7 @@ def show_recipients(visit: Visit) -> Response:
             visit.caller,
             visit.services,
             _PAGE_ROWS,
-            int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None,
+            visit.number("after"),
             status if status.replace("_", "").isalpha() and len(status) <= 50 else None,
         )
     except (Refusal, ReportsNotBuiltError):
@@ -89,10 +89,5 @@ def show_explanation(visit: Visit) -> Response:
 def show_audit(visit: Visit) -> Response:
     """Who did what, by the API or here."""
     after = visit.query("after")
-    found = list_audit(
-        visit.caller,
-        visit.services,
-        _PAGE_ROWS,
-        int(after) if after.isdigit() and len(after) < 19 and int(after) else None,
-    )
+    found = list_audit(visit.caller, visit.services, _PAGE_ROWS, visit.number("after"))
     return visit.page("audit.html.j2", {"rows": found.items, "older": found.next, "after": after})

@@ -39,10 +39,7 @@ def add(visit: Visit) -> Response:
         write = new_suppression(visit.services, visit.caller, body)
     except Exception as failure:
         return _shown(visit, visit.form, field_problems_of(failure))
-    _, said, _ = visit.services.requests.once(
-        visit.name(), 201, lambda connection: write(connection).model_dump(mode="json")
-    )
-    return see_other(f"/suppressions?{urlencode({'address': said['address']})}")
+    return see_other(f"/suppressions?{urlencode({'address': visit.made(write)['address']})}")
 
 
 def lift(visit: Visit) -> Response:
@@ -50,20 +47,20 @@ def lift(visit: Visit) -> Response:
     why = visit.form.get("why", "").strip()
     if not why or len(why) > _LONGEST_WHY:
         raise field_refusal("why", "is empty or too long", "Say in a sentence why the address may be mailed again.")
-    suppression_id = int(visit.request.path_params["suppression_id"])
-    if suppression_id >= 2**63:
+    suppression_id = visit.number("suppression_id")
+    if suppression_id is None:
         raise field_refusal("suppression", "is none", "Choose one of the list.")
     address = PostgresSuppressionLifts(visit.services.engine).lift(suppression_id, visit.caller.key_id, why)
     return see_other(f"/suppressions?{urlencode({'address': address})}")
 
 
 def _shown(visit: Visit, typed: Mapping[str, str], problems: Sequence[FieldProblem] = ()) -> Response:
-    address, after = visit.query("address")[:320], visit.query("after")
+    address = visit.query("address")[:320]
     found = list_suppressions(
         visit.caller,
         visit.services,
         _PAGE_ROWS,
-        int(after) if after.isascii() and after.isdigit() and len(after) < 19 and int(after) else None,
+        visit.number("after"),
         address or None,
     )
     kept = {"address": address} if address else {}

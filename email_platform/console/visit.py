@@ -11,15 +11,19 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 from uuid import uuid4
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from email_platform.adapters.postgres.api_keys import Caller
 from email_platform.adapters.postgres.api_requests import RequestName
@@ -29,11 +33,13 @@ from email_platform.api.services import Services
 from email_platform.console.pages import HOME, page
 from email_platform.console.session import Session, Sessions
 from email_platform.errors import CampaignNotFoundError
-from email_platform.receiver.connections import Network, trusted_networks
+from email_platform.receiver.connections import Network, is_among, trusted_networks
 
 _logger = logging.getLogger("email_platform.console")
 
 _MOST_FIELDS = 40
+_MOST_DIGITS = 19
+LARGEST_UPLOAD_BYTES = 32 << 20
 TOKEN_FIELD = "form_token"  # noqa: S105 - a field's name
 NAME_FIELD = "form_name"
 
@@ -64,6 +70,7 @@ class Visit:
 
     Attributes:
         form: the fields that were sent; empty for a GET.
+        upload: the file that was sent with them.
     """
 
     request: Request
@@ -71,6 +78,7 @@ class Visit:
     session: Session
     caller: Caller
     form: Mapping[str, str] = field(default_factory=dict)
+    upload: UploadFile | None = None
 
     @property
     def services(self) -> Services:
@@ -93,6 +101,20 @@ class Visit:
         """A field of the address, without blanks around it."""
         return self.request.query_params.get(name, "").strip().replace("\0", "")
 
+    def number(self, name: str) -> int | None:
+        """A whole number above 0 in the address, as its field or a part of its path; None where there is none."""
+        written = str(self.request.path_params.get(name, "")) or self.query(name)
+        is_number = written.isascii() and written.isdigit() and len(written) < _MOST_DIGITS
+        return int(written) or None if is_number else None
+
+    def made(self, write: Callable[[Connection], BaseModel]) -> Mapping[str, Any]:
+        """Make it once, however often the form's button was pressed; what was made, as the API shows it."""
+        _, made, _ = self.services.requests.once(
+            self.name(), 201, lambda connection: write(connection).model_dump(mode="json")
+        )
+        found: Mapping[str, Any] = made
+        return found
+
     def name(self) -> RequestName:
         """Names the form that was sent, so that a second press of its button makes nothing twice.
 
@@ -102,8 +124,8 @@ class Visit:
         if not self.form.get(NAME_FIELD):
             raise Refusal(400, "the form is incomplete", "Load its page again and send it once more.")
         # Of a page that was gone back to and changed, the form is another one.
-        said = sorted((name, value) for name, value in self.form.items() if name != TOKEN_FIELD)
-        digest = hashlib.sha256(repr((self.request.url.path, said)).encode())
+        fields = sorted((name, value) for name, value in self.form.items() if name != TOKEN_FIELD)
+        digest = hashlib.sha256(repr((self.request.url.path, fields)).encode())
         return RequestName(self.caller.key_id, f"console {digest.hexdigest()}", digest.digest())
 
     def page(self, template: str, values: Mapping[str, Any] | None = None, status: int = 200) -> Response:
@@ -127,27 +149,30 @@ Handler = Callable[[Visit], Response]
 Endpoint = Callable[[Request], Any]
 
 
-def visited(handler: Handler, allowed: Callable[[Caller], Caller] | None = None) -> Endpoint:
+def visited(handler: Handler, allowed: Callable[[Caller], Caller] | None = None, *, uploads: bool = False) -> Endpoint:
     """The endpoint of a page.
 
     Args:
         handler: makes the answer, in a thread.
         allowed: raises Refusal where the caller's role does not allow it.
+        uploads: its form sends a file; whoever may not use the page sends none.
     """
 
     async def handle(request: Request) -> Response:
         console: Console = request.app.state.console()
         session = console.sessions.of(request)
-        visit, entry_id = None, None
+        visit, entry_id, upload = None, None, None
         try:
             caller = await run_in_threadpool(caller_of, console, session, request)
             if caller is None:
                 return _to_login(request)
             visit = Visit(request, console, session, caller)
+            if uploads and allowed is not None:
+                allowed(caller)  # before a large body is read
             if request.method == "POST":
-                form = await read_form(request)
+                form, upload = await (read_upload(request) if uploads else _only_fields(request))
                 require_own_form(console, session, request, form)
-                visit = Visit(request, console, session, caller, form)
+                visit = Visit(request, console, session, caller, form, upload)
                 path = request.url.path
                 entry_id = await run_in_threadpool(console.services.requests.note, caller.key_id, "POST", path)
             if allowed is not None:
@@ -155,8 +180,11 @@ def visited(handler: Handler, allowed: Callable[[Caller], Caller] | None = None)
             response = await run_in_threadpool(handler, visit)
         except ClientDisconnect:
             return Response(status_code=400)
-        except Exception as failure:  # whatever it is, it is said on a page
+        except Exception as failure:  # whatever it is, a page shows it
             response = failure_page(failure, visit)
+        finally:
+            if upload is not None:
+                await upload.close()
         if entry_id is not None:
             await run_in_threadpool(note_answer, console.services, entry_id, response.status_code)
         if session.is_new:
@@ -199,20 +227,12 @@ def proxied_name(console: Console, request: Request) -> str | None:
     """
     header = console.services.settings.console_proxy_header
     peer = request.client.host if request.client else ""
-    if not header or not _is_in(console.proxies, peer):
+    if not header or not is_among(peer, console.proxies):
         return None
     given = request.headers.getlist(header)
     if len(given) > 1:
         raise Refusal(400, f"the header {header} is there more than once", "The proxy must replace what browsers send.")
     return given[0].strip() or None if given else None
-
-
-def _is_in(networks: tuple[Network, ...], peer: str) -> bool:
-    try:
-        found = ip_address(peer)
-    except ValueError:
-        return False
-    return any(found in network for network in networks)
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -229,7 +249,46 @@ async def read_form(request: Request) -> dict[str, str]:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
     except ValueError:  # too many fields, or a text that is not UTF-8
         raise Refusal(400, "the form cannot be read", "Load its page again and send it once more.") from None
-    return {name: value.replace("\r\n", "\n").replace("\0", "") for name, value in pairs}
+    return {name: _typed(value) for name, value in pairs}
+
+
+async def _only_fields(request: Request) -> tuple[dict[str, str], None]:
+    return await read_form(request), None
+
+
+async def read_upload(request: Request) -> tuple[dict[str, str], UploadFile | None]:
+    """The fields of a form that sends a file, and the file, which stands on disk where it is large.
+
+    Raises:
+        Refusal, HTTPException: it is no such form, or too large.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise Refusal(415, "the body is no form with a file", "Send the console's own forms.")
+    left_bytes = LARGEST_UPLOAD_BYTES
+
+    async def receive() -> Message:
+        nonlocal left_bytes
+        message = await request.receive()
+        left_bytes -= len(message.get("body", b""))
+        if left_bytes < 0:
+            raise HTTPException(
+                413,
+                f"the file is larger than {LARGEST_UPLOAD_BYTES >> 20} MB: "
+                "import it with `email-platform lead import FILE`, or in parts",
+            )
+        return message
+
+    try:
+        stream = Request(request.scope, receive).stream()
+        sent = await MultiPartParser(request.headers, stream, max_files=1, max_fields=_MOST_FIELDS).parse()
+    except (MultiPartException, UnicodeDecodeError):
+        raise Refusal(400, "the form cannot be read", "Load its page again and send it once more.") from None
+    fields = {name: _typed(value) for name, value in sent.items() if isinstance(value, str)}
+    return fields, next((value for value in sent.values() if isinstance(value, UploadFile)), None)
+
+
+def _typed(value: str) -> str:
+    return value.replace("\r\n", "\n").replace("\0", "")
 
 
 def require_own_form(console: Console, session: Session, request: Request, form: Mapping[str, str]) -> None:
@@ -291,18 +350,8 @@ def refusal_of(failure: Exception) -> Refusal:
 def _to_login(request: Request) -> Response:
     """The login's page, from which one comes back to this one."""
     if request.method != "GET":
-        return page(
-            "failure.html.j2",
-            {
-                "caller": None,
-                "problem": Refusal(
-                    401,
-                    "your login is over, and nothing was done",
-                    "Log in, load the page again and send it once more.",
-                ).problem,
-            },
-            401,
-        )
+        over = "your login is over, and nothing was done"
+        return failure_page(Refusal(401, over, "Log in, load the page again and send it once more."), None)
     back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     target = f"{HOME}/login?next={quote(back, safe='')}"
     if request.headers.get("hx-request"):

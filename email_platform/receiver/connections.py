@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import ClassVar
@@ -45,11 +45,16 @@ class ConnectionLimits:
 
     def is_trusted(self, address: str) -> bool:
         """Whether the address is a trusted proxy's."""
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self.trusted_proxies)
+        return is_among(address, self.trusted_proxies)
+
+
+def is_among(address: str, networks: Iterable[Network]) -> bool:
+    """Whether the address is in one of the networks; what is no address is in none."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks)
 
 
 def trusted_networks(text: str, variable: str = "EMAIL_PLATFORM_RECEIVER_TRUSTED_PROXIES") -> tuple[Network, ...]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 from email_platform.audience.lead_file import LEAD_COLUMNS, ImportedLead, LeadFile, RowProblem
-from email_platform.cli.lead import _rows
+from email_platform.audience.lead_rows import lead_rows
 from email_platform.domain.addresses import is_valid_address
 from email_platform.errors import CommandRefusedError
 from email_platform.events.received import RECEIVED_SCHEMA, ReceivedBody, from_parquet, to_parquet
@@ -54,7 +54,7 @@ def judged(name: str, content: bytes) -> tuple[Counter[str], int]:
         path = Path(folder) / name
         path.write_bytes(content)
         try:
-            header, rows = _rows(path, lambda _bytes: None)
+            header, rows = lead_rows(path, lambda _bytes: None)
             read = LeadFile(header, {}, [each for each in ("score",) if each in header])
         except (ValueError, CommandRefusedError) as refusal:
             assert str(refusal)

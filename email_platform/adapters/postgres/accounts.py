@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects.postgresql import insert as insert_or_nothing
 
 from email_platform.adapters.postgres.audience import normalised_address_sql
 from email_platform.adapters.postgres.tables import app_user, campaign, sender
@@ -36,6 +36,19 @@ class OwnedSender:
 
     sender: Sender
     owner_email: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewSender:
+    """A sender to be made, of the user with this address."""
+
+    owner_email: str
+    from_address: str
+    from_name: str
+    reply_to: str | None = None
+    provider: str = "simulator"
+    provider_account: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +75,9 @@ class PostgresAccounts:
         self._engine = engine
 
     def add_user(self, email: str, name: str) -> User:
-        """Make a user.
-
-        Raises:
-            CommandRefusedError: there is one with this address.
-        """
-        statement = insert(app_user).values(email=email, name=name).returning(app_user)
-        try:
-            with oltp_transaction(self._engine) as connection:
-                row = connection.execute(statement).one()
-        except IntegrityError:
-            raise CommandRefusedError(f"there is a user with the address {email} already") from None
-        return User(row.id, row.email, row.name, row.created_at)
+        """`add_user` in a transaction of its own."""
+        with oltp_transaction(self._engine) as connection:
+            return add_user(connection, email, name)
 
     def users(self) -> Sequence[User]:
         """Every user, by id."""
@@ -81,64 +85,28 @@ class PostgresAccounts:
             rows = connection.execute(select(app_user).order_by(app_user.c.id)).all()
         return [User(row.id, row.email, row.name, row.created_at) for row in rows]
 
-    def add_sender(
-        self,
-        owner_email: str,
-        from_address: str,
-        from_name: str,
-        reply_to: str | None,
-        provider: str,
-        provider_account: str,
-    ) -> OwnedSender:
-        """Make a sender of this user's.
-
-        Raises:
-            CommandRefusedError: there is no such user, or the same sender exists.
-        """
-        same = (
-            select(sender.c.id)
-            .where(
-                sender.c.from_address == from_address,
-                sender.c.provider == provider,
-                sender.c.provider_account == provider_account,
-            )
-            .limit(1)
-        )
-        values: dict[str, Any] = {
-            "from_address": from_address,
-            "from_name": from_name,
-            "reply_to": reply_to,
-            "provider": provider,
-            "provider_account": provider_account,
-        }
+    def add_sender(self, new: NewSender) -> OwnedSender:
+        """`add_sender` in a transaction of its own."""
         with oltp_transaction(self._engine) as connection:
-            owner_id: int | None = connection.execute(
-                select(app_user.c.id).where(app_user.c.email == owner_email)
-            ).scalar_one_or_none()
-            if owner_id is None:
-                raise CommandRefusedError(
-                    f"there is no user {owner_email}; make one with: email-platform user add {owner_email} --name NAME"
-                )
-            known: int | None = connection.execute(same).scalar_one_or_none()
-            if known is not None:
-                raise CommandRefusedError(
-                    f"sender {known} sends from {from_address} through {provider}/{provider_account} already"
-                )
-            new = insert(sender).values(owner_id=owner_id, **values).returning(sender.c.id)
-            sender_id: int = connection.execute(new).scalar_one()
-        return OwnedSender(Sender(sender_id=sender_id, owner_id=owner_id, **values), owner_email)
+            return add_sender(connection, new)
 
-    def senders(self) -> Sequence[OwnedSender]:
-        """Every sender, by id."""
+    def senders(self, only_id: int | None = None) -> Sequence[OwnedSender]:
+        """Every sender, by id; or the one with this id, where there is one."""
         statement = (
             select(sender, app_user.c.email.label("owner_email"))
             .join(app_user, app_user.c.id == sender.c.owner_id)
             .order_by(sender.c.id)
         )
+        if only_id is not None:
+            statement = statement.where(sender.c.id == only_id)
         with oltp_transaction(self._engine) as connection:
             rows = connection.execute(statement).mappings().all()
         return [
-            OwnedSender(Sender(sender_id=row["id"], **{name: row[name] for name in _SENDER_FIELDS}), row["owner_email"])
+            OwnedSender(
+                Sender(sender_id=row["id"], **{name: row[name] for name in _SENDER_FIELDS}),
+                row["owner_email"],
+                row["created_at"],
+            )
             for row in rows
         ]
 
@@ -150,6 +118,54 @@ class PostgresAccounts:
         """
         with oltp_transaction(self._engine) as connection:
             return add_campaign(connection, new)
+
+
+def add_user(connection: Connection, email: str, name: str) -> User:
+    """Make a user, in the caller's transaction.
+
+    Raises:
+        CommandRefusedError: there is one with this address.
+    """
+    statement = (
+        insert_or_nothing(app_user)
+        .values(email=email, name=name)
+        .on_conflict_do_nothing(index_elements=[app_user.c.email])
+        .returning(app_user)
+    )
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        raise CommandRefusedError(f"there is a user with the address {email} already")
+    return User(row.id, row.email, row.name, row.created_at)
+
+
+def add_sender(connection: Connection, new: NewSender) -> OwnedSender:
+    """Make a sender, in the caller's transaction.
+
+    Raises:
+        CommandRefusedError: there is no such user, or the same sender exists.
+    """
+    owner_id: int | None = connection.execute(
+        select(app_user.c.id).where(app_user.c.email == new.owner_email)
+    ).scalar_one_or_none()
+    if owner_id is None:
+        raise CommandRefusedError(
+            f"there is no user {new.owner_email}; make one with: email-platform user add {new.owner_email} --name NAME"
+        )
+    values: dict[str, Any] = {
+        "from_address": new.from_address,
+        "from_name": new.from_name,
+        "reply_to": new.reply_to,
+        "provider": new.provider,
+        "provider_account": new.provider_account,
+    }
+    same = [sender.c[name] == values[name] for name in ("from_address", "provider", "provider_account")]
+    known: int | None = connection.execute(select(sender.c.id).where(*same).limit(1)).scalar_one_or_none()
+    if known is not None:
+        through = f"{new.provider}/{new.provider_account}"
+        raise CommandRefusedError(f"sender {known} sends from {new.from_address} through {through} already")
+    made = insert(sender).values(owner_id=owner_id, **values).returning(sender.c.id, sender.c.created_at)
+    row = connection.execute(made).one()
+    return OwnedSender(Sender(sender_id=row.id, owner_id=owner_id, **values), new.owner_email, row.created_at)
 
 
 def add_campaign(connection: Connection, new: NewCampaign) -> int:

@@ -12,6 +12,7 @@ from email_platform.adapters.providers.http_transport import CallTimeouts
 from email_platform.adapters.providers.registry import (
     ProviderAccount,
     account_from_variables,
+    account_problem,
     build_provider,
     check_sender,
     provider_limits,
@@ -22,6 +23,7 @@ __all__ = [
     "CallTimeouts",
     "ProviderAccount",
     "account_from_variables",
+    "account_problem",
     "build_provider",
     "check_sender",
     "provider_limits",

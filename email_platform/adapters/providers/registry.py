@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -42,7 +42,7 @@ from email_platform.adapters.providers.ses import SesProvider, open_ses_client
 from email_platform.adapters.providers.simulator import SimulatorProvider
 from email_platform.domain.ports import EmailProvider, ProviderLimits
 from email_platform.errors import ConfigurationError
-from email_platform.settings.provider_accounts import AccountVariables, account_variable
+from email_platform.settings.provider_accounts import AccountVariables, account_variable, is_account_name
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
@@ -287,6 +287,22 @@ def build_provider(
         ConfigurationError: an unknown name, a missing credential (which variable) or a limit out of range.
     """
     return _BUILDERS[_known(name)](_Building(name, account, timeouts or CallTimeouts(), max_connections))
+
+
+class AccountProblem(NamedTuple):
+    """Why no sender can have this provider and account."""
+
+    field: Literal["provider", "account"]
+    text: str
+
+
+def account_problem(provider: str, account: str) -> AccountProblem | None:
+    """What is wrong with the names of a new sender's provider and account; credentials are not asked for."""
+    if provider not in provider_names():
+        return AccountProblem("provider", f"unknown provider {provider!r}; known: {', '.join(provider_names())}")
+    if not is_account_name(account):
+        return AccountProblem("account", f"{account!r} cannot name an account: letters, digits, - and _")
+    return None
 
 
 def check_sender(name: str, account: ProviderAccount, address: str) -> SenderCheck:

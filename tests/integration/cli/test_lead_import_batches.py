@@ -193,9 +193,9 @@ def test_a_restart_begins_with_the_first_row(oltp_engine: Engine) -> None:
         dry = json.loads(run("lead", "import", "leads.csv", "--dry-run", "--json").stdout)
         assert dry["added"] == 3
         before = set(connection.execute(select(lead_import.c.fingerprint)).scalars())
-    from email_platform.cli.lead import _fingerprint
+    from email_platform.audience.lead_rows import file_fingerprint
 
-    name = _fingerprint(Path("leads.csv"), {}, ())
+    name = file_fingerprint(Path("leads.csv"), {}, ())
     assert name not in before
     with oltp_engine.begin() as connection:
         connection.execute(

@@ -1,4 +1,4 @@
-"""A person's way through the console in a real browser, from a new campaign to the recipient who unsubscribes.
+"""A person's way through the console in a real browser, from the first sender to the recipient who unsubscribes.
 
 The short form stands in for Dagster: it calls the steps of the campaign's run in their order, so that the pause comes
 between two chunks. ``make browser`` takes the same way on the whole stack, with Dagster's daemon and the reports.
@@ -24,7 +24,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from email_platform.adapters.assembly import open_oltp, open_parts
-from email_platform.adapters.postgres.tables import lead, suppression
+from email_platform.adapters.postgres.tables import lead, sender, suppression
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.errors import CampaignStoppedError
 from email_platform.local.stack.part import held_free_ports, http_status
@@ -35,7 +35,7 @@ from email_platform.runs.parts import Parts
 from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from tests.integration.api.conftest import Api, served
-from tests.integration.campaign_rows import in_city, numbered, seed_leads, unique
+from tests.integration.campaign_rows import in_city, unique
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -160,14 +160,9 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
     expect = playwright.expect
     expect.set_options(timeout=WAIT_SECONDS * 1000)
     recipients = 30_000 if IS_FULL else 300
-    city = seed_leads(world.engine, numbered(recipients))
-    with world.engine.connect() as connection:
-        first = connection.execute(
-            select(lead.c.id, lead.c.email).where(lead.c.city == city).order_by(lead.c.id)
-        ).first()
-    assert first is not None
-    lead_id, address = int(first.id), str(first.email)
-    owner = world.api.owner()
+    city = unique("city").replace(" ", "")
+    address = f"{city}0@example.com"
+    owner, news = f"{unique('ann')}@example.com", f"{unique('news')}@example.com"
     key = world.api.key("operator")
     name = unique("Spring sale")
 
@@ -177,12 +172,45 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("heading", name="Campaigns")).to_be_visible()
 
+    page.get_by_role("link", name="Senders").click()
+    page.get_by_label("User's address").fill(owner)
+    page.get_by_label("User's name").fill("Ann")
+    page.get_by_role("button", name="Add the user").click()
+    page.get_by_label("Address", exact=True).fill("news@nowhere")
+    page.get_by_label("Name that recipients see").fill("The shop")
+    page.get_by_label("Owner").select_option(owner)
+    page.get_by_role("button", name="Add the sender").click()
+    expect(page.get_by_role("alert")).to_contain_text("address")
+    looks_right(page, "sender-with-problem")
+    page.get_by_label("Address", exact=True).fill(news)
+    page.get_by_role("button", name="Add the sender").click()
+    page.get_by_role("button", name=f"Ask the provider about {news}").click()
+    expect(page.get_by_role("status")).to_contain_text("not known")
+    looks_right(page, "senders")
+
+    page.get_by_role("link", name="Leads", exact=True).click()
+    rows = "".join(f"{city}{number}@example.com,Ada,{city}\n" for number in range(recipients))
+    file = {"name": "leads.csv", "mimeType": "text/csv", "buffer": f"E-Mail,first_name,city\n{rows}nobody,,\n".encode()}
+    page.get_by_label("CSV file").set_input_files(file)
+    page.get_by_label("What columns mean").fill("E-Mail=email")
+    page.get_by_role("button", name="Import").click()
+    expect(page.get_by_role("status")).to_contain_text(f"{recipients:,} leads added")
+    expect(page.get_by_role("region", name="Rows that cannot be kept")).to_contain_text("no address that can be mailed")
+    looks_right(page, "leads")
+    with world.engine.connect() as connection:
+        lead_id = connection.execute(select(lead.c.id).where(lead.c.email == address)).scalar_one()
+        sender_id = connection.execute(select(sender.c.id).where(sender.c.from_address == news)).scalar_one()
+
+    page.get_by_role("link", name="Campaigns").click()
     page.get_by_role("link", name="New campaign").first.click()
     page.get_by_label("Name").fill(name)
-    page.get_by_label("Sender").select_option(str(owner.sender_id))
+    page.get_by_label("Sender").select_option(str(sender_id))
     page.get_by_label("Subject").fill("Hello {{ first_name }}, spring is here")
     page.get_by_label("HTML").fill("<h1>Hello {{ first_name }}</h1><p>20% off.</p>")
     page.get_by_label("Audience").fill('{"all": [{"field": "shoe", "op": "eq", "value": 1}]}')
+    page.get_by_label("Lead's id or address").fill(address)
+    page.get_by_role("button", name="Show what is typed").click()
+    expect(page.frame_locator("iframe[name=preview]").get_by_text("Hello Ada, spring is here")).to_be_visible()
     page.get_by_role("button", name="Save as a draft").click()
     expect(page.get_by_role("alert")).to_contain_text("condition")
     looks_right(page, "form-with-problem")
@@ -269,8 +297,8 @@ def test_a_person_takes_a_campaign_from_the_idea_to_the_unsubscribed_recipient(p
         expect(report.get_by_text("There is no report of this campaign yet")).to_be_visible()
     looks_right(page, "report")
 
-    signer = UnsubscribeSigner.from_settings(world.settings)
-    page.goto(signer.url(campaign_id, lead_id, owner.sender_id))
+    signer = UnsubscribeSigner.from_settings(world.settings)  # of the message, which the simulator does not keep
+    page.goto(signer.url(campaign_id, lead_id, sender_id))
     page.get_by_role("button", name="Unsubscribe").click()
     expect(page.get_by_role("heading", name="Done")).to_be_visible()
     with world.engine.connect() as connection:
