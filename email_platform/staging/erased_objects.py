@@ -6,7 +6,7 @@ still one row group, and what was already loaded from it can be found by the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Any
@@ -133,14 +133,11 @@ def _rows_naming(table: pa.Table, name: str, person: ErasedPerson) -> dict[int, 
 
 
 def _bodies_without(content: bytes, person: ErasedPerson, *, are_archived: bool) -> Rewritten | None:
-    bodies = from_parquet(content)
-    kept = list(_kept(bodies, person, are_archived=are_archived))
-    changed = sum(1 for one in bodies if one not in kept)
+    kept: list[ReceivedBody] = []
+    changed = 0
+    for body in from_parquet(content):
+        after = archived_without(body, [person]) if are_archived else body_without(body, [person])
+        changed += after != body
+        if after is not None:
+            kept.append(after)
     return Rewritten(to_parquet(kept), changed) if changed else None
-
-
-def _kept(bodies: Sequence[ReceivedBody], person: ErasedPerson, *, are_archived: bool) -> Iterator[ReceivedBody]:
-    for body in bodies:
-        one = archived_without(body, [person]) if are_archived else body_without(body, [person])
-        if one is not None:
-            yield one
