@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from email_platform.domain.erasure import ErasedPerson
 from email_platform.domain.ports import ObjectStore
+from email_platform.domain.storage_layout import EVENT_QUARANTINE_PREFIX, EVENT_RAW_PREFIX
 from email_platform.events.erased_events import NO_DETAILS, archived_without, body_without
 from email_platform.events.received import ReceivedBody, from_parquet, to_parquet
 
@@ -28,7 +29,6 @@ _OF_THE_PERSON: dict[str, str | None] = {
     "attributes": "{}",
     "details": NO_DETAILS,
 }
-RAW_PREFIX, QUARANTINE_PREFIX = "events/raw/", "events/quarantine/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def object_without(key: str, body: bytes, person: ErasedPerson) -> Rewritten | N
         text = body.decode("utf-8", "surrogateescape")
         without = person.without(text)
         return None if without == text else Rewritten(without.encode("utf-8", "surrogateescape"), 1)
-    if key.startswith((RAW_PREFIX, QUARANTINE_PREFIX)):
-        return _bodies_without(body, person, are_archived=key.startswith(RAW_PREFIX))
+    if key.startswith((EVENT_RAW_PREFIX, EVENT_QUARANTINE_PREFIX)):
+        return _bodies_without(body, person, are_archived=key.startswith(EVENT_RAW_PREFIX))
     target = BytesIO()
     rows = _rewrite(pq.ParquetFile(BytesIO(body)), target, person)
     return Rewritten(target.getvalue(), rows) if rows else None
