@@ -80,7 +80,7 @@ def begin(book: ErasureBook, address: str) -> Erasure:
     """
     key = _checked(address)
     request = book.begin(key)
-    leads = book.delete_leads(ErasedPerson(key, request.pseudonym), key, dry_run=False)
+    leads = book.delete_leads(ErasedPerson(key, request.pseudonym), dry_run=False)
     book.add_removed(request.pseudonym, {"leads": leads})
     return _again(book, request.pseudonym)
 
@@ -101,7 +101,7 @@ def carry_on(parts: EraseParts, request: Erasure) -> Erasure:
     """Go on with a request, from whatever point it was left at; see `erase`."""
     if request.address is None:
         return request
-    work = _Work(parts, ErasedPerson(request.address, request.pseudonym), request.address, dry_run=False)
+    work = _Work(parts, ErasedPerson(request.address, request.pseudonym), dry_run=False)
     work.finish_rewriting(request.rewriting)
     for _ in range(_MOST_LOOKS):
         work.look()
@@ -133,22 +133,22 @@ def look_only(parts: EraseParts, address: str) -> FoundPerson:
     """
     key = _checked(address)
     person = ErasedPerson(key, parts.book.pseudonym(key))
-    work = _Work(parts, person, key, dry_run=True)
+    work = _Work(parts, person, dry_run=True)
     work.look()
-    return FoundPerson(person.pseudonym, dict(work.found_last), tuple(work.waits_for), kept(parts.book, person, key))
+    return FoundPerson(person.pseudonym, dict(work.found_last), tuple(work.waits_for), kept(parts.book, person))
 
 
-def kept(book: ErasureBook, person: ErasedPerson, address: str) -> tuple[str, ...]:
+def kept(book: ErasureBook, person: ErasedPerson) -> tuple[str, ...]:
     """What names the person and is not ours to change."""
-    said = []
-    if leads := book.foreign_leads(address):
-        said.append(
+    reasons = []
+    if leads := book.foreign_leads(person):
+        reasons.append(
             f"{leads:,} leads have the address in the table that EMAIL_PLATFORM_LEAD_RELATION names: its owner's"
         )
     if campaigns := book.templates_naming(person):
         shown = ", ".join(map(str, campaigns[:_SHOWN])) + (" …" if len(campaigns) > _SHOWN else "")
-        said.append(f"the name or a template of these campaigns has the address; an author wrote it: {shown}")
-    return tuple(said)
+        reasons.append(f"the name or a template of these campaigns has the address; an author wrote it: {shown}")
+    return tuple(reasons)
 
 
 def _again(book: ErasureBook, pseudonym: str) -> Erasure:
@@ -177,9 +177,9 @@ class _Work:
     Length: the places are looked through with one state: what was found, and which campaigns wait.
     """
 
-    def __init__(self, parts: EraseParts, person: ErasedPerson, address: str, *, dry_run: bool) -> None:
+    def __init__(self, parts: EraseParts, person: ErasedPerson, *, dry_run: bool) -> None:
         self._outside, self._parts, self._book = parts, parts.parts, parts.book
-        self._person, self._address, self._dry_run = person, address, dry_run
+        self._person, self._dry_run = person, dry_run
         self.found_last: Counter[str] = Counter()
         self.waits_for: list[str] = []
         self._waiting_campaigns: set[int] = set()
@@ -192,8 +192,8 @@ class _Work:
             f"the audience of campaign {one} is being frozen, perhaps from before the request"
             for one in book.being_frozen()
         ]
-        self._did("suppressions", book.suppress_again(person, self._address, dry_run=self._dry_run))
-        self._did("leads", book.delete_leads(person, self._address, dry_run=self._dry_run))
+        self._did("suppressions", book.suppress_again(person, dry_run=self._dry_run))
+        self._did("leads", book.delete_leads(person, dry_run=self._dry_run))
         for key in self._listed(MANIFESTS_PREFIX):
             if (campaign_id := eligible_campaign(key)) is not None:
                 self._manifest(campaign_id, key)
