@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 from uuid import uuid4
@@ -29,7 +28,7 @@ from email_platform.api.services import Services
 from email_platform.console.pages import HOME, page
 from email_platform.console.session import Session, Sessions
 from email_platform.errors import CampaignNotFoundError
-from email_platform.receiver.connections import Network, trusted_networks
+from email_platform.receiver.connections import Network, is_within, trusted_networks
 
 _logger = logging.getLogger("email_platform.console")
 
@@ -199,20 +198,12 @@ def proxied_name(console: Console, request: Request) -> str | None:
     """
     header = console.services.settings.console_proxy_header
     peer = request.client.host if request.client else ""
-    if not header or not _is_in(console.proxies, peer):
+    if not header or not is_within(console.proxies, peer):
         return None
     given = request.headers.getlist(header)
     if len(given) > 1:
         raise Refusal(400, f"the header {header} is there more than once", "The proxy must replace what browsers send.")
     return given[0].strip() or None if given else None
-
-
-def _is_in(networks: tuple[Network, ...], peer: str) -> bool:
-    try:
-        found = ip_address(peer)
-    except ValueError:
-        return False
-    return any(found in network for network in networks)
 
 
 async def read_form(request: Request) -> dict[str, str]:

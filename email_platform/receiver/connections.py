@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import ClassVar
@@ -45,11 +45,7 @@ class ConnectionLimits:
 
     def is_trusted(self, address: str) -> bool:
         """Whether the address is a trusted proxy's."""
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self.trusted_proxies)
+        return is_within(self.trusted_proxies, address)
 
 
 def trusted_networks(text: str, variable: str = "EMAIL_PLATFORM_RECEIVER_TRUSTED_PROXIES") -> tuple[Network, ...]:
@@ -68,6 +64,15 @@ def trusted_networks(text: str, variable: str = "EMAIL_PLATFORM_RECEIVER_TRUSTED
         raise ConfigurationError(
             f"{variable} must hold addresses or networks such as 10.0.0.0/8, with commas between them"
         ) from error
+
+
+def is_within(networks: Iterable[Network], address: str) -> bool:
+    """Whether the address is in one of the networks; a text that is no address is in none."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks)
 
 
 def peer_of(address: str) -> str:
