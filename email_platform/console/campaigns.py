@@ -82,8 +82,7 @@ def _with_progress(services: Services, rows: Any) -> list[dict[str, Any]]:
     for campaign_id in counted:
         manifest = services.parts.manifests.find(campaign_id)
         if manifest is not None and manifest.eligible_rows:
-            totals = services.parts.ledger.totals(campaign_id)
-            progress[campaign_id] = totals.ended / manifest.eligible_rows
+            progress[campaign_id] = services.parts.ledger.totals(campaign_id).ended / manifest.eligible_rows
     return [{**row, "progress": progress.get(row["campaign_id"])} for row in rows]
 
 

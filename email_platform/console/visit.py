@@ -33,7 +33,7 @@ from email_platform.api.services import Services
 from email_platform.console.pages import HOME, page
 from email_platform.console.session import Session, Sessions
 from email_platform.errors import CampaignNotFoundError
-from email_platform.receiver.connections import Network, is_among, trusted_networks
+from email_platform.receiver.connections import Network, is_within, trusted_networks
 
 _logger = logging.getLogger("email_platform.console")
 
@@ -227,7 +227,7 @@ def proxied_name(console: Console, request: Request) -> str | None:
     """
     header = console.services.settings.console_proxy_header
     peer = request.client.host if request.client else ""
-    if not header or not is_among(peer, console.proxies):
+    if not header or not is_within(console.proxies, peer):
         return None
     given = request.headers.getlist(header)
     if len(given) > 1:

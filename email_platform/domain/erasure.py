@@ -138,13 +138,14 @@ class ErasedPerson:
         pseudonym: `ErasureKey.pseudonym` of it.
 
     Attributes:
+        address: as addresses are compared (`normalised_address`).
         needle: every text that names the address has these letters, in either case: for a quick search by an engine.
     """
 
     def __init__(self, address: str, pseudonym: str) -> None:
-        self._key = normalised_address(address)
+        self.address = normalised_address(address)
         self.pseudonym = pseudonym
-        local, _, domain = self._key.rpartition("@")
+        local, _, domain = self.address.rpartition("@")
         plain_domain = "" if "xn--" in domain else domain  # it is written in one way only
         runs = _ALNUM_RUN.findall(local) or _ALNUM_RUN.findall(plain_domain)
         self.needle = max(runs, key=len, default="")
@@ -168,19 +169,19 @@ class ErasedPerson:
 
     def is_same(self, address: str | None) -> bool:
         """Whether the text is the address, in any spelling that compares equal."""
-        return address is not None and self.needle in address.lower() and normalised_address(address) == self._key
+        return address is not None and self.needle in address.lower() and normalised_address(address) == self.address
 
     def is_named_in(self, text: str | None) -> bool:
         """Whether the text is the address or names it."""
         if text is None or self.needle not in text.lower():
             return False
-        return self._pattern.search(text) is not None or normalised_address(text) == self._key
+        return self._pattern.search(text) is not None or normalised_address(text) == self.address
 
     def without(self, text: str) -> str:
         """The text with the pseudonym wherever the address is named."""
         if self.needle not in text.lower():
             return text
-        if normalised_address(text) == self._key:
+        if normalised_address(text) == self.address:
             return self.pseudonym
         return self._pattern.sub(self.pseudonym, text)
 

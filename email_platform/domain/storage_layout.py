@@ -26,11 +26,16 @@ from email_platform.domain.ports import StagedKind
 
 _DAY = r"\d{4}-\d\d-\d\d"
 _ID = r"[1-9]\d{0,17}"
-_ELIGIBLE_KEY = re.compile(rf"manifests/campaign={_ID}/[0-9a-f-]{{36}}/eligible\.parquet", re.ASCII)
+MANIFESTS_PREFIX, DELIVERIES_PREFIX = "manifests/", "deliveries/"
+EVENT_INBOX_PREFIX, EVENT_RAW_PREFIX = "events/inbox/", "events/raw/"
+EVENT_NORMALISED_PREFIX, EVENT_QUARANTINE_PREFIX = "events/normalised/", "events/quarantine/"
+LEDGERS_PREFIX, LEGACY_PREFIX, DIMENSIONS_PREFIX, REPORTS_PREFIX = "ledgers/", "legacy/", "dimensions/", "reports/"
+_ELIGIBLE_KEY = re.compile(rf"manifests/campaign=(?P<campaign>{_ID})/[0-9a-f-]{{36}}/eligible\.parquet", re.ASCII)
+_DELIVERY_KEY = re.compile(rf"deliveries/campaign=(?P<campaign>{_ID})/chunk-(?P<chunk>\d{{5,9}})\.parquet", re.ASCII)
 _RAW_KEY = re.compile(rf"events/raw/(?P<day>{_DAY})/(?P<batch>[0-9a-f]{{32}})\.parquet", re.ASCII)
 # The objects that the warehouse is made of, by key. Nothing else under these prefixes is ours, whoever put it there.
 _KIND_OF_KEY: tuple[tuple[StagedKind, re.Pattern[str]], ...] = (
-    ("delivery", re.compile(rf"deliveries/campaign=(?P<campaign>{_ID})/chunk-\d{{5,9}}\.parquet", re.ASCII)),
+    ("delivery", _DELIVERY_KEY),
     ("exclusion", re.compile(rf"manifests/campaign=(?P<campaign>{_ID})/[0-9a-f-]{{36}}/excluded\.parquet", re.ASCII)),
     ("event", re.compile(rf"events/normalised/{_DAY}/[0-9a-f]{{32}}\.parquet", re.ASCII)),
     ("event_quarantine", re.compile(rf"events/quarantine/{_DAY}/[\w.-]+\.parquet", re.ASCII)),
@@ -52,17 +57,29 @@ def kind_of_key(key: str) -> tuple[StagedKind, int | None] | None:
 
 def is_eligible_key(key: str) -> bool:
     """Whether the object is a manifest's list of recipients, which no warehouse takes."""
-    return _ELIGIBLE_KEY.fullmatch(key) is not None
+    return eligible_campaign(key) is not None
+
+
+def eligible_campaign(key: str) -> int | None:
+    """The campaign of a manifest's list of recipients; None for anything else."""
+    found = _ELIGIBLE_KEY.fullmatch(key)
+    return None if found is None else int(found["campaign"])
+
+
+def delivery_parts(key: str) -> tuple[int, int] | None:
+    """Campaign and chunk of staged deliveries; None for anything else."""
+    found = _DELIVERY_KEY.fullmatch(key)
+    return None if found is None else (int(found["campaign"]), int(found["chunk"]))
 
 
 def manifests_prefix(campaign_id: int) -> str:
     """The folder of all audiences that were ever resolved for a campaign, with its closing slash."""
-    return f"manifests/campaign={campaign_id}/"
+    return f"{MANIFESTS_PREFIX}campaign={campaign_id}/"
 
 
 def manifest_prefix(campaign_id: int, manifest_id: UUID) -> str:
     """The folder of one resolved audience; the id tells concurrent resolutions apart until one wins."""
-    return f"manifests/campaign={campaign_id}/{manifest_id}"
+    return f"{MANIFESTS_PREFIX}campaign={campaign_id}/{manifest_id}"
 
 
 def eligible_key(prefix: str) -> str:
@@ -77,7 +94,7 @@ def excluded_key(prefix: str) -> str:
 
 def deliveries_prefix(campaign_id: int) -> str:
     """The folder of a campaign's staged deliveries, with its closing slash."""
-    return f"deliveries/campaign={campaign_id}/"
+    return f"{DELIVERIES_PREFIX}campaign={campaign_id}/"
 
 
 def deliveries_key(campaign_id: int, chunk_index: int) -> str:
@@ -87,31 +104,27 @@ def deliveries_key(campaign_id: int, chunk_index: int) -> str:
 
 def dimension_key(name: str, snapshot_id: str) -> str:
     """One snapshot of a small OLTP table."""
-    return f"dimensions/{name}/{snapshot_id}.parquet"
+    return f"{DIMENSIONS_PREFIX}{name}/{snapshot_id}.parquet"
 
 
 def legacy_emails_key(month: str, first_id: int) -> str:
     """One range of the old email table's rows of one month."""
-    return f"legacy/month={month}/ids-{first_id:012d}.parquet"
+    return f"{LEGACY_PREFIX}month={month}/ids-{first_id:012d}.parquet"
 
 
 def legacy_left_key(month: str, first_id: int, version: int) -> str:
     """What one range's rows of a month had lost by a snapshot of the old table (microseconds since 1970)."""
-    return f"legacy/month={month}/ids-{first_id:012d}-left-{version}.parquet"
+    return f"{LEGACY_PREFIX}month={month}/ids-{first_id:012d}-left-{version}.parquet"
 
 
 def archived_ledger_key(campaign_id: int) -> str:
     """The call ledger of a campaign whose rows are removed from PostgreSQL."""
-    return f"ledgers/campaign={campaign_id}.parquet"
+    return f"{LEDGERS_PREFIX}campaign={campaign_id}.parquet"
 
 
 def report_page_key(campaign_id: int) -> str:
     """A campaign's report as HTML; each refresh that is asked for replaces it."""
-    return f"reports/campaign={campaign_id}.html"
-
-
-EVENT_RAW_PREFIX = "events/raw/"
-EVENT_INBOX_PREFIX = "events/inbox/"
+    return f"{REPORTS_PREFIX}campaign={campaign_id}.html"
 
 
 def event_inbox_prefix(day: date) -> str:
@@ -135,7 +148,7 @@ def event_inbox_key(day: date, receiver: str, sequence: int) -> str:
 
 def event_raw_prefix(day: date) -> str:
     """The archive's folder of one day of reception."""
-    return f"events/raw/{day.isoformat()}/"
+    return f"{EVENT_RAW_PREFIX}{day.isoformat()}/"
 
 
 def event_raw_key(day: date, batch: str) -> str:
@@ -145,9 +158,9 @@ def event_raw_key(day: date, batch: str) -> str:
 
 def event_normalised_key(day: date, batch: str) -> str:
     """The events of one batch."""
-    return f"events/normalised/{day.isoformat()}/{batch}.parquet"
+    return f"{EVENT_NORMALISED_PREFIX}{day.isoformat()}/{batch}.parquet"
 
 
 def event_quarantine_key(day: date, batch: str) -> str:
     """The bodies of one batch that could not be read, with the reason of each."""
-    return f"events/quarantine/{day.isoformat()}/{batch}.parquet"
+    return f"{EVENT_QUARANTINE_PREFIX}{day.isoformat()}/{batch}.parquet"

@@ -45,16 +45,7 @@ class ConnectionLimits:
 
     def is_trusted(self, address: str) -> bool:
         """Whether the address is a trusted proxy's."""
-        return is_among(address, self.trusted_proxies)
-
-
-def is_among(address: str, networks: Iterable[Network]) -> bool:
-    """Whether the address is in one of the networks; what is no address is in none."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    return any(found in network for network in networks)
+        return is_within(self.trusted_proxies, address)
 
 
 def trusted_networks(text: str, variable: str = "EMAIL_PLATFORM_RECEIVER_TRUSTED_PROXIES") -> tuple[Network, ...]:
@@ -73,6 +64,15 @@ def trusted_networks(text: str, variable: str = "EMAIL_PLATFORM_RECEIVER_TRUSTED
         raise ConfigurationError(
             f"{variable} must hold addresses or networks such as 10.0.0.0/8, with commas between them"
         ) from error
+
+
+def is_within(networks: Iterable[Network], address: str) -> bool:
+    """Whether the address is in one of the networks; a text that is no address is in none."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks)
 
 
 def peer_of(address: str) -> str:

@@ -32,23 +32,38 @@ from email_platform.audience.freeze import read_chunk
 from email_platform.domain.addresses import normalised_address
 from email_platform.domain.erasure import ErasedPerson, is_pseudonym
 from email_platform.domain.manifest import Manifest
-from email_platform.domain.storage_layout import eligible_key, is_eligible_key, kind_of_key
+from email_platform.domain.storage_layout import (
+    DELIVERIES_PREFIX,
+    DIMENSIONS_PREFIX,
+    EVENT_INBOX_PREFIX,
+    EVENT_NORMALISED_PREFIX,
+    EVENT_QUARANTINE_PREFIX,
+    EVENT_RAW_PREFIX,
+    LEDGERS_PREFIX,
+    LEGACY_PREFIX,
+    MANIFESTS_PREFIX,
+    REPORTS_PREFIX,
+    delivery_parts,
+    eligible_campaign,
+    eligible_key,
+    is_eligible_key,
+    kind_of_key,
+)
 from email_platform.errors import CommandRefusedError
 from email_platform.runs.erasure_parts import EraseParts, Erasure, ErasureBook, FoundPerson, RewrittenObject
 from email_platform.runs.stage import stage_chunk
 from email_platform.staging.erased_objects import named_rows, object_without, rewrite_recipients
 
-_MANIFESTS, _INBOX = "manifests/", "events/inbox/"
 _SEARCHED = (
-    _MANIFESTS,
-    "deliveries/",
-    "events/raw/",
-    "events/quarantine/",
-    "events/normalised/",
-    "ledgers/",
-    "legacy/",
-    "dimensions/",
-    "reports/",
+    MANIFESTS_PREFIX,
+    DELIVERIES_PREFIX,
+    EVENT_RAW_PREFIX,
+    EVENT_QUARANTINE_PREFIX,
+    EVENT_NORMALISED_PREFIX,
+    LEDGERS_PREFIX,
+    LEGACY_PREFIX,
+    DIMENSIONS_PREFIX,
+    REPORTS_PREFIX,
 )
 """Everything that the platform keeps in the bucket but step outputs, which hold keys, ids and counts."""
 _OBJECTS_AT_ONCE = 50
@@ -65,7 +80,7 @@ def begin(book: ErasureBook, address: str) -> Erasure:
     """
     key = _checked(address)
     request = book.begin(key)
-    leads = book.delete_leads(ErasedPerson(key, request.pseudonym), key, dry_run=False)
+    leads = book.delete_leads(ErasedPerson(key, request.pseudonym), dry_run=False)
     book.add_removed(request.pseudonym, {"leads": leads})
     return _again(book, request.pseudonym)
 
@@ -86,7 +101,7 @@ def carry_on(parts: EraseParts, request: Erasure) -> Erasure:
     """Go on with a request, from whatever point it was left at; see `erase`."""
     if request.address is None:
         return request
-    work = _Work(parts, ErasedPerson(request.address, request.pseudonym), request.address, dry_run=False)
+    work = _Work(parts, ErasedPerson(request.address, request.pseudonym), dry_run=False)
     work.finish_rewriting(request.rewriting)
     for _ in range(_MOST_LOOKS):
         work.look()
@@ -118,22 +133,22 @@ def look_only(parts: EraseParts, address: str) -> FoundPerson:
     """
     key = _checked(address)
     person = ErasedPerson(key, parts.book.pseudonym(key))
-    work = _Work(parts, person, key, dry_run=True)
+    work = _Work(parts, person, dry_run=True)
     work.look()
-    return FoundPerson(person.pseudonym, dict(work.found_last), tuple(work.waits_for), kept(parts.book, person, key))
+    return FoundPerson(person.pseudonym, dict(work.found_last), tuple(work.waits_for), kept(parts.book, person))
 
 
-def kept(book: ErasureBook, person: ErasedPerson, address: str) -> tuple[str, ...]:
+def kept(book: ErasureBook, person: ErasedPerson) -> tuple[str, ...]:
     """What names the person and is not ours to change."""
-    said = []
-    if leads := book.foreign_leads(address):
-        said.append(
+    reasons = []
+    if leads := book.foreign_leads(person):
+        reasons.append(
             f"{leads:,} leads have the address in the table that EMAIL_PLATFORM_LEAD_RELATION names: its owner's"
         )
     if campaigns := book.templates_naming(person):
         shown = ", ".join(map(str, campaigns[:_SHOWN])) + (" …" if len(campaigns) > _SHOWN else "")
-        said.append(f"the name or a template of these campaigns has the address; an author wrote it: {shown}")
-    return tuple(said)
+        reasons.append(f"the name or a template of these campaigns has the address; an author wrote it: {shown}")
+    return tuple(reasons)
 
 
 def _again(book: ErasureBook, pseudonym: str) -> Erasure:
@@ -162,9 +177,9 @@ class _Work:
     Length: the places are looked through with one state: what was found, and which campaigns wait.
     """
 
-    def __init__(self, parts: EraseParts, person: ErasedPerson, address: str, *, dry_run: bool) -> None:
+    def __init__(self, parts: EraseParts, person: ErasedPerson, *, dry_run: bool) -> None:
         self._outside, self._parts, self._book = parts, parts.parts, parts.book
-        self._person, self._address, self._dry_run = person, address, dry_run
+        self._person, self._dry_run = person, dry_run
         self.found_last: Counter[str] = Counter()
         self.waits_for: list[str] = []
         self._waiting_campaigns: set[int] = set()
@@ -177,11 +192,11 @@ class _Work:
             f"the audience of campaign {one} is being frozen, perhaps from before the request"
             for one in book.being_frozen()
         ]
-        self._did("suppressions", book.suppress_again(person, self._address, dry_run=self._dry_run))
-        self._did("leads", book.delete_leads(person, self._address, dry_run=self._dry_run))
-        for key in self._listed(_MANIFESTS):
-            if is_eligible_key(key):
-                self._manifest(key)
+        self._did("suppressions", book.suppress_again(person, dry_run=self._dry_run))
+        self._did("leads", book.delete_leads(person, dry_run=self._dry_run))
+        for key in self._listed(MANIFESTS_PREFIX):
+            if (campaign_id := eligible_campaign(key)) is not None:
+                self._manifest(campaign_id, key)
         for prefix in _SEARCHED:
             wanted = (key for key in self._listed(prefix) if not is_eligible_key(key) and not self._waits(key))
             for keys in _some(wanted):
@@ -190,7 +205,7 @@ class _Work:
             self._did(f"rows of {table}", rows)
         for table, cells in self._outside.warehouse.erase(person, dry_run=self._dry_run).items():
             self._did(f"cells of {table}", cells, counts=not self._waiting_campaigns)
-        if any(self._is_named(key) for key in self._listed(_INBOX)):
+        if any(self._is_named(key) for key in self._listed(EVENT_INBOX_PREFIX)):
             self.waits_for.append("an event that names the person waits in the inbox to be staged")
 
     def finish_rewriting(self, objects: Sequence[RewrittenObject]) -> None:
@@ -222,8 +237,7 @@ class _Work:
 
     # --- manifests --------------------------------------------------------------------------------------------
 
-    def _manifest(self, key: str) -> None:
-        campaign_id = int(key.removeprefix(f"{_MANIFESTS}campaign=").partition("/")[0])
+    def _manifest(self, campaign_id: int, key: str) -> None:
         try:
             positions = named_rows(self._parts.store, key, self._person)
         except (FileNotFoundError, pa.ArrowException):
@@ -261,7 +275,9 @@ class _Work:
 
     def _is_named(self, key: str) -> bool:
         try:
-            return object_without(key.replace(_INBOX, "events/quarantine/"), self._get(key), self._person) is not None
+            # Nothing of a waiting body is left out, as in the quarantine.
+            as_kept = EVENT_QUARANTINE_PREFIX + key.removeprefix(EVENT_INBOX_PREFIX)
+            return object_without(as_kept, self._get(key), self._person) is not None
         except (pa.ArrowException, OSError):
             return False
 
@@ -269,7 +285,7 @@ class _Work:
         """A few objects together: what becomes of them is written down before the first is replaced."""
         rewritten: list[RewrittenObject] = []
         bodies: dict[str, bytes] = {}
-        staged: list[str] = []
+        staged: list[tuple[Manifest, int]] = []
         for key in keys:
             body = self._get(key)
             try:
@@ -280,13 +296,13 @@ class _Work:
                 continue
             if self._dry_run:
                 self._did("objects", 1)
-            elif self._can_be_staged_again(key):
-                staged.append(key)
+            elif chunk := self._chunk_to_stage_again(key):
+                staged.append(chunk)
             else:
                 bodies[key] = found.body
                 rewritten.append(RewrittenObject(key, _digest(body), _digest(found.body)))
-        for key in staged:
-            self._stage_again(key)
+        for manifest, chunk_index in staged:
+            self._stage_again(manifest, chunk_index)
         if not rewritten:
             return
         self._book.set_rewriting(self._person.pseudonym, rewritten)
@@ -305,21 +321,18 @@ class _Work:
             self._book.replace_content(objects)
         self._book.set_rewriting(self._person.pseudonym, ())
 
-    def _can_be_staged_again(self, key: str) -> bool:
-        """Whether the object follows from a ledger that is still in the database."""
-        found = kind_of_key(key)
-        if found is None or found[0] != "delivery" or found[1] is None:
-            return False
-        manifest = self._parts.manifests.find(found[1])
-        return manifest is not None and manifest.archived_at is None
+    def _chunk_to_stage_again(self, key: str) -> tuple[Manifest, int] | None:
+        """The chunk whose deliveries the object holds, where its ledger is still in the database."""
+        parts = delivery_parts(key)
+        manifest = None if parts is None else self._parts.manifests.find(parts[0])
+        if parts is None or manifest is None or manifest.archived_at is not None:
+            return None
+        return manifest, parts[1]
 
-    def _stage_again(self, key: str) -> None:
+    def _stage_again(self, manifest: Manifest, chunk_index: int) -> None:
         """Write a chunk's deliveries as the ledger has them: somebody else may be writing them, too."""
-        campaign_id = int(key.removeprefix("deliveries/campaign=").partition("/")[0])
-        chunk_index = int(key.rpartition("chunk-")[2].removesuffix(".parquet"))
-        manifest = self._parts.manifests.find(campaign_id)
-        assert manifest is not None
-        self._did("calls", self._book.scrub_receipts(campaign_id, [chunk_index], self._person, dry_run=False))
+        receipts = self._book.scrub_receipts(manifest.campaign_id, [chunk_index], self._person, dry_run=False)
+        self._did("calls", receipts)
         # What it holds may be newer than what was loaded, so the next load takes it in again; its rows replace the old.
         stage_chunk(self._parts, manifest, chunk_index, read_chunk(self._parts.store, manifest, chunk_index))
         self._did("objects", 1)

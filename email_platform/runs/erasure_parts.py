@@ -98,15 +98,15 @@ class ErasureBook(Protocol):
         """Forget the address."""
         ...
 
-    def delete_leads(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
+    def delete_leads(self, person: ErasedPerson, *, dry_run: bool) -> int:
         """Delete the leads with the address, where the table is ours."""
         ...
 
-    def foreign_leads(self, address: str) -> int:
+    def foreign_leads(self, person: ErasedPerson) -> int:
         """Leads with the address in a relation that is not ours."""
         ...
 
-    def suppress_again(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
+    def suppress_again(self, person: ErasedPerson, *, dry_run: bool) -> int:
         """Give suppressions of the address the pseudonym; how many there were."""
         ...
 

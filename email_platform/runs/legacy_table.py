@@ -6,13 +6,16 @@ Invariant: both sides compute the same fingerprint for the same rows, so equal f
 from __future__ import annotations
 
 import calendar
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 import pyarrow as pa
+
+from email_platform.errors import LegacySourceError
+from email_platform.settings import variable_of
 
 RANGE_IDS = 100_000
 """Old ids of one range: 0.3 s of reading on two cores, an object of 5 to 10 MB, at most 30 MB in memory."""
@@ -109,6 +112,38 @@ class Month:
 
     def __str__(self) -> str:
         return f"{self.year:04d}-{self.month:02d}"
+
+
+def require_known_columns(
+    place: str,
+    columns: Mapping[str, tuple[str, str]],
+    accepted: Mapping[pa.DataType, Collection[str]],
+    ignored: Collection[str],
+) -> None:
+    """Check that the old table has the columns that this import knows, and no others.
+
+    Args:
+        place: the table and where it is, without user and password.
+        columns: by name, the type's plain name and the type as the engine writes it.
+        accepted: by type of `SOURCE_SCHEMA`, the plain names that can be read as it.
+        ignored: columns that may stay behind.
+
+    Raises:
+        LegacySourceError: names every column that is unknown, missing or of another type.
+    """
+    unknown = sorted(columns.keys() - set(SOURCE_SCHEMA.names) - set(ignored))
+    missing = [name for name in SOURCE_SCHEMA.names if name not in columns]
+    known = [column for column in SOURCE_SCHEMA if column.name in columns]
+    problems = [
+        *(f"column {name} is unknown to the import" for name in unknown),
+        *(f"column {name} is missing" for name in missing),
+        *(f"{one.name} is {columns[one.name][1]}" for one in known if columns[one.name][0] not in accepted[one.type]),
+    ]
+    if problems:
+        raise LegacySourceError(
+            f"{place}: {'; '.join(problems)}. Nothing is dropped silently: name columns that may stay behind in "
+            f"{variable_of('legacy_ignored_columns')}, or extend the import"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,14 +24,22 @@ import pyarrow.parquet as pq
 
 from email_platform.domain.manifest import ManifestStore
 from email_platform.domain.ports import LoadOutcome, ObjectStore, StagedKind, StagedObject, Warehouse
-from email_platform.domain.storage_layout import excluded_key, is_eligible_key, kind_of_key
+from email_platform.domain.storage_layout import (
+    DELIVERIES_PREFIX,
+    EVENT_NORMALISED_PREFIX,
+    EVENT_QUARANTINE_PREFIX,
+    LEGACY_PREFIX,
+    MANIFESTS_PREFIX,
+    excluded_key,
+    is_eligible_key,
+    kind_of_key,
+)
 from email_platform.runs.legacy_table import NOTHING, Fingerprint
 from email_platform.staging.delivery_objects import StagingRegister
 from email_platform.staging.dimensions import DIMENSION_KINDS, DimensionName, snapshot_at_of
 
 BATCH_OBJECTS = 512
-_LOADED_PREFIXES = ("deliveries/", "manifests/", "events/normalised/", "legacy/")
-_QUARANTINE_PREFIX = "events/quarantine/"
+_LOADED_PREFIXES = (DELIVERIES_PREFIX, MANIFESTS_PREFIX, EVENT_NORMALISED_PREFIX, LEGACY_PREFIX)
 _FOUND_IN_QUARANTINE = "found in the bucket by a rebuild; each body in it carries its own reason"
 
 
@@ -154,7 +162,7 @@ def rebuild_warehouse(
             on_progress(work.done)
     for name in DIMENSION_KINDS:
         work.load_snapshots(name, lambda: on_progress(work.done))
-    for keys in _batches(info.key for info in store.list(_QUARANTINE_PREFIX)):
+    for keys in _batches(info.key for info in store.list(EVENT_QUARANTINE_PREFIX)):
         work.register_quarantined(keys)
     on_progress(work.done)
     missing = _missing(store, register, listed)

@@ -6,7 +6,7 @@ still one row group, and what was already loaded from it can be found by the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Any
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from email_platform.domain.erasure import ErasedPerson
 from email_platform.domain.ports import ObjectStore
+from email_platform.domain.storage_layout import EVENT_QUARANTINE_PREFIX, EVENT_RAW_PREFIX
 from email_platform.events.erased_events import NO_DETAILS, archived_without, body_without
 from email_platform.events.received import ReceivedBody, from_parquet, to_parquet
 
@@ -28,7 +29,6 @@ _OF_THE_PERSON: dict[str, str | None] = {
     "attributes": "{}",
     "details": NO_DETAILS,
 }
-RAW_PREFIX, QUARANTINE_PREFIX = "events/raw/", "events/quarantine/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def object_without(key: str, body: bytes, person: ErasedPerson) -> Rewritten | N
         text = body.decode("utf-8", "surrogateescape")
         without = person.without(text)
         return None if without == text else Rewritten(without.encode("utf-8", "surrogateescape"), 1)
-    if key.startswith((RAW_PREFIX, QUARANTINE_PREFIX)):
-        return _bodies_without(body, person, are_archived=key.startswith(RAW_PREFIX))
+    if key.startswith((EVENT_RAW_PREFIX, EVENT_QUARANTINE_PREFIX)):
+        return _bodies_without(body, person, are_archived=key.startswith(EVENT_RAW_PREFIX))
     target = BytesIO()
     rows = _rewrite(pq.ParquetFile(BytesIO(body)), target, person)
     return Rewritten(target.getvalue(), rows) if rows else None
@@ -133,14 +133,11 @@ def _rows_naming(table: pa.Table, name: str, person: ErasedPerson) -> dict[int, 
 
 
 def _bodies_without(content: bytes, person: ErasedPerson, *, are_archived: bool) -> Rewritten | None:
-    bodies = from_parquet(content)
-    kept = list(_kept(bodies, person, are_archived=are_archived))
-    changed = sum(1 for one in bodies if one not in kept)
+    kept: list[ReceivedBody] = []
+    changed = 0
+    for body in from_parquet(content):
+        after = archived_without(body, [person]) if are_archived else body_without(body, [person])
+        changed += after != body
+        if after is not None:
+            kept.append(after)
     return Rewritten(to_parquet(kept), changed) if changed else None
-
-
-def _kept(bodies: Sequence[ReceivedBody], person: ErasedPerson, *, are_archived: bool) -> Iterator[ReceivedBody]:
-    for body in bodies:
-        one = archived_without(body, [person]) if are_archived else body_without(body, [person])
-        if one is not None:
-            yield one

@@ -23,7 +23,9 @@ from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.domain.erasure import ErasedPerson
 from email_platform.domain.storage_layout import kind_of_key
+from email_platform.events.erased_events import NO_DETAILS
 from email_platform.runs.erasure_parts import RewrittenObject
+from email_platform.staging.erased_objects import ADDRESS_COLUMNS
 
 _Item = TypeVar("_Item")
 _CELLS_PER_MUTATION = 500
@@ -31,7 +33,6 @@ _UNLOGGED: Mapping[str, Any] = {"log_queries": 0}
 _MUTATION: Mapping[str, Any] = {**_UNLOGGED, "mutations_sync": 2}
 _TEXT_TYPES = ("String", "Nullable(String)", "LowCardinality(String)", "LowCardinality(Nullable(String))")
 _OUR_NAMES = ("source_object", "source_sha256")
-_NO_DETAILS = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class WarehousePerson:
             "settings log_queries = 0"
         )
         rows = self._warehouse.query(statement, {"needle": person.needle})
-        is_address = column.name in ("email", "recipient")
+        is_address = column.name in ADDRESS_COLUMNS
         return {
             int(digest): person.pseudonym if is_address else person.without(str(cell))
             for cell, digest in rows
@@ -134,7 +135,7 @@ class WarehousePerson:
         changed = f"transform({digest}, {hashes}, {_array(list(cells.values()))}, toString(ifNull({column.name}, '')))"
         updates = [f"{column.name} = cast({changed} as {column.type})"]
         if column.name == "recipient" and "details" in column.columns:  # the event is the person's
-            updates.append(f"details = if({digest} in {hashes}, {sql_literal(_NO_DETAILS)}, details)")
+            updates.append(f"details = if({digest} in {hashes}, {sql_literal(NO_DETAILS)}, details)")
         self._mutate(
             column.table, f"update {', '.join(updates)} where isNotNull({column.name}) and {digest} in {hashes}"
         )

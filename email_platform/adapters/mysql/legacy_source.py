@@ -35,6 +35,7 @@ from email_platform.runs.legacy_table import (
     Fingerprints,
     Month,
     SourceDescription,
+    require_known_columns,
 )
 from email_platform.settings import variable_of
 
@@ -157,24 +158,10 @@ class MysqlLegacySource:
                 f"{self._name} is {found.engine or 'a view'}: the import needs a table of InnoDB, which can be read as "
                 "of one moment without locking writers out; read from a replica where it is one"
             )
-        columns = found.columns
-        unknown = sorted(columns.keys() - set(SOURCE_SCHEMA.names) - self._ignored_columns)
-        missing = [name for name in SOURCE_SCHEMA.names if name not in columns]
-        wrong = [
-            f"{column.name} is {columns[column.name].full_type}"
-            for column in SOURCE_SCHEMA
-            if column.name in columns and columns[column.name].kind not in _ACCEPTED_TYPES[column.type]
-        ]
-        problems = [
-            *(f"column {name} is unknown to the import" for name in unknown),
-            *(f"column {name} is missing" for name in missing),
-            *wrong,
-        ]
-        if problems:
-            raise LegacySourceError(
-                f"{self._name} at {self._server.address}: {'; '.join(problems)}. Nothing is dropped silently: name "
-                f"columns that may stay behind in {variable_of('legacy_ignored_columns')}, or extend the import"
-            )
+        columns = {name: (column.kind, column.full_type) for name, column in found.columns.items()}
+        require_known_columns(
+            f"{self._name} at {self._server.address}", columns, _ACCEPTED_TYPES, self._ignored_columns
+        )
         for name in ("id", "created_at"):
             if name not in found.indexes:
                 raise LegacySourceError(

@@ -206,35 +206,35 @@ class PostgresErasures:
             self._update(connection, pseudonym, address=None, rewriting={}, waits_for=[], finished_at=func.now())
             return _read(connection, pseudonym)
 
-    def delete_leads(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
+    def delete_leads(self, person: ErasedPerson, *, dry_run: bool) -> int:
         """Delete the leads with the address, where the table is ours; reads the table once.
 
         By a function of the database (migration 0021): no role has a right to delete leads.
         """
         if not self._leads.is_ours:
             return 0
-        is_person = normalised_address_sql(lead.c.email) == normalised_address(address)
+        is_person = normalised_address_sql(lead.c.email) == person.address
         with oltp_transaction(self._engine) as connection:
             if dry_run:
                 return connection.execute(select(func.count()).where(is_person)).scalar_one()
             return int(connection.execute(select(func.erase_leads(person.pseudonym, type_=BigInteger))).scalar_one())
 
-    def foreign_leads(self, address: str) -> int:
+    def foreign_leads(self, person: ErasedPerson) -> int:
         """Leads with the address in a relation that is not ours, and which we only read."""
         if self._leads.is_ours:
             return 0
         source = self._leads.source(self._engine)
-        is_person = normalised_address_sql(source.c.email) == normalised_address(address)
+        is_person = normalised_address_sql(source.c.email) == person.address
         with oltp_transaction(self._engine) as connection:
             return connection.execute(select(func.count()).select_from(source).where(is_person)).scalar_one()
 
-    def suppress_again(self, person: ErasedPerson, address: str, *, dry_run: bool) -> int:
+    def suppress_again(self, person: ErasedPerson, *, dry_run: bool) -> int:
         """Suppressions that name the address, which get the pseudonym; returns how many."""
-        key = normalised_address(address)
         with oltp_transaction(self._engine) as connection:
             if dry_run:
-                return connection.execute(select(func.count()).where(suppression.c.address == key)).scalar_one()
-            return self._suppress(connection, key, person.pseudonym)
+                is_person = suppression.c.address == person.address
+                return connection.execute(select(func.count()).where(is_person)).scalar_one()
+            return self._suppress(connection, person.address, person.pseudonym)
 
     def scrub_tables(self, person: ErasedPerson, *, dry_run: bool) -> Mapping[str, int]:
         """Rows in which a text names the person, by table; the pseudonym is put there."""

@@ -37,12 +37,12 @@ from email_platform.runs.legacy_table import (
     Fingerprints,
     Month,
     SourceDescription,
+    require_known_columns,
 )
 from email_platform.settings import variable_of
 
 URL_VARIABLE = variable_of("legacy_url")
 TABLE_VARIABLE = variable_of("legacy_table")
-IGNORED_COLUMNS_VARIABLE = variable_of("legacy_ignored_columns")
 IDLE_TIMEOUT_SECONDS = 60.0  # an importer that hangs while a snapshot is open loses it
 _BATCH_BYTES = 8 << 20
 _TABLE_NAME = re.compile(r"(?:[A-Za-z_]\w*\.)?[A-Za-z_]\w*", re.ASCII)
@@ -140,7 +140,8 @@ class PostgresLegacySource:
             )
             if not columns:
                 raise LegacySourceError(f"{self._address} has no table {self._table!r}: set {TABLE_VARIABLE}")
-            self._require_known(columns)
+            known = {name: (kind, kind) for name, kind in columns.items()}
+            require_known_columns(f"{self._table} at {self._address}", known, _ACCEPTED_TYPES, self._ignored_columns)
             leading = {
                 row[0]
                 for row in _rows(
@@ -163,25 +164,6 @@ class PostgresLegacySource:
                 f"select pg_is_in_recovery(), (select min(created_at) from {self._table})",  # noqa: S608
             )
         return SourceDescription(self._address, self._table, is_replica, earliest)
-
-    def _require_known(self, columns: dict[str, str]) -> None:
-        unknown = sorted(columns.keys() - set(SOURCE_SCHEMA.names) - self._ignored_columns)
-        missing = [name for name in SOURCE_SCHEMA.names if name not in columns]
-        wrong = [
-            f"{column.name} is {columns[column.name]}"
-            for column in SOURCE_SCHEMA
-            if column.name in columns and columns[column.name] not in _ACCEPTED_TYPES[column.type]
-        ]
-        problems = [
-            *(f"column {name} is unknown to the import" for name in unknown),
-            *(f"column {name} is missing" for name in missing),
-            *wrong,
-        ]
-        if problems:
-            raise LegacySourceError(
-                f"{self._table} at {self._address}: {'; '.join(problems)}. Nothing is dropped silently: name "
-                f"columns that may stay behind in {IGNORED_COLUMNS_VARIABLE}, or extend the import"
-            )
 
     def fingerprints(self, start: datetime, end: datetime, *, with_checksums: bool) -> Fingerprints:
         """One statement over the index on created_at; see the Protocol."""
