@@ -35,6 +35,7 @@ from email_platform.adapters.object_store_rights import rights_beyond_the_bucket
 from email_platform.adapters.postgres.engine import CONNECT_TIMEOUT_SECONDS, check_connection
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.migrate import unapplied as unapplied_in_oltp
+from email_platform.adapters.postgres.people_relations import check_people
 from email_platform.adapters.postgres.roles import check_roles, role_files
 from email_platform.adapters.postgres.tables import sender as sender_table
 from email_platform.adapters.providers import ProviderAccount, build_provider
@@ -109,7 +110,8 @@ def _check_oltp(settings: Settings) -> str:
             ).one()
         address = f"{engine.url.host}:{engine.url.port}/{engine.url.database}"
         version, up_seconds = found
-        return f"{version} at {address}, schema up to date, up {duration_words(round(up_seconds))}"
+        theirs = "".join(f"; {one}" for one in check_people(engine, settings))
+        return f"{version} at {address}, schema up to date{theirs}, up {duration_words(round(up_seconds))}"
 
 
 def _check_roles(settings: Settings) -> str:

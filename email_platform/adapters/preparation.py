@@ -25,7 +25,7 @@ def prepare(settings: Settings, parts: Collection[PartName] = PART_NAMES) -> Non
     if "s3" in parts and settings.s3_endpoint_url is not None:  # on AWS itself the bucket is the operator's
         open_store(settings).create_bucket()
     if "postgres" in parts:
-        upgrade_oltp(settings.postgres_url.get_secret_value())
+        upgrade_oltp(settings.postgres_url.get_secret_value(), settings)
     if "clickhouse" in parts:
         upgrade_warehouse(settings.clickhouse_url.get_secret_value(), production_form(settings))
 

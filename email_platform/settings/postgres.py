@@ -29,6 +29,8 @@ class PostgresSettings(BaseModel):
         postgres_port: of the embedded server.
         lead_relation: a table or view of `postgres_url`'s database that has the leads, as it stands in SQL
             (``app.customer``); it is only read. Empty: our own table ``lead``.
+        user_relation, sender_relation: likewise for the users and senders (docs/adopting.md); `email-platform migrate`
+            has the database read them in the place of ``app_user`` and ``sender``.
         lead_attributes: columns of `lead_relation` that become attributes, separated by commas; ``name.*`` for the
             keys of a jsonb column. A jsonb column ``attributes`` needs no mention.
     """
@@ -38,6 +40,8 @@ class PostgresSettings(BaseModel):
     postgres_port: Port = 15432
     lead_relation: str = ""
     lead_attributes: str = ""
+    user_relation: str = ""
+    sender_relation: str = ""
 
     @model_validator(mode="before")
     @classmethod

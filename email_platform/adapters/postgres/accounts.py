@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Row, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_nothing
 
 from email_platform.adapters.postgres.audience import normalised_address_sql
+from email_platform.adapters.postgres.people_relations import SENDERS, USERS, require_own
 from email_platform.adapters.postgres.tables import app_user, campaign, sender
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.domain.addresses import normalised_address
@@ -126,6 +127,7 @@ def add_user(connection: Connection, email: str, name: str) -> User:
     Raises:
         CommandRefusedError: there is one with this address.
     """
+    require_own(connection, USERS)
     statement = (
         insert_or_nothing(app_user)
         .values(email=email, name=name)
@@ -144,6 +146,7 @@ def add_sender(connection: Connection, new: NewSender) -> OwnedSender:
     Raises:
         CommandRefusedError: there is no such user, or the same sender exists.
     """
+    require_own(connection, SENDERS)
     owner_id: int | None = connection.execute(
         select(app_user.c.id).where(app_user.c.email == new.owner_email)
     ).scalar_one_or_none()

@@ -28,7 +28,8 @@ from sqlalchemy.exc import DBAPIError
 
 from email_platform.adapters.postgres.audience import PostgresAudienceSource
 from email_platform.adapters.postgres.condition_sql import attribute_json, compared_value, where_clause
-from email_platform.adapters.postgres.lead_relation import FoundRelation, LeadRelation
+from email_platform.adapters.postgres.foreign_relation import FoundRelation
+from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.audience.condition_answers import described
 from email_platform.audience.conditions import AllOf, Comparison, Condition, parse_condition

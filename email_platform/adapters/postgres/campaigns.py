@@ -289,7 +289,7 @@ class PostgresCampaignStore:
             sender.c.provider,
             sender.c.provider_account,
             sender.c.owner_id.label("sender_owner_id"),
-        ).join(sender, sender.c.id == campaign.c.sender_id)
+        ).outerjoin(sender, sender.c.id == campaign.c.sender_id)
 
     def _read(self, connection: Connection, campaign_id: int) -> Campaign:
         row = connection.execute(self._campaigns().where(campaign.c.id == campaign_id)).one_or_none()
@@ -305,12 +305,12 @@ class PostgresCampaignStore:
             name=row.name,
             sender=Sender(
                 sender_id=row.sender_id,
-                owner_id=row.sender_owner_id,
-                from_address=row.from_address,
-                from_name=row.from_name,
+                owner_id=row.owner_id if row.sender_owner_id is None else row.sender_owner_id,
+                from_address=row.from_address or "",
+                from_name=row.from_name or "",
                 reply_to=row.reply_to,
-                provider=row.provider,
-                provider_account=row.provider_account,
+                provider=row.provider or "",
+                provider_account=row.provider_account or "",
             ),
             content=CampaignContent(
                 row.subject_template, row.html_template, row.text_template, row.mjml, row.inline_css
@@ -343,6 +343,10 @@ def _ordinary(moment: ColumnElement[Any]) -> ColumnElement[Any]:
 def _problem(row: Row[Any]) -> str | None:
     """The unreadable values that decide whom the campaign mails and when; None where all can be read."""
     problems = []
+    if row.sender_owner_id is None:
+        problems.append(f"its sender {row.sender_id} is not there: add it, or give the campaign another one")
+    elif not row.from_address:
+        problems.append(f"its sender {row.sender_id} has no address: give it one")
     if isinstance(row.condition, Unreadable):
         problems.append(f"its condition {row.condition.reason}: write one that docs/conditions.md allows")
     if is_odd_time(row.scheduled_at):

@@ -16,6 +16,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select
 
 from email_platform.adapters.postgres.engine import check_connection, create_oltp_engine
+from email_platform.adapters.postgres.people_relations import is_in_place, put_own_back, put_theirs
+from email_platform.settings import Settings
 
 MIGRATIONS_FOLDER = Path(__file__).parent / "migrations"
 
@@ -29,7 +31,7 @@ MIGRATION_OPTIONS: dict[str, Any] = {
 _LOCK_KEY = 0x656D61696C  # "email"; any fixed number that no other user of the database takes
 
 
-def upgrade_to_head(url: str) -> None:
+def upgrade_to_head(url: str, settings: Settings | None = None) -> None:
     """Apply every revision that the database lacks; does nothing where it is at head.
 
     Needs no alembic.ini. Takes one transaction under an advisory lock, so a revision cannot create an index
@@ -37,9 +39,10 @@ def upgrade_to_head(url: str) -> None:
 
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``.
+        settings: name the users and senders of somebody else's that take the place of our tables; None: ours.
 
     Raises:
-        ConfigurationError: PostgreSQL refuses the user, password or database.
+        ConfigurationError: PostgreSQL refuses the user, password or database; or such users or senders cannot be read.
         PartUnavailableError: nothing answers at the address.
     """
     engine = create_oltp_engine(url)
@@ -48,7 +51,12 @@ def upgrade_to_head(url: str) -> None:
         with engine.begin() as connection:
             # Waits for another process's migration; let go with the transaction, also when this process dies.
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK_KEY)))
+            if settings is None or (unapplied(connection) == 0 and is_in_place(connection, settings)):
+                command.upgrade(migration_config(connection), "head")
+                return
+            put_own_back(connection)  # the revisions know tables
             command.upgrade(migration_config(connection), "head")
+            put_theirs(connection, settings)
     finally:
         engine.dispose()
 

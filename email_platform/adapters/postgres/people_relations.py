@@ -1,0 +1,304 @@
+"""Users and senders of somebody else's: a view takes the place of our table, so that everything reads theirs.
+
+Invariant: of ``app_user`` and ``sender`` each is either our table, with its foreign keys, or a view over the relation
+that a setting names, without them; which one is decided by `migrate` alone, in one transaction with the migrations.
+
+Our table is kept beside its view as ``own_app_user`` or ``own_sender``, and comes back when the setting is taken away.
+
+A foreign key cannot refer to a view. What it forbade is looked for where it matters: a campaign whose sender is not
+there fails with that reason, and no other does. A campaign whose audience is frozen goes on with the sender that was
+frozen with it.
+
+| relation | column | types | without it |
+| --- | --- | --- | --- |
+| users | ``id`` | smallint, integer, bigint | refused |
+| | ``email`` | text | refused |
+| | ``created_at`` | timestamptz, timestamp, date | refused |
+| | ``name`` | text | the address |
+| senders | ``id``, ``owner_id`` | smallint, integer, bigint | refused |
+| | ``from_address`` | text | refused |
+| | ``provider`` | text | refused |
+| | ``created_at`` | timestamptz, timestamp, date | refused |
+| | ``from_name`` | text | the address |
+| | ``reply_to`` | text | null |
+| | ``provider_account`` | text | ``default`` |
+
+A row without an id (or a sender without an owner) is not there. Of rows with one id any one counts. A text that is null
+is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, text
+
+from email_platform.adapters.postgres.foreign_relation import (
+    TEXTS,
+    TIMES,
+    FoundRelation,
+    bindless,
+    expression,
+    find_relation,
+    judged,
+    quoted,
+)
+from email_platform.adapters.postgres.tables import metadata
+from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.errors import CommandRefusedError, ConfigurationError
+from email_platform.settings import Settings
+
+_IDS = ("int2", "int4", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What stands in for one of our tables.
+
+    Attributes:
+        table: ours.
+        rows: what its rows are.
+        variable: the setting that names the relation.
+        types: of each column.
+        defaults: in SQL, over the columns that are there, for those that may be missing.
+        keys: columns without which a row is not there.
+    """
+
+    table: str
+    rows: str
+    variable: str
+    types: Mapping[str, Sequence[str]]
+    defaults: Mapping[str, str]
+    keys: tuple[str, ...]
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The columns that must be there."""
+        return tuple(name for name in self.types if name not in self.defaults)
+
+
+USERS = Wanted(
+    "app_user",
+    "users",
+    "EMAIL_PLATFORM_USER_RELATION",
+    {"id": _IDS, "email": TEXTS, "name": TEXTS, "created_at": TIMES},
+    {"name": "email"},
+    ("id",),
+)
+SENDERS = Wanted(
+    "sender",
+    "senders",
+    "EMAIL_PLATFORM_SENDER_RELATION",
+    {
+        "id": _IDS,
+        "owner_id": _IDS,
+        "from_address": TEXTS,
+        "from_name": TEXTS,
+        "reply_to": TEXTS,
+        "provider": TEXTS,
+        "provider_account": TEXTS,
+        "created_at": TIMES,
+    },
+    {"from_name": "from_address", "reply_to": "cast(null as text)", "provider_account": "'default'"},
+    ("id", "owner_id"),
+)
+_ALL = (USERS, SENDERS)
+_NULLABLE = "reply_to"
+_IS_VIEW = text("select relkind = 'v' from pg_class where oid = to_regclass(:name)")
+_COMMENT = text("select obj_description(to_regclass(:name), 'pg_class')")
+_UNIQUE_ID = text(
+    """
+    select exists (
+        select from pg_index as index
+        inner join pg_attribute as attribute on attribute.attrelid = index.indrelid
+            and attribute.attnum = index.indkey[0]
+        where index.indrelid = to_regclass(:name) and index.indisunique and index.indisvalid and index.indpred is null
+            and index.indnkeyatts = 1 and attribute.attname = 'id'
+    )
+    """
+)
+_REFERENCES = text(
+    "select cast(cast(conrelid as regclass) as text), conname from pg_constraint "
+    "where contype = 'f' and confrelid = to_regclass(:name)"
+)
+_READERS = text(
+    """
+    select cast(grantee as regrole)::text as role, null as column from pg_class, aclexplode(relacl) as granted
+    where pg_class.oid = to_regclass(:name) and privilege_type = 'SELECT' and grantee not in (0, relowner)
+    union all
+    select cast(grantee as regrole)::text, attname
+    from pg_attribute
+    inner join pg_class on pg_class.oid = attrelid
+    cross join lateral aclexplode(attacl) as granted
+    where attrelid = to_regclass(:name) and privilege_type = 'SELECT' and grantee not in (0, relowner)
+    """
+)
+
+
+def relation_name(settings: Settings, wanted: Wanted) -> str:
+    """The relation of the settings; empty: our own table."""
+    return settings.user_relation if wanted is USERS else settings.sender_relation
+
+
+def look_up_people(connection: Connection, wanted: Wanted, name: str) -> FoundRelation:
+    """The relation as it is now, also where it cannot be used.
+
+    Raises:
+        ConfigurationError: our user sees no such relation.
+    """
+    row, columns = find_relation(connection, wanted.variable, name)
+    found = tuple(judged(wanted.types, wanted.required, columns))
+    there = {one.name for one in found if one.type is not None and one.problem is None}
+    expressions: dict[str, str] = {}
+    for column in (name for name in wanted.types if name in there):
+        types = wanted.types[column]
+        read = expression(types, columns[column])
+        if types is _IDS:
+            read = f"cast({read} as bigint)"
+        if types is TIMES:
+            read = f"coalesce({read}, timestamptz '-infinity')"
+        if types is TEXTS and column != _NULLABLE:
+            read = f"coalesce({read}, '')"
+        expressions[column] = read
+    is_table = row.relkind in ("r", "p")
+    return FoundRelation(f"{quoted(row.nspname)}.{quoted(row.relname)}", is_table, found, expressions)
+
+
+def require_own(connection: Connection, wanted: Wanted) -> None:
+    """Before a row is added.
+
+    Raises:
+        CommandRefusedError: the rows belong to somebody else.
+    """
+    if named := _named(connection, wanted):
+        raise CommandRefusedError(
+            f"{wanted.rows} are in {named} ({wanted.variable}), which is only read: add them there"
+        )
+
+
+def check_people(engine: Engine, settings: Settings) -> Sequence[str]:
+    """What the database has in the place of our tables, a sentence each; nothing where both are ours.
+
+    Raises:
+        ConfigurationError: it is not what the settings say, or cannot be read.
+        PartUnavailableError: PostgreSQL is away.
+    """
+    shown = []
+    with oltp_transaction(engine) as connection:
+        for wanted in _ALL:
+            name = relation_name(settings, wanted)
+            if name != _named(connection, wanted):
+                raise ConfigurationError(
+                    f"{wanted.variable} is {name or 'not set'}, and the database does not read {wanted.rows} from "
+                    f"{name or 'our own table'} yet: run `email-platform migrate`"
+                )
+            if name:
+                found = look_up_people(connection, wanted, name)
+                _require_usable(wanted, name, found)
+                shown.append(f"{wanted.rows} in {found.name}, which is only read")
+    return shown
+
+
+def is_in_place(connection: Connection, settings: Settings) -> bool:
+    """Whether tables and views are as the settings say, so that nothing is to be changed.
+
+    Raises:
+        ConfigurationError: a relation is not there or cannot be used.
+    """
+    return all(
+        _view(connection, wanted, relation_name(settings, wanted))
+        == connection.execute(_COMMENT, {"name": wanted.table}).scalar()
+        if relation_name(settings, wanted)
+        else not _is_view(connection, wanted.table)
+        for wanted in _ALL
+    )
+
+
+def put_own_back(connection: Connection) -> None:
+    """Have our tables in their places, as the migrations know them; what refers to a missing row is left as it is."""
+    gone = [wanted.table for wanted in _ALL if _is_view(connection, wanted.table)]
+    for table in gone:
+        connection.exec_driver_sql(f"drop view {table}")
+        connection.exec_driver_sql(f"alter table own_{table} rename to {table}")
+    for statement in _references_to(connection, gone):
+        connection.exec_driver_sql(statement)
+
+
+def put_theirs(connection: Connection, settings: Settings) -> None:
+    """Have views take the place of those of our tables for which the settings name a relation.
+
+    Raises:
+        ConfigurationError: it is not there or cannot be used; roll back then.
+    """
+    for wanted in _ALL:
+        name = relation_name(settings, wanted)
+        if not name:
+            continue
+        comment = _view(connection, wanted, name)
+        readers = connection.execute(_READERS, {"name": wanted.table}).all()
+        for table, constraint in connection.execute(_REFERENCES, {"name": wanted.table}).all():
+            connection.exec_driver_sql(f"alter table {table} drop constraint {quoted(str(constraint))}")
+        connection.exec_driver_sql(f"alter table {wanted.table} rename to own_{wanted.table}")
+        statement = comment.partition("\n")[2]
+        connection.execute(text(f"create view {wanted.table} as {bindless(statement)}"))
+        literal = comment.replace("'", "''")
+        connection.execute(text(f"comment on view {wanted.table} is '{bindless(literal)}'"))
+        for role, column in readers:
+            of_column = "" if column is None else f" ({quoted(str(column))})"
+            connection.exec_driver_sql(f"grant select{of_column} on {wanted.table} to {role}")
+
+
+def _view(connection: Connection, wanted: Wanted, name: str) -> str:
+    """The relation's name, and below it the statement of the view over it; both are kept as the view's comment.
+
+    Raises:
+        ConfigurationError: it is not there or cannot be used.
+    """
+    found = look_up_people(connection, wanted, name)
+    _require_usable(wanted, name, found)
+    return f"{name}\n{_select(connection, wanted, found)}"
+
+
+def _named(connection: Connection, wanted: Wanted) -> str:
+    """The relation that the view in the place of our table reads; empty where our table is there."""
+    if not _is_view(connection, wanted.table):
+        return ""
+    comment = connection.execute(_COMMENT, {"name": wanted.table}).scalar()
+    return str(comment or "a view without a comment").partition("\n")[0]
+
+
+def _select(connection: Connection, wanted: Wanted, found: FoundRelation) -> str:
+    inner = ", ".join(f"{sql} as {quoted(name)}" for name, sql in found.expressions.items())
+    outer = ", ".join(
+        quoted(name) if name in found.expressions else f"{wanted.defaults[name]} as {quoted(name)}"
+        for name in wanted.types
+    )
+    keys = " and ".join(f"{quoted(name)} is not null" for name in wanted.keys)
+    is_unique = bool(connection.execute(_UNIQUE_ID, {"name": found.name}).scalar())
+    once = "" if is_unique else "distinct on (id) "
+    return f"select {once}{outer} from (select {inner} from {found.name} where {keys}) as theirs"  # noqa: S608
+
+
+def _require_usable(wanted: Wanted, name: str, found: FoundRelation) -> None:
+    if found.problems:
+        raise ConfigurationError(
+            f"{wanted.variable}={name} cannot be read as {wanted.rows}: {'; '.join(found.problems)}"
+        )
+
+
+def _is_view(connection: Connection, name: str) -> bool:
+    return bool(connection.execute(_IS_VIEW, {"name": name}).scalar())
+
+
+def _references_to(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
+    """What makes the foreign keys to these tables again, not asked of the rows that are there."""
+    for table in metadata.sorted_tables:
+        for one in table.foreign_key_constraints:
+            if one.referred_table.name in tables:
+                name = connection.dialect.identifier_preparer.format_constraint(one)
+                (column,), (element,) = one.columns, one.elements
+                yield (
+                    f"alter table {table.name} add constraint {name} foreign key ({column.name}) "
+                    f"references {one.referred_table.name} ({element.column.name}) not valid"
+                )
