@@ -49,23 +49,29 @@ def check(
 ) -> None:
     """Check where your leads are: the columns, the ids, the indexes that are missing, and how many an audience has.
 
-    That is EMAIL_PLATFORM_LEAD_RELATION, or else the MySQL or MariaDB of EMAIL_PLATFORM_LEAD_SOURCE_URL. Only reads.
-    Exit code 1 where it cannot be used.
+    That is EMAIL_PLATFORM_LEAD_RELATION, or else the MySQL or MariaDB of EMAIL_PLATFORM_LEAD_SOURCE_URL; and the
+    columns of EMAIL_PLATFORM_USER_RELATION and EMAIL_PLATFORM_SENDER_RELATION. Only reads. Exit code 1 where one
+    cannot be used.
     """
     from email_platform.adapters.postgres.lead_relation import LeadRelation
 
     settings = Settings.load()
     raw_condition = None if condition is None else _json_of(condition)
+    people = _check_people(settings, as_json)
+    usable = all(one["usable"] for one in people.values())
+    document: dict[str, Any] = {}
     if not LeadRelation.from_settings(settings).is_ours:
-        usable = _check_relation(settings, raw_condition, as_json)
+        document = _check_relation(settings, raw_condition, as_json)
     elif settings.lead_source_url is not None:
-        usable = _check_source(settings, raw_condition, as_json)
-    else:
+        document = _check_source(settings, raw_condition, as_json)
+    elif not people or raw_condition is not None:
         raise CommandRefusedError(
             "leads are in our own table: set EMAIL_PLATFORM_LEAD_RELATION to the table or view that has yours, or "
             "EMAIL_PLATFORM_LEAD_SOURCE_URL to the MySQL or MariaDB where they are"
         )
-    if not usable:
+    if as_json:
+        print_json({**document, **people})
+    if not usable or not document.get("usable", True):
         raise typer.Exit(ExitCode.REFUSED)
 
 
@@ -110,7 +116,29 @@ def shadow(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def _check_source(settings: Settings, raw_condition: object | None, as_json: bool) -> bool:
+def _check_people(settings: Settings, as_json: bool) -> dict[str, dict[str, Any]]:
+    """The columns of users and senders that are somebody else's."""
+    from email_platform.adapters.assembly import open_oltp
+    from email_platform.adapters.postgres.people_relations import look_up_theirs
+
+    with open_oltp(settings) as engine:
+        theirs = look_up_theirs(engine, settings)
+    documents: dict[str, dict[str, Any]] = {}
+    for rows, found in theirs.items():
+        columns = [
+            {"name": one.name, "type": one.type, "used_for": one.used_for, "problem": one.problem}
+            for one in found.columns
+        ]
+        documents[rows] = {"relation": found.name, "usable": not found.problems, "columns": columns}
+        if not as_json:
+            say(f"{rows}: {found.name}")
+            show_rows(_COLUMNS, columns, as_json=False, nothing="no columns")
+            if found.problems:
+                say(f"it cannot be used as {rows} yet", style="red")
+    return documents
+
+
+def _check_source(settings: Settings, raw_condition: object | None, as_json: bool) -> dict[str, Any]:
     from email_platform.adapters.assembly import open_oltp
     from email_platform.adapters.mysql.lead_source import MysqlLeadSource
     from email_platform.adapters.postgres.audience import PostgresAudienceSource
@@ -131,20 +159,18 @@ def _check_source(settings: Settings, raw_condition: object | None, as_json: boo
     if raw_condition is not None:
         with open_oltp(settings) as engine:
             estimated = PostgresAudienceSource(engine, None).estimate_rows(raw_condition)
+    document = {
+        "source": source.name,
+        "usable": usable,
+        "columns": columns,
+        "indexes": indexes,
+        "estimated_source_rows": found.table.estimated_rows,
+        "rows_without_time_of_change": timeless,
+        "rows_without_usable_key": keyless,
+        "estimated_rows": estimated,
+    }
     if as_json:
-        print_json(
-            {
-                "source": source.name,
-                "usable": usable,
-                "columns": columns,
-                "indexes": indexes,
-                "estimated_source_rows": found.table.estimated_rows,
-                "rows_without_time_of_change": timeless,
-                "rows_without_usable_key": keyless,
-                "estimated_rows": estimated,
-            }
-        )
-        return usable
+        return document
     say(source.name)
     show_rows(_COLUMNS, columns, as_json=False, nothing="no columns")
     for one in indexes:
@@ -160,7 +186,7 @@ def _check_source(settings: Settings, raw_condition: object | None, as_json: boo
             say(f"    {visible(str(one['proposal']))}")
     if found.problems:
         say("it cannot be used as the leads' source yet", style="red")
-        return usable
+        return document
     if found.table.estimated_rows is not None:
         say(f"about {found.table.estimated_rows:,} rows")
     if timeless:
@@ -169,10 +195,10 @@ def _check_source(settings: Settings, raw_condition: object | None, as_json: boo
         say(f"{keyless:,} rows have a key below 0 or above 2^63 - 1: they are not read", style="red")
     if estimated is not None:
         say(f"about {estimated:,} of the leads that are here already meet the condition")
-    return usable
+    return document
 
 
-def _check_relation(settings: Settings, raw_condition: object | None, as_json: bool) -> bool:
+def _check_relation(settings: Settings, raw_condition: object | None, as_json: bool) -> dict[str, Any]:
     from email_platform.adapters.assembly import open_oltp
     from email_platform.adapters.postgres.adoption import check_adoption
     from email_platform.adapters.postgres.lead_relation import LeadRelation
@@ -185,23 +211,19 @@ def _check_relation(settings: Settings, raw_condition: object | None, as_json: b
     ]
     indexes = [{"question": one.question, "served": one.served, "proposal": one.proposal} for one in found.indexes]
     usable = not found.relation.problems and not any(found.bad_ids or ())
-    if as_json:
-        audience = found.audience
-        print_json(
-            {
-                "relation": found.relation.name,
-                "usable": usable,
-                "columns": columns,
-                "rows_without_id": found.bad_ids and found.bad_ids[0],
-                "rows_with_an_id_of_another": found.bad_ids and found.bad_ids[1],
-                "indexes": indexes,
-                "estimated_rows": audience and audience.estimated_rows,
-                "counted_rows": audience and audience.counted_rows,
-            }
-        )
-    else:
+    audience = found.audience
+    if not as_json:
         _show(found, columns)
-    return usable
+    return {
+        "relation": found.relation.name,
+        "usable": usable,
+        "columns": columns,
+        "rows_without_id": found.bad_ids and found.bad_ids[0],
+        "rows_with_an_id_of_another": found.bad_ids and found.bad_ids[1],
+        "indexes": indexes,
+        "estimated_rows": audience and audience.estimated_rows,
+        "counted_rows": audience and audience.counted_rows,
+    }
 
 
 def _show(found: Any, columns: list[dict[str, Any]]) -> None:

@@ -200,6 +200,21 @@ def check_people(engine: Engine, settings: Settings) -> Sequence[str]:
     return shown
 
 
+def look_up_theirs(engine: Engine, settings: Settings) -> Mapping[str, FoundRelation]:
+    """Users and senders of the settings as they are now, by what they are, also where they cannot be used.
+
+    Raises:
+        ConfigurationError: our user sees no such relation.
+        PartUnavailableError: PostgreSQL is away.
+    """
+    with oltp_transaction(engine) as connection:
+        return {
+            wanted.rows: look_up_people(connection, wanted, name)
+            for wanted in _ALL
+            if (name := relation_name(settings, wanted))
+        }
+
+
 def is_in_place(connection: Connection, settings: Settings) -> bool:
     """Whether tables and views are as the settings say, so that nothing is to be changed.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, make_url, text
+from typer.testing import CliRunner
 
 from email_platform.adapters.assembly import open_parts
 from email_platform.adapters.part_checks import check_parts
@@ -18,6 +20,7 @@ from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.adapters.postgres.migrate import unapplied, upgrade_to_head
 from email_platform.adapters.postgres.pages import PostgresPages
 from email_platform.adapters.postgres.people_relations import check_people
+from email_platform.cli.app import app
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import CommandRefusedError, ConfigurationError
 from email_platform.events.suppression import SuppressionRequest
@@ -154,6 +157,22 @@ def test_everything_that_lists_people_lists_theirs_and_adding_is_refused(theirs:
             accounts.add_sender(NewSender("ann@crm.example", "b@crm.example", "B"))
     (shown,) = [one for one in check_parts(settings, {}) if one.part == "PostgreSQL"]
     assert 'senders in "crm"."senders", which is only read' in shown.says, shown
+
+
+def test_adopt_check_shows_their_columns_before_anything_is_changed(
+    theirs: tuple[Settings, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, owner = theirs
+    wrong = settings.model_copy(update={"user_relation": "crm.wrong"})
+    for name, value in wrong.variables().items():
+        monkeypatch.setenv(name, value)
+    shown = CliRunner().invoke(app, ["adopt", "check", "--json"])
+    document = json.loads(shown.output)
+    assert (shown.exit_code, document["users"]["usable"], document["senders"]["usable"]) == (1, False, True)
+    (provider,) = [one for one in document["senders"]["columns"] if one["name"] == "provider"]
+    assert (provider["type"], provider["problem"]) == ("text", None)
+    with owner.connect() as connection:
+        assert connection.execute(text("select relkind from pg_class where relname = 'sender'")).scalar_one() == "r"
 
 
 def test_who_could_read_our_tables_reads_theirs_and_no_more_columns(theirs: tuple[Settings, Engine]) -> None:
