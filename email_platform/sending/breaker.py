@@ -15,8 +15,9 @@ from email_platform.errors import (
     ProviderDownError,
     TooManyRejectedError,
 )
-from email_platform.sending.ledger import OWN_REFUSALS, AnswerCounts, CallReceipt
+from email_platform.sending.ledger import OWN_REFUSALS, AnswerCounts
 from email_platform.sending.policy import RejectionLimits
+from email_platform.sending.receipt import CallReceipt
 
 
 class DeferralBreaker:

@@ -28,11 +28,11 @@ from email_platform.sending.ledger import (
     OPEN_STATES,
     CallIntent,
     CallOutcome,
-    CallReceipt,
     CallRecord,
     Proof,
     UnknownDecision,
 )
+from email_platform.sending.receipt import CallReceipt
 from email_platform.sending.recipients import in_doubt
 
 

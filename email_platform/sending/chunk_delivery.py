@@ -40,12 +40,13 @@ from email_platform.sending.call_outcome import Verdict, judge_answer, judge_fai
 from email_platform.sending.call_queue import Attempt, CallQueue
 from email_platform.sending.call_writing import CallSize, CallWriter, Mailing, WrittenCalls
 from email_platform.sending.chunk_plan import ChunkPlan
-from email_platform.sending.ledger import CallIntent, CallLedger, CallOutcome, CallReceipt, CallRecord, Lease
+from email_platform.sending.ledger import CallIntent, CallLedger, CallOutcome, CallRecord, Lease
 from email_platform.sending.ledger_session import ChunkWork, LedgerSession
 from email_platform.sending.planned_call import Rewrite
 from email_platform.sending.policy import DeliveryPolicy, RepeatRule
 from email_platform.sending.progress import ChunkProgress
 from email_platform.sending.rate_limit import RateLimiter, Unlimited
+from email_platform.sending.receipt import CallReceipt
 from email_platform.sending.recipients import deferred_for_themselves
 from email_platform.sending.runtime import Runtime
 

@@ -26,9 +26,10 @@ from email_platform.domain.identity import call_id
 from email_platform.domain.manifest import Manifest
 from email_platform.domain.ports import RecipientResult
 from email_platform.sending.call_outcome import CallHistory, after_intent, no_answer, refused_by_us
-from email_platform.sending.ledger import FINAL_STATES, CallIntent, CallOutcome, CallReceipt, CallRecord, Follows
+from email_platform.sending.ledger import FINAL_STATES, CallIntent, CallOutcome, CallRecord, Follows
 from email_platform.sending.planned_call import PlannedCall, PlanStart, Rewrite
 from email_platform.sending.progress import ChunkProgress
+from email_platform.sending.receipt import CallReceipt
 from email_platform.sending.recipients import deferrals, deferred_recipients
 
 NO_BODY = sha256(b"").digest()  # of a call that is not made

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from email_platform.domain.ports import RecipientResult
-from email_platform.sending.ledger import CallReceipt, CallRecord, Proof
+from email_platform.sending.ledger import CallRecord, Proof
+from email_platform.sending.receipt import CallReceipt
 
 
 def known_so_far(record: CallRecord) -> CallReceipt:

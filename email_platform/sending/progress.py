@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from email_platform.domain.manifest import Manifest
-from email_platform.sending.ledger import CallReceipt, CallRecord, CallState
+from email_platform.sending.ledger import CallRecord, CallState
+from email_platform.sending.receipt import CallReceipt
 from email_platform.sending.recipients import deferred_recipients
 
 

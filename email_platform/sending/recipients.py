@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from email_platform.domain.ports import RecipientResult
-from email_platform.sending.ledger import CONTENT_ERROR_CODE, SUPPRESSED_CODE, CallReceipt, CallRecord
+from email_platform.sending.ledger import CONTENT_ERROR_CODE, SUPPRESSED_CODE, CallRecord
+from email_platform.sending.receipt import CallReceipt
 
 
 def left_out_result(reason: str) -> RecipientResult:

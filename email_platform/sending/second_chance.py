@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from email_platform.domain.ports import RecipientResult
-from email_platform.sending.ledger import DEFERRED_CODE_PREFIX, SUPPRESSED_CODE, CallReceipt, CallRecord
+from email_platform.sending.ledger import DEFERRED_CODE_PREFIX, SUPPRESSED_CODE, CallRecord
+from email_platform.sending.receipt import CallReceipt
 from email_platform.sending.recipients import deferred_recipients
 
 

@@ -20,11 +20,11 @@ from email_platform.sending.ledger import (
     AnswerCounts,
     CallIntent,
     CallOutcome,
-    CallReceipt,
     CallRecord,
     CampaignTotals,
     Lease,
 )
+from email_platform.sending.receipt import CallReceipt
 
 # One constant statement each, whatever the number of rows, so that none is compiled for each number of them.
 _RECORD_OUTCOMES = text(

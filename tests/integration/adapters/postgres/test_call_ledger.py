@@ -30,11 +30,11 @@ from email_platform.sending.ledger import (
     CallIntent,
     CallLedger,
     CallOutcome,
-    CallReceipt,
     Lease,
     Proof,
     UnknownDecision,
 )
+from email_platform.sending.receipt import CallReceipt
 from email_platform.sending.recipients import deferrals, deferred_recipients
 from email_platform.settings import Settings
 from tests.fakes.call_ledger import InMemoryCallLedger
