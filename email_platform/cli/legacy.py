@@ -7,6 +7,7 @@ a whole old system only where none of its tables is yet. The import itself is a 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from datetime import UTC, date, datetime
@@ -72,7 +73,7 @@ def system(
     first_month: Annotated[
         datetime, typer.Option(formats=["%Y-%m"], help="The month in which it began to send.")
     ] = datetime(2025, 1, 1, tzinfo=UTC),
-    months: Annotated[int, typer.Option(help="For how many months it has been sending.", min=1, max=240)] = 18,
+    months: Annotated[int, typer.Option(help="For how many months it has been sending.", min=1, max=240)] = 6,
     campaigns_per_month: Annotated[int, typer.Option(help="How often it sends.", min=1, max=60)] = 2,
     seed: Annotated[int, typer.Option(help="Names the rows; another seed makes others.", min=0)] = 1,
 ) -> None:
@@ -87,4 +88,4 @@ def system(
     old = OldSystem(customers, date(first_month.year, first_month.month, 1), months, campaigns_per_month, seed)
     write_old_system(url, old.tables, reader_url, lambda table, rows: say(f"{rows:,} rows in {table}"))
     last = old.tables["campaign"][-1]
-    say(f"its last campaign is {last['id']}, sent on {last['sent_at']:%Y-%m-%d}")
+    say(f"its last campaign is {last['id']}, sent on {last['sent_at']:%Y-%m-%d} to {json.dumps(last['audience'])}")
