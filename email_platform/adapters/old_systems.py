@@ -28,7 +28,7 @@ from email_platform.runs.lead_sync import (
     sync_slice,
 )
 from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
-from email_platform.runs.legacy_table import Month
+from email_platform.runs.legacy_table import Month, SourceDescription
 from email_platform.runs.shadow import ShadowReport, compare_with_old
 from email_platform.settings import Settings
 
@@ -66,6 +66,20 @@ def import_legacy_month(
             ErasedAddresses(engine, erasure_key(settings)),
             on_range,
         )
+
+
+def describe_old_table(settings: Settings) -> SourceDescription:
+    """What the old table says of itself, once its columns, types and indexes are found to be those that are imported.
+
+    Raises:
+        ConfigurationError: no old database is set, or it refuses us.
+        LegacySourceError: the table is not as the import knows it; says how.
+        PartUnavailableError: it does not answer.
+    """
+    from email_platform.adapters.legacy_sources import legacy_source
+
+    with closing(legacy_source(settings)) as source:
+        return source.describe()
 
 
 def take_over_lead_changes(settings: Settings) -> ChangesReport:

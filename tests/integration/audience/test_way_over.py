@@ -79,6 +79,11 @@ def test_an_old_system_is_made_checked_imported_and_compared_with_the_settings_o
     audience.write_text(json.dumps({"field": "age", "op": "gte", "value": 18}))
     code, shown = run("adopt", "check", "--condition", str(audience))
     assert code == 0, shown
+    code, shown = run("adopt", "check", "--old-rows")
+    assert (code, "its rows begin in 2025-01; the import begins in 2025-01" in shown) == (0, True), shown
+    monkeypatch.setenv(variable_of("legacy_first_month"), "2025-02")
+    assert run("adopt", "check", "--old-rows", "--json")[0] == 1, "the rows of January would stay behind"
+    monkeypatch.setenv(variable_of("legacy_first_month"), "2025-01")
 
     here = Settings.load()
     with closing_engine(here.postgres_url.get_secret_value()) as engine_here, engine_here.begin() as connection:
@@ -113,6 +118,7 @@ def test_the_lines_of_the_page_lead_over_from_an_old_system(engine: Engine, mari
     environment: dict[str, Any] = {
         **clean_environment(),
         **ports,
+        variable_of("start_timeout_seconds"): "300",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
     }
