@@ -11,7 +11,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql check fix clean bench bench-send
+.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -96,6 +96,8 @@ bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a 
 ROWS ?= 5000000
 legacy-mysql: setup  ## import so many old rows from a MariaDB and from PostgreSQL, and compare (ROWS=5000000)
 	LEGACY_ROWS=$(ROWS) $(BIN)/python -m pytest -q -s --timeout=7200 tests/integration/runs/test_legacy_mysql.py -k so_many_rows
+adoption: setup  ## follow docs/adopting.md line by line, with an old system in PostgreSQL and one in MariaDB (minutes)
+	ADOPTION=1 $(BIN)/python -m pytest -q --timeout=3000 tests/integration/audience/test_way_over.py -k lead_over
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
 	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
 

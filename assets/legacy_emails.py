@@ -71,6 +71,7 @@ def _metadata(report: ImportReport) -> dict[str, int | float | str]:
         "rows copied now": report.copied_rows,
         "rows of another month copied along": report.moved_rows,
         "rows gone at the source": report.removed_rows,
+        "rows with a pseudonym for somebody who was erased": report.erased_rows,
         "bytes staged now": report.copied_bytes,
         "seconds": round(report.seconds, 1),
         "seconds paused to spare the source": round(report.paused_seconds, 1),

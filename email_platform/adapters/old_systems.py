@@ -17,7 +17,7 @@ from email_platform.adapters.postgres.erased import ErasedAddresses, erasure_key
 from email_platform.adapters.postgres.lead_addresses import PostgresLeadAddresses
 from email_platform.adapters.postgres.lead_relation import LeadRelation
 from email_platform.adapters.postgres.staging import PostgresStagingRegister
-from email_platform.adapters.postgres.work_lease import hold_work_lease
+from email_platform.adapters.postgres.work_lease import OLD_ROWS_WORK, hold_work_lease
 from email_platform.audience.conditions import parse_condition
 from email_platform.runs.lead_sync import (
     ChangesReport,
@@ -28,7 +28,7 @@ from email_platform.runs.lead_sync import (
     sync_slice,
 )
 from email_platform.runs.legacy_import import ImportReport, Throttle, import_month
-from email_platform.runs.legacy_table import Month
+from email_platform.runs.legacy_table import Month, SourceDescription
 from email_platform.runs.shadow import ShadowReport, compare_with_old
 from email_platform.settings import Settings
 
@@ -39,7 +39,7 @@ def import_legacy_month(
     """`email_platform.runs.legacy_import.import_month` between the parts of the settings.
 
     Raises:
-        ConfigurationError: no old database is set, or a part refuses us.
+        ConfigurationError: no old database is set, a part refuses us, or people were erased under another key.
         LegacySourceError: the old table is not as the import knows it.
         PartUnavailableError: a part went away; run again.
     """
@@ -52,7 +52,7 @@ def import_legacy_month(
         open_oltp(settings) as engine,
         # Dagster's pool keeps others in the queue, but knows its limit only after the pool's first run (seen: three
         # months at once at the start of a backfill). The limit of rows a second is for all of them together.
-        hold_work_lease(engine, "legacy import"),
+        hold_work_lease(engine, OLD_ROWS_WORK),
         open_warehouse(settings) as warehouse,
     ):
         return import_month(
@@ -63,8 +63,23 @@ def import_legacy_month(
             legacy,
             month,
             Throttle(settings.legacy_rows_per_second, time.monotonic, time.sleep),
+            ErasedAddresses(engine, erasure_key(settings)),
             on_range,
         )
+
+
+def describe_old_table(settings: Settings) -> SourceDescription:
+    """What the old table says of itself, once its columns, types and indexes are found to be those that are imported.
+
+    Raises:
+        ConfigurationError: no old database is set, or it refuses us.
+        LegacySourceError: the table is not as the import knows it; says how.
+        PartUnavailableError: it does not answer.
+    """
+    from email_platform.adapters.legacy_sources import legacy_source
+
+    with closing(legacy_source(settings)) as source:
+        return source.describe()
 
 
 def take_over_lead_changes(settings: Settings) -> ChangesReport:

@@ -45,17 +45,23 @@ def check(
         Path | None,
         typer.Option(help="An audience as JSON: count it, and name the index that it needs.", dir_okay=False),
     ] = None,
+    old_rows: Annotated[
+        bool, typer.Option("--old-rows", help="Check the old table of emails instead (EMAIL_PLATFORM_LEGACY_URL).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check where your leads are: the columns, the ids, the indexes that are missing, and how many an audience has.
 
     That is EMAIL_PLATFORM_LEAD_RELATION, or else the MySQL or MariaDB of EMAIL_PLATFORM_LEAD_SOURCE_URL; and the
-    columns of EMAIL_PLATFORM_USER_RELATION and EMAIL_PLATFORM_SENDER_RELATION. Only reads. Exit code 1 where one
-    cannot be used.
+    columns of EMAIL_PLATFORM_USER_RELATION and EMAIL_PLATFORM_SENDER_RELATION. Only reads. With --old-rows:
+    whether the old table of emails can be imported. Exit code 1 where one cannot be used.
     """
     from email_platform.adapters.postgres.lead_relation import LeadRelation
 
     settings = Settings.load()
+    if old_rows:
+        _check_old_table(settings, as_json)
+        return
     raw_condition = None if condition is None else _json_of(condition)
     people = _check_people(settings, as_json)
     usable = all(one["usable"] for one in people.values())
@@ -136,6 +142,32 @@ def _check_people(settings: Settings, as_json: bool) -> dict[str, dict[str, Any]
             if found.problems:
                 say(f"it cannot be used as {rows} yet", style="red")
     return documents
+
+
+def _check_old_table(settings: Settings, as_json: bool) -> None:
+    from email_platform.adapters.old_systems import describe_old_table
+
+    found = describe_old_table(settings)
+    earliest = found.earliest_created_at
+    first_month = settings.legacy_first_month
+    is_covered = earliest is None or f"{earliest:%Y-%m}" >= first_month
+    if as_json:
+        print_json(
+            {
+                "table": found.table,
+                "address": found.address,
+                "is_replica": found.is_replica,
+                "earliest_created_at": earliest and earliest.isoformat(),
+                "first_month": first_month,
+                "is_covered": is_covered,
+            }
+        )
+    else:
+        say(f"{found.table} at {found.address}{', a replica' if found.is_replica else ''}: can be imported")
+        since = "it has no rows" if earliest is None else f"its rows begin in {earliest:%Y-%m}"
+        say(f"{since}; the import begins in {first_month}")
+    if not is_covered:
+        raise CommandRefusedError("older rows would stay behind: set EMAIL_PLATFORM_LEGACY_FIRST_MONTH to their month")
 
 
 def _check_source(settings: Settings, raw_condition: object | None, as_json: bool) -> dict[str, Any]:

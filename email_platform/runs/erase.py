@@ -192,6 +192,8 @@ class _Work:
             f"the audience of campaign {one} is being frozen, perhaps from before the request"
             for one in book.being_frozen()
         ]
+        if book.are_old_rows_imported():
+            self.waits_for.append("old rows are being imported, perhaps read from before the request")
         self._did("suppressions", book.suppress_again(person, dry_run=self._dry_run))
         self._did("leads", book.delete_leads(person, dry_run=self._dry_run))
         for key in self._listed(MANIFESTS_PREFIX):

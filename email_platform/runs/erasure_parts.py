@@ -128,6 +128,10 @@ class ErasureBook(Protocol):
         """Campaigns whose audience is being resolved now."""
         ...
 
+    def are_old_rows_imported(self) -> bool:
+        """Whether an import of old rows is under way, which may have read the person before the request."""
+        ...
+
     def replace_content(self, objects: Collection[RewrittenObject]) -> None:
         """Register the new contents; what was loaded counts as loaded."""
         ...

@@ -10,6 +10,10 @@ are copied, each as one Parquet object under a key that follows from month and r
 the first import copies everything, a run after a kill goes on where the warehouse ends, and a later run finds what
 was changed, added or removed at the source since, without relying on its `updated_at`.
 
+People who were erased are written as their pseudonyms, whatever the source still has of them: their rows stay, the
+fingerprints count with the pseudonym, and a range that differs by nothing else is not copied again
+(`email_platform.runs.legacy_erasure`).
+
 The source is spared: one range is one short read-only snapshot, followed by a pause that keeps the average under
 the configured rows per second; days are counted one at a time.
 """
@@ -25,9 +29,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from email_platform.domain.erasure import ErasedLookup
 from email_platform.domain.ports import ObjectStore, StagedObject, Warehouse
 from email_platform.domain.storage_layout import legacy_emails_key, legacy_left_key
 from email_platform.errors import LegacySourceError
+from email_platform.runs.legacy_erasure import without_erased
 from email_platform.runs.legacy_table import (
     KEY_COLUMNS,
     LEGACY_EMAIL_SCHEMA,
@@ -71,10 +77,12 @@ class ImportReport:
     """What one run did to one month, and the proof.
 
     Attributes:
-        source, warehouse: fingerprints by range, after the run; equal where all is well.
+        source, warehouse: fingerprints by range, after the run; equal where all is well. The source's are those of its
+            rows with pseudonyms in the place of people who were erased.
         copied_ranges, copied_rows: of this run; the other ranges were equal already.
         moved_rows: copied with a range although they are of another month now.
         removed_rows: gone or under another key at the source: marked as deleted.
+        erased_rows: of the copied and the compared ranges, rows in which a pseudonym stands for what the source has.
     """
 
     month: Month
@@ -85,6 +93,7 @@ class ImportReport:
     copied_rows: int
     moved_rows: int
     removed_rows: int
+    erased_rows: int
     copied_bytes: int
     seconds: float
     paused_seconds: float
@@ -115,6 +124,7 @@ def import_month(
     legacy: LegacyWarehouse,
     month: Month,
     throttle: Throttle,
+    erased: ErasedLookup,
     on_range: Callable[[int, int, int], None] = lambda _done, _of, _rows: None,
 ) -> ImportReport:
     """Make the warehouse's rows of the month equal to the source's; see the module.
@@ -127,21 +137,25 @@ def import_month(
         legacy: the warehouse's side of the comparison.
         month: the partition.
         throttle: spares the source.
+        erased: who was erased, asked for each batch of rows.
         on_range: called after each copied range: done, of how many, rows copied so far.
 
     Raises:
+        ConfigurationError: people were erased under another key.
         LegacySourceError: the table is not the expected one, or holds a time that the warehouse cannot.
         PartUnavailableError: a part went away; run again.
     """
     began_seconds = throttle.monotonic()
+    erased.is_empty()  # without the right key nothing is read
     description = source.describe()
     held = legacy.fingerprints(month)
     # Nothing to compare with: the counts say which ranges there are, and the source is spared the checksums.
     found = _source_fingerprints(source, month, throttle, with_checksums=bool(held))
+    erased_rows = _count_in_pseudonyms(source, legacy, month, found, held, throttle, erased)
     to_copy = differing_ranges(found, held)
     copied_rows = moved_rows = removed_rows = copied_bytes = 0
     for done, range_index in enumerate(to_copy, start=1):
-        copied = _copy_range(source, store, month, range_index, legacy if range_index in held else None)
+        copied = _copy_range(source, store, month, range_index, legacy if range_index in held else None, erased)
         for staged in copied.staged:
             register.record(staged, None)
             register.mark_loaded(staged, warehouse.load(staged))
@@ -149,6 +163,7 @@ def import_month(
         copied_rows += copied.fingerprint.rows
         moved_rows += copied.moved_rows
         removed_rows += copied.removed_rows
+        erased_rows += copied.erased_rows
         copied_bytes += copied.bytes
         on_range(done, len(to_copy), copied_rows)
         throttle.took(copied.fingerprint.rows)
@@ -161,6 +176,7 @@ def import_month(
         copied_rows=copied_rows,
         moved_rows=moved_rows,
         removed_rows=removed_rows,
+        erased_rows=erased_rows,
         copied_bytes=copied_bytes,
         seconds=throttle.monotonic() - began_seconds,
         paused_seconds=throttle.paused_seconds,
@@ -179,17 +195,51 @@ def _source_fingerprints(
     return found
 
 
+def _count_in_pseudonyms(
+    source: LegacySource,
+    legacy: LegacyWarehouse,
+    month: Month,
+    found: dict[int, Fingerprint],
+    held: Fingerprints,
+    throttle: Throttle,
+    erased: ErasedLookup,
+) -> int:
+    """Where a range differs by pseudonyms alone, have `found` say so, and return in how many rows.
+
+    The warehouse names the rows, the source gives them as they are now. Whatever else was changed meanwhile, there or
+    here, leaves the range different, so it is copied.
+    """
+    differing = set(differing_ranges(found, held)) & found.keys() & held.keys()
+    pseudonymous = legacy.pseudonymous_ids(month) if differing else {}
+    rows = 0
+    for range_index in sorted(differing & pseudonymous.keys()):
+        with source.snapshot(month, range_index) as snapshot:
+            of_people = snapshot.rows_of(pseudonymous[range_index])
+        without = without_erased(of_people, erased)
+        if found[range_index] + without.difference == held[range_index]:
+            found[range_index] = held[range_index]
+            rows += without.rows
+        throttle.took(of_people.num_rows)
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class _CopiedRange:
     staged: tuple[StagedObject, ...]
     fingerprint: Fingerprint
     moved_rows: int
     removed_rows: int
+    erased_rows: int
     bytes: int
 
 
 def _copy_range(
-    source: LegacySource, store: ObjectStore, month: Month, range_index: int, legacy: LegacyWarehouse | None
+    source: LegacySource,
+    store: ObjectStore,
+    month: Month,
+    range_index: int,
+    legacy: LegacyWarehouse | None,
+    erased: ErasedLookup,
 ) -> _CopiedRange:
     """Stage the range's rows as they are now, and the warehouse's rows of it that the source no longer has.
 
@@ -206,14 +256,18 @@ def _copy_range(
         ):
             fingerprint = snapshot.fingerprint()
             present: list[pa.RecordBatch] = []
-            rows = 0
+            rows = erased_rows = 0
             for batch in snapshot.batches():
-                parquet.write_batch(_versioned(batch, snapshot.version))
+                without = without_erased(pa.Table.from_batches([batch]), erased)
+                for part in without.table.to_batches():
+                    parquet.write_batch(_versioned(part, snapshot.version))
+                fingerprint += without.difference
+                erased_rows += without.rows
                 rows += batch.num_rows
                 if held.num_rows:
                     present.append(batch.select(KEY_COLUMNS))
             missing = _without(held, pa.Table.from_batches(present, held.schema))
-            moved = _still_there(snapshot, missing)
+            moved = without_erased(_still_there(snapshot, missing), erased).table
         if rows != fingerprint.rows:
             raise LegacySourceError(
                 f"{key}: {rows:,} rows were read, but the same snapshot counts {fingerprint.rows:,}; run again"
@@ -227,7 +281,7 @@ def _copy_range(
     if left is not None:
         staged.append(left[0])
         size_bytes += left[1]
-    return _CopiedRange(tuple(staged), fingerprint, moved.num_rows, removed.num_rows, size_bytes)
+    return _CopiedRange(tuple(staged), fingerprint, moved.num_rows, removed.num_rows, erased_rows, size_bytes)
 
 
 def _stage_left(

@@ -214,6 +214,10 @@ class LegacyWarehouse(Protocol):
         """Of the live rows created in the month, by range, computed by the warehouse."""
         ...
 
+    def pseudonymous_ids(self, month: Month) -> Mapping[int, Sequence[int]]:
+        """By range, ids of the month's live rows in which a pseudonym stands for somebody who was erased."""
+        ...
+
     def keys(self, month: Month, range_index: int) -> pa.Table:
         """`KEY_COLUMNS` of the live rows of one range and month."""
         ...

@@ -10,7 +10,7 @@ since: compare soon after it was sent.
 | group | why |
 | --- | --- |
 | ``both`` | mailed by the old system, eligible here |
-| ``old_only`` | a reason to exclude; ``condition``: a lead has it, and fails the condition; ``no_lead``: none has |
+| ``old_only`` | a reason to exclude; ``condition``: a lead has it, and fails it; ``no_lead``: none has; ``erased`` |
 | ``ours_only`` | ``no_row``: the old system has no row; otherwise its row's status, such as ``queued`` or ``failed`` |
 """
 
@@ -26,6 +26,7 @@ import pyarrow as pa
 from email_platform.audience.conditions import Condition
 from email_platform.audience.source import AudienceSource
 from email_platform.domain.addresses import normalised_address
+from email_platform.domain.erasure import is_pseudonym
 from email_platform.errors import CommandRefusedError
 
 Group = Literal["both", "old_only", "ours_only"]
@@ -152,4 +153,6 @@ def _candidates(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, str, s
 def _old_only(address: str, status: str, ours: tuple[int, str | None] | None, known: Collection[str]) -> Compared:
     if ours is not None:
         return Compared(address, "old_only", ours[1] or "", ours[0], status)
+    if is_pseudonym(address):
+        return Compared(address, "old_only", "erased", None, status)
     return Compared(address, "old_only", "condition" if address in known else "no_lead", None, status)

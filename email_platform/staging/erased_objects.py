@@ -92,13 +92,14 @@ def _rewrite(parquet: pq.ParquetFile, target: IO[bytes], person: ErasedPerson) -
     schema = parquet.schema_arrow
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         for group in range(parquet.metadata.num_row_groups):
-            table, rows = _table_without(parquet.read_row_group(group), person)
-            changed += rows
+            table, rows = table_without(parquet.read_row_group(group), person)
+            changed += len(rows)
             writer.write_table(table, row_group_size=max(1, table.num_rows))
     return changed
 
 
-def _table_without(table: pa.Table, person: ErasedPerson) -> tuple[pa.Table, int]:
+def table_without(table: pa.Table, person: ErasedPerson) -> tuple[pa.Table, set[int]]:
+    """The table without the person, and the positions of the rows that differ."""
     of_person: set[int] = set()
     changed: set[int] = set()
     replaced: dict[str, dict[int, Any]] = {}
@@ -118,7 +119,7 @@ def _table_without(table: pa.Table, person: ErasedPerson) -> tuple[pa.Table, int
         for row, value in cells.items():
             values[row] = value
         table = table.set_column(place, field, pa.array(values, field.type))
-    return table, len(changed)
+    return table, changed
 
 
 def _rows_naming(table: pa.Table, name: str, person: ErasedPerson) -> dict[int, str]:

@@ -38,13 +38,13 @@ def copy_emails(engine: Engine, mysql: Any, *, batch_ids: int = 500_000) -> int:
     """Fill ``email`` of this MariaDB connection from the one in PostgreSQL; returns the rows.
 
     PostgreSQL writes a row as LOAD DATA reads it: tabs between columns, a backslash before one inside, \\N for null.
+    No transaction stays open there while MariaDB loads, which takes longer than an idle one may at half a million rows.
     """
     columns = [f"to_char({c} at time zone 'UTC', {_MOMENT})" if c.endswith("_at") else c for c in COLUMNS]
-    # No transaction: it would be idle while MariaDB loads, and PostgreSQL ends those after a minute.
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection, mysql.cursor() as cursor:
+    with engine.connect() as connection:
         lowest, highest = connection.exec_driver_sql("select min(id), max(id) from email").one()
-        first, last = (0, -1) if lowest is None else (int(str(lowest)), int(str(highest)))
-        driver: Any = connection.connection.driver_connection
+    first, last = (0, -1) if lowest is None else (int(str(lowest)), int(str(highest)))
+    with mysql.cursor() as cursor:
         cursor.execute(CREATE_EMAIL)
         cursor.execute("set session foreign_key_checks = 0, unique_checks = 0")
         for start in range(first, last + 1, batch_ids):
@@ -53,9 +53,11 @@ def copy_emails(engine: Engine, mysql: Any, *, batch_ids: int = 500_000) -> int:
                 "order by id) to stdout"
             )
             with NamedTemporaryFile(prefix="old-emails-") as file:
-                with driver.cursor().copy(statement) as copy:
-                    for block in copy:
-                        file.write(block)
+                with engine.connect() as connection:
+                    driver: Any = connection.connection.driver_connection
+                    with driver.cursor().copy(statement) as copy:
+                        for block in copy:
+                            file.write(block)
                 file.flush()
                 cursor.execute(
                     f"load data local infile '{file.name}' into table email character set utf8mb4 "

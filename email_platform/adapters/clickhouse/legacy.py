@@ -6,12 +6,13 @@ bit; a test holds the two to each other with hostile rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
+from email_platform.domain.erasure import PSEUDONYM_END
 from email_platform.runs.legacy_table import KEY_COLUMNS, RANGE_IDS, SOURCE_SCHEMA, Fingerprint, Fingerprints, Month
 from email_platform.settings import Settings
 
@@ -85,6 +86,17 @@ class ClickHouseLegacyEmails:
             ) as rows,
         ):
             yield from rows
+
+    def pseudonymous_ids(self, month: Month) -> Mapping[int, Sequence[int]]:
+        """By range, ids of rows whose texts have a pseudonym; see the Protocol."""
+        texts = [column.name for column in SOURCE_SCHEMA if pa.types.is_string(column.type)]
+        has_one = " or ".join(f"position(ifNull({name}, ''), {{pseudonym_end:String}}) > 0" for name in texts)
+        with clickhouse_errors(str(self._address), [self._address.password]):
+            rows = self._client.query(
+                f"select intDiv(id, {RANGE_IDS}), groupArray(id) {_LIVE_ROWS_OF_MONTH} and ({has_one}) group by 1",
+                parameters={**_bounds(month), "pseudonym_end": PSEUDONYM_END},
+            ).result_rows
+        return {int(index): sorted(ids) for index, ids in rows}
 
     def keys(self, month: Month, range_index: int) -> pa.Table:
         """The keys of one range's live rows of the month; see the Protocol."""

@@ -55,6 +55,7 @@ from email_platform.adapters.postgres.tables import (
     suppression_lift,
 )
 from email_platform.adapters.postgres.transactions import oltp_transaction
+from email_platform.adapters.postgres.work_lease import OLD_ROWS_WORK, is_work_held
 from email_platform.domain.addresses import normalised_address
 from email_platform.domain.erasure import ErasedPerson, ErasureKey
 from email_platform.errors import ConfigurationError
@@ -272,6 +273,10 @@ class PostgresErasures:
         statement = select(campaign.c.id).where(campaign.c.status == "sending", ~has_manifest).order_by(campaign.c.id)
         with oltp_transaction(self._engine) as connection:
             return list(connection.execute(statement).scalars())
+
+    def are_old_rows_imported(self) -> bool:
+        """Whether an import of old rows is under way; see the Protocol."""
+        return is_work_held(self._engine, OLD_ROWS_WORK)
 
     def replace_content(self, objects: Collection[RewrittenObject]) -> None:
         """Register the new contents; what was loaded counts as loaded."""

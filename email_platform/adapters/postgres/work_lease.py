@@ -24,6 +24,8 @@ from email_platform.errors import PartUnavailableError
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.5
+OLD_ROWS_WORK = "legacy import"
+"""Who has it imports old rows; one process at a time."""
 
 
 @contextmanager
@@ -55,6 +57,13 @@ def try_work_lease(
         return
     with _renewed(engine, name, holder, lease_seconds) as held:
         yield held
+
+
+def is_work_held(engine: Engine, name: str) -> bool:
+    """Whether some process has the work of this name now."""
+    with oltp_transaction(engine) as connection:
+        is_valid = (work_lease.c.name == name) & (work_lease.c.expires_at > func.clock_timestamp())
+        return connection.execute(select(work_lease.c.name).where(is_valid)).one_or_none() is not None
 
 
 def _holder() -> str:

@@ -137,7 +137,9 @@ PRINTS_ROWS: dict[str, Callable[[World], list[object]]] = {
     "suppression remove": lambda world: [world.address],
 }
 PRINTS_NO_ROWS = {
-    **dict.fromkeys(("up", "demo", "status", "down", "legacy generate"), "parts of this machine and figures"),
+    **dict.fromkeys(
+        ("up", "demo", "status", "down", "legacy generate", "legacy system"), "parts of this machine and figures"
+    ),
     **dict.fromkeys(("migrate", "roles", "doctor", "dagster-yaml", "warehouse ddl"), "names of parts, roles, tables"),
     **dict.fromkeys(("events", "metrics serve", "api"), "they serve; their log is JSON or a line for each request"),
     "worker": "Celery's log: names and ids of steps",

@@ -32,6 +32,7 @@ from email_platform.runs.legacy_import import ImportReport
 from email_platform.runs.legacy_table import RANGE_IDS, Month
 from email_platform.settings import Settings
 from tests.integration.own_databases import own_bucket
+from tests.integration.runs.erased_old_rows import check_that_nobody_comes_back
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -227,6 +228,17 @@ def test_what_was_changed_at_the_source_is_found_and_corrected(
         filled.run(month)
     assert filled.new_rows() == filled.old_rows()
     assert sum(filled.run(month).copied_ranges for month in MONTHS) == 0
+
+
+def test_somebody_who_was_erased_is_a_pseudonym_however_often_the_old_rows_are_imported(filled: Old) -> None:
+    check_that_nobody_comes_back(filled.settings, filled.execute, filled.old_rows, filled.new_rows)
+
+
+def test_people_erased_under_another_key_stop_the_import_before_it_reads(filled: Old, oltp_engine: Engine) -> None:
+    assert oltp_engine, "somebody was erased there"
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_ERASURE_KEY"):
+        filled.run(JANUARY, erasure_key=SecretStr("another key than that under which people were erased"))
+    assert filled.new_rows() == []
 
 
 def test_a_row_that_moves_between_months_survives_in_whatever_order_they_are_run_again(filled: Old) -> None:

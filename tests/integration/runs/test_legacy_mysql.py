@@ -24,6 +24,7 @@ from email_platform.settings import Settings
 from tests.integration.mariadb_process import MariaDb, running_mariadb
 from tests.integration.old_mysql import COLUMNS, CREATE_EMAIL, copy_emails
 from tests.integration.own_databases import closing_engine, own_settings
+from tests.integration.runs.erased_old_rows import check_that_nobody_comes_back
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -169,6 +170,10 @@ def test_a_source_that_is_written_to_or_goes_away_between_ranges_is_still_equal_
     for month in (FEBRUARY, MARCH):
         filled.run(month)
     assert filled.new_rows() == filled.old_rows()
+
+
+def test_somebody_who_was_erased_is_a_pseudonym_however_often_the_old_rows_are_imported(filled: Old) -> None:
+    check_that_nobody_comes_back(filled.settings, filled.execute, filled.old_rows, filled.new_rows)
 
 
 def test_a_table_that_the_import_does_not_know_is_refused_with_what_is_wrong(old: Old) -> None:

@@ -88,7 +88,7 @@ def report(**values: Any) -> ImportReport:
     return ImportReport(**{
         "month": Month(2024, 1), "description": SourceDescription("h:1/d", "email", False, None),
         "source": {}, "warehouse": {}, "copied_ranges": 0, "copied_rows": 0, "moved_rows": 0, "removed_rows": 0,
-        "copied_bytes": 0, "seconds": 0.0, "paused_seconds": 0.0, **values,
+        "erased_rows": 0, "copied_bytes": 0, "seconds": 0.0, "paused_seconds": 0.0, **values,
     })  # fmt: skip
 
 
