@@ -5,6 +5,7 @@ from datetime import date
 import dagster as dg
 
 from assets.catalog import DELIVERY_OWNERS, PII, WAREHOUSE
+from assets.jobs import RETRY_TAGS
 from assets.outcomes import final_errors_end_the_run
 from assets.sources import provider_events, unsubscribe_clicks
 from assets.warehouse import log_campaign_loads
@@ -15,7 +16,6 @@ from resources.events import EventsResource
 from resources.parts import PartsResource
 from resources.warehouse import WarehouseResource
 
-_RETRIES = {"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"}
 _KEY = dg.AssetKey("warehouse_events")
 SHOWN_OBJECTS = 20
 
@@ -115,7 +115,7 @@ load_events_job = dg.define_asset_job(
     "load_events_job",
     selection=dg.AssetSelection.assets(warehouse_events),
     executor_def=dg.in_process_executor,
-    tags=_RETRIES,
+    tags=RETRY_TAGS,
     description="Takes in the events that wait in the receivers' inbox: opt-outs, hard bounces and complaints become "
     "suppressions, unknown calls are settled, and a campaign with too many bounces or complaints is "
     "paused. The sensor `events_are_waiting` starts it; launch it where the alert `events_late` rings: "
@@ -163,7 +163,7 @@ def take_in_replayed_events(
 
 @dg.job(
     executor_def=dg.in_process_executor,
-    tags=_RETRIES,
+    tags=RETRY_TAGS,
     description="Reads bodies of webhooks again that nobody could read, or that were read wrongly, after a fix: those"
     " in the quarantine, and by day those in the archive. Nothing counts twice.",
 )

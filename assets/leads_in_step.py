@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.catalog import DELIVERY_OWNERS, LEADS, PII
+from assets.jobs import RETRY_TAGS
 from assets.outcomes import final_errors_end_the_run
 from assets.sources import lead_source_table
 from email_platform.errors import PartUnavailableError
@@ -122,7 +123,7 @@ def _checks(report: SliceReport) -> Iterator[dg.AssetCheckResult]:
     )
 
 
-_TAGS = {"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS", "dagster/priority": "-10"}
+_TAGS = {**RETRY_TAGS, "dagster/priority": "-10"}
 lead_slices_job = dg.define_asset_job(
     "lead_slices_job",
     selection=dg.AssetSelection.assets(leads_in_step),

@@ -5,6 +5,7 @@ import os
 import dagster as dg
 
 from assets.catalog import DELIVERY_OWNERS, LEGACY, PII
+from assets.jobs import RETRY_TAGS
 from assets.legacy_partitions import FIRST_MONTH_VARIABLE, first_month, legacy_months, month_of
 from assets.outcomes import final_errors_end_the_run
 from assets.sources import old_email_table
@@ -117,7 +118,7 @@ legacy_import_job = dg.define_asset_job(
     "legacy_import_job",
     selection=dg.AssetSelection.assets(legacy_emails),
     executor_def=dg.in_process_executor,
-    tags={"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS", "dagster/priority": "-10"},
+    tags={**RETRY_TAGS, "dagster/priority": "-10"},
     description="Imports months of the old email table into the warehouse. Launch it as a backfill; run again, it "
     "copies only what differs. Reads the old database at a bounded rate, and mails nobody.",
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from assets.jobs import RETRY_TAGS
 from assets.outcomes import final_errors_end_the_run
 from email_platform.errors import ConfigurationError
 from email_platform.runs.legacy_table import NOTHING
@@ -99,7 +100,7 @@ def _shown(keys: tuple[str, ...]) -> str:
 
 @dg.job(
     executor_def=dg.in_process_executor,
-    tags={"dagster/max_retries": "3", "dagster/retry_strategy": "ALL_STEPS"},
+    tags=RETRY_TAGS,
     description=(
         "Fills the warehouse from the bucket: a new and empty one, one that lost rows, or after the alert "
         "`object_quarantined`, once the object is mended. Loads nothing twice; with `empty_database`, after removing "

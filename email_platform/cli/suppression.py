@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -103,11 +102,12 @@ def _import(
     suppressions: PostgresSuppressions, parsed: Iterable[SuppressionRequest | CsvProblem], rejected: _Rejects
 ) -> Counter[str]:
     """Lines by what became of them; constant memory, a transaction per `REQUESTS_PER_TRANSACTION`."""
+    from more_itertools import chunked
+
     from email_platform.events.suppression_csv import CsvProblem
 
     counts: Counter[str] = Counter()
-    remaining = iter(parsed)
-    while group := list(islice(remaining, REQUESTS_PER_TRANSACTION)):
+    for group in chunked(parsed, REQUESTS_PER_TRANSACTION):
         requests = [one for one in group if not isinstance(one, CsvProblem)]
         for problem in (one for one in group if isinstance(one, CsvProblem)):
             rejected.add(problem)

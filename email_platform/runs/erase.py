@@ -24,9 +24,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from itertools import islice
 
 import pyarrow as pa
+from more_itertools import chunked
 
 from email_platform.audience.freeze import read_chunk
 from email_platform.domain.addresses import normalised_address
@@ -201,7 +201,7 @@ class _Work:
                 self._manifest(campaign_id, key)
         for prefix in _SEARCHED:
             wanted = (key for key in self._listed(prefix) if not is_eligible_key(key) and not self._waits(key))
-            for keys in _some(wanted):
+            for keys in chunked(wanted, _OBJECTS_AT_ONCE):
                 self._objects(keys)
         for table, rows in book.scrub_tables(person, dry_run=self._dry_run).items():
             self._did(f"rows of {table}", rows)
@@ -338,11 +338,6 @@ class _Work:
         # What it holds may be newer than what was loaded, so the next load takes it in again; its rows replace the old.
         stage_chunk(self._parts, manifest, chunk_index, read_chunk(self._parts.store, manifest, chunk_index))
         self._did("objects", 1)
-
-
-def _some(keys: Iterator[str]) -> Iterator[list[str]]:
-    while some := list(islice(keys, _OBJECTS_AT_ONCE)):
-        yield some
 
 
 def _digest(body: bytes) -> str:

@@ -11,16 +11,16 @@ the bucket has, are recorded as they were found, unless a newer content was reco
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
-from itertools import islice
 from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from more_itertools import chunked
 
 from email_platform.domain.manifest import ManifestStore
 from email_platform.domain.ports import LoadOutcome, ObjectStore, StagedKind, StagedObject, Warehouse
@@ -156,13 +156,13 @@ def rebuild_warehouse(
     work = _Rebuild(store, register, manifests, warehouse)
     listed: set[str] = set()
     for prefix in _LOADED_PREFIXES:
-        for keys in _batches(info.key for info in store.list(prefix)):
+        for keys in chunked((info.key for info in store.list(prefix)), BATCH_OBJECTS):
             work.load_staged(keys)
             listed.update(keys)
             on_progress(work.done)
     for name in DIMENSION_KINDS:
         work.load_snapshots(name, lambda: on_progress(work.done))
-    for keys in _batches(info.key for info in store.list(EVENT_QUARANTINE_PREFIX)):
+    for keys in chunked((info.key for info in store.list(EVENT_QUARANTINE_PREFIX)), BATCH_OBJECTS):
         work.register_quarantined(keys)
     on_progress(work.done)
     missing = _missing(store, register, listed)
@@ -174,12 +174,6 @@ def _missing(store: ObjectStore, register: StagingRegister, listed: Collection[s
     known = (staged for staged in register.known().values() if staged.kind != "event_quarantine" and staged.rows)
     unlisted = sorted(staged.key for staged in known if staged.key not in listed)
     return tuple(key for key in unlisted if store.info(key) is None)
-
-
-def _batches(keys: Iterable[str]) -> Iterator[list[str]]:
-    waiting = iter(keys)
-    while batch := list(islice(waiting, BATCH_OBJECTS)):
-        yield batch
 
 
 class _Rebuild:
@@ -234,7 +228,7 @@ class _Rebuild:
             complete = self._warehouse.completed_snapshots(name)
         waiting = [key for key in keys if snapshot_at_of(key) not in complete]
         self._count(found=len(keys), held=len(keys) - len(waiting))
-        for batch in _batches(waiting):
+        for batch in chunked(waiting, BATCH_OBJECTS):
             described = (_described(self._store, key, kind) for key in batch)
             objects = [staged for staged in described if staged is not None]
             for outcomes in self._warehouse.load_many(objects):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from itertools import islice
 from typing import Literal, Protocol
+
+from more_itertools import chunked
 
 from email_platform.domain.ports import Clock, ObjectStore
 from email_platform.domain.storage_layout import (
@@ -182,10 +183,9 @@ def _archive_ledgers(parts: RetentionParts, dry_run: bool) -> Removal:
 def _remove_raw_events(parts: RetentionParts, dry_run: bool) -> Removal:
     """Keys begin with their day: the listing ends at the first day that is young enough."""
     last_day = _ago(parts, parts.days.raw_events).date()
-    old = _raw_before(parts.store, last_day)
     kept: dict[str, str] = {}
     removed = seen = 0
-    while page := list(islice(old, _PAGE)):
+    for page in chunked(_raw_before(parts.store, last_day), _PAGE):
         _require_lease(parts)
         normalised = {key: event_normalised_key(day, batch) for key, day, batch in page}
         loaded = set(parts.leftovers.loaded(normalised.values()))

@@ -33,7 +33,8 @@ from email_platform.adapters.postgres.tables import suppression
 from email_platform.domain.identity import message_id
 from email_platform.errors import EmailPlatformError
 from email_platform.events.inbox import inbox_is_waiting
-from email_platform.local.stack.stack import Stack, clean_environment, started_stack, statuses
+from email_platform.local.stack.stack import Stack, clean_environment, started_stack
+from email_platform.local.stack.written_state import statuses
 from email_platform.runs.events import take_in_events
 from email_platform.settings import Settings, variable_of
 

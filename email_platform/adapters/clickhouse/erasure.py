@@ -11,11 +11,12 @@ on every replica (``mutations_sync = 2``). Each look reads the text columns of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
+
+from more_itertools import chunked
 
 from email_platform.adapters.clickhouse.address import reports_database_beside
 from email_platform.adapters.clickhouse.staging_location import sql_literal
@@ -27,7 +28,6 @@ from email_platform.events.erased_events import NO_DETAILS
 from email_platform.runs.erasure_parts import RewrittenObject
 from email_platform.staging.erased_objects import ADDRESS_COLUMNS
 
-_Item = TypeVar("_Item")
 _CELLS_PER_MUTATION = 500
 _UNLOGGED: Mapping[str, Any] = {"log_queries": 0}
 _MUTATION: Mapping[str, Any] = {**_UNLOGGED, "mutations_sync": 2}
@@ -68,7 +68,7 @@ class WarehousePerson:
         for column in self._text_columns():
             found = self._cells(column, person)
             counts[column.table] = counts.get(column.table, 0) + len(found)
-            for some in _some(sorted(found.items()) if not dry_run else ()):
+            for some in chunked(sorted(found.items()) if not dry_run else (), _CELLS_PER_MUTATION):
                 self._replace(column, dict(some))
         return counts
 
@@ -80,7 +80,7 @@ class WarehousePerson:
             if found is not None and found[0] in TARGETS:
                 by_table.setdefault(TARGETS[found[0]].table, []).append(one)
         for table, those in by_table.items():
-            for some in _some(those):
+            for some in chunked(those, _CELLS_PER_MUTATION):
                 keys = _array([one.key for one in some])
                 hashes = _array([one.new_sha256 for one in some])
                 self._mutate(
@@ -142,12 +142,6 @@ class WarehousePerson:
 
     def _mutate(self, table: str, change: str) -> None:
         self._warehouse.mutate(table, change, _MUTATION)
-
-
-def _some(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    waiting = iter(items)
-    while some := list(islice(waiting, _CELLS_PER_MUTATION)):
-        yield some
 
 
 def _array(texts: Sequence[str]) -> str:

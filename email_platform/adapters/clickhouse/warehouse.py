@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pyarrow as pa
+from more_itertools import chunked
 from urllib3.exceptions import HTTPError
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress, reports_database_beside
@@ -210,8 +210,8 @@ class ClickHouseWarehouse:
         provider carries our campaign id back, so events without one are searched too.
         """
         found: dict[UUID, str] = {}
-        waiting = iter(sorted(str(message_id) for message_id in message_ids))
-        while group := list(islice(waiting, _MESSAGES_PER_QUERY)):
+        waiting = sorted(str(message_id) for message_id in message_ids)
+        for group in chunked(waiting, _MESSAGES_PER_QUERY):
             rows = self.query(
                 """
                 select message_id, max(if(provider = 'platform', '', provider_message_id))

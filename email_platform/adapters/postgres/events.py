@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import orjson
+from more_itertools import chunked
 from sqlalchemy import (
     Connection,
     Engine,
@@ -147,7 +147,7 @@ def suppress(
     ordered = sorted(requests, key=lambda one: (one.lifts, one.address, one.lead_id))
     for statement, is_lift in ((_SUPPRESS, False), (_LIFT, True)):
         waiting = (one for one in ordered if one.lifts == is_lift)
-        while group := list(islice(waiting, REQUESTS_PER_STATEMENT)):
+        for group in chunked(waiting, REQUESTS_PER_STATEMENT):
             document = orjson.dumps([_without_nul(asdict(one)) for one in group]).decode()
             parameters = {"requests": document, **key_parameters(key)}
             changed = connection.execute(_typed(prefix + statement), parameters).rowcount

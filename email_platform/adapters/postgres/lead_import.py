@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
+from more_itertools import chunked
 from sqlalchemy import Connection, Engine, text
 
 from email_platform.adapters.postgres.erased import is_anybody_erased, key_parameters
@@ -190,7 +190,7 @@ def import_leads(
         return _count(engine, others, repeated, batch_rows, key)
     after, added, changed = _position(engine, fingerprint)
     first = after
-    for batch in _batches((one for one in others if one.number > first), batch_rows):
+    for batch in chunked((one for one in others if one.number > first), batch_rows):
         with oltp_transaction(engine) as connection:
             new, old, left_out = _apply(connection, batch, key)
             if fingerprint is not None:
@@ -235,19 +235,13 @@ def _count(
     erased: list[int] = []
     with oltp_transaction(engine) as connection:
         connection.execute(text("set local idle_in_transaction_session_timeout = '10min'"))  # the file may be slow
-        for batch in _batches(leads, batch_rows):
+        for batch in chunked(leads, batch_rows):
             new, old, left_out = _apply(connection, batch, key)
             added, changed = added + new, changed + old
             erased += left_out
             connection.execute(text("drop table imported_lead, keyed_match, address_match"))
         connection.rollback()
     return ImportedCounts(added, changed, tuple(repeated), erased=tuple(erased))
-
-
-def _batches(leads: Iterable[ImportedLead], rows: int) -> Iterator[list[ImportedLead]]:
-    rest = iter(leads)
-    while batch := list(islice(rest, rows)):
-        yield batch
 
 
 def _without_repeats(leads: Iterable[ImportedLead], repeated: list[int]) -> Iterator[ImportedLead]:

@@ -42,7 +42,6 @@ from email_platform.local.stack.python_parts import (
 from email_platform.local.stack.state_folder import make_state_folder, private
 from email_platform.local.stack.supervisor import Supervisor
 from email_platform.local.stack.written_state import STATE_FILE, process_of, read_state, write_state
-from email_platform.local.stack.written_state import statuses as statuses  # what the stack shows of itself
 from email_platform.settings import (
     PART_NAMES,
     VARIABLE_PREFIX,

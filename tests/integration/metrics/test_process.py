@@ -9,7 +9,8 @@ import httpx
 import psutil
 import pytest
 
-from email_platform.local.stack.stack import clean_environment, running_stack, statuses
+from email_platform.local.stack.stack import clean_environment, running_stack
+from email_platform.local.stack.written_state import statuses
 
 pytestmark = pytest.mark.integration
 

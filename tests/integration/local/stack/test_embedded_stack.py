@@ -39,11 +39,11 @@ from email_platform.local.stack.stack import (
     clean_environment,
     running_stack,
     started_stack,
-    statuses,
     stop_stack,
     supervisor_id,
 )
 from email_platform.local.stack.supervisor import Supervisor
+from email_platform.local.stack.written_state import statuses
 from email_platform.settings import Settings, embedded_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
