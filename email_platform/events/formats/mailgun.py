@@ -10,14 +10,12 @@ with a retry; together with the event's name it is the id. Our ids come back in 
 | failed, any, old | bounced, soft: Mailgun gave up after trying for too long | no |
 | failed, temporary, any other (generic, greylisted, espblock) | delayed: Mailgun tries again | |
 | failed, permanent, suppress-bounce, suppress-unsubscribe, suppress-complaint; code 605, 606, 607 | rejected: \
-Mailgun's own \
-list, nothing was tried | no |
+Mailgun's own list, nothing was tried | no |
 | failed, permanent, espblock | blocked | no |
-| failed, permanent, bounce | bounced, hard; soft where bounce-type is "soft"; blocked or soft where the status \
-code says \
-that the address is good | where hard |
-| failed, permanent, generic or any other | bounced, soft; hard or blocked only where the status code says so | \
-where hard |
+| failed, permanent, bounce | bounced, hard; soft where bounce-type is "soft"; blocked or soft where the status code \
+says that the address is good | where hard |
+| failed, permanent, generic or any other | bounced, soft; hard or blocked only where the status code says so | where \
+hard |
 | rejected | rejected, with reject.reason | no |
 | complained, unsubscribed | complained, unsubscribed | by the setting; for the sender |
 | accepted, delivered, opened, clicked | the same | |
@@ -25,8 +23,8 @@ where hard |
 A ``rejected`` event may lack ``recipient``: then it is read from the message's To.
 
 Where django-anymail 15.2 differs: it reports every permanent failure as "bounced", also espblock and those of
-Mailgun's own lists;
-Mailgun itself keeps a block off its bounce list. It takes signature.token as the id, which a forged body may share.
+Mailgun's own lists; Mailgun itself keeps a block off its bounce list. It takes signature.token as the id, which a
+forged body may share.
 
 Invariant: as in `email_platform.events.normalising`.
 """

@@ -11,12 +11,10 @@ complaint has an ``ID``; the others have none, so theirs is derived. Our ids com
 | SoftBounce (4096), DnsError (256), Unknown (2048) | bounced, soft | no |
 | Transient (2) | delayed: Postmark tries again | |
 | AutoResponder (64), AddressChange (128), ChallengeVerification (16384), OpenRelayTest (1024) | auto_replied: a \
-robot, no \
-bounce | no |
+robot, no bounce | no |
 | SpamNotification (512), VirusNotification (8192), Blocked (100006), DMARCPolicy (100009) | blocked | no |
 | ManuallyDeactivated (100002), Unconfirmed (100003), SMTPApiError (100007), TemplateRenderingFailed (100010) | \
-rejected: \
-Postmark's own list, or never tried | no |
+rejected: Postmark's own list, or never tried | no |
 | InboundError (100008) | other | no |
 | one that Postmark invents later | bounced, soft | no |
 | Unsubscribe (16), Subscribe (32) | unsubscribed, resubscribed | for the sender |

@@ -1,8 +1,8 @@
 """Resend's webhooks: ``{"type": "email.bounced", "created_at": ..., "data": {...}}``.
 
-Sources, in Resend's documentation: "Event Types" and the page of each event, "Email Bounces". The body has no event id;
-the ``svix-id`` header is "the unique identifier for the webhook message" and repeats when it is sent again, so it is
-the id. Tags come back as an object (or, as they were sent, as a list of name and value).
+Sources, in Resend's documentation: "Event Types" and the page of each event, "Email Bounces". The body has no event
+id; the ``svix-id`` header is "the unique identifier for the webhook message" and repeats when it is sent again, so it
+is the id. Tags come back as an object (or, as they were sent, as a list of name and value).
 
 | type | read as | suppressed |
 | --- | --- | --- |
@@ -12,18 +12,17 @@ where hard |
 | email.bounced, Transient, General, MailboxFull, MessageTooLarge | bounced, soft | no |
 | email.bounced, Transient, ContentRejected, AttachmentRejected | blocked | no |
 | email.bounced, Undetermined | bounced, soft | no |
-| email.bounced without a type (older payloads) | bounced, hard; rejected where the message says "suppressed \
-sending" | where hard |
+| email.bounced without a type (older payloads) | bounced, hard; rejected where the message says "suppressed sending" \
+| where hard |
 | email.suppressed, email.failed | rejected | no |
 | email.complained | complained | by the setting |
 | email.sent, email.delivered, email.delivery_delayed, email.opened, email.clicked | accepted, delivered, delayed, \
-opened, \
-clicked | |
-| email.scheduled, email.received, contact.*, domain.* | other | |
+opened, clicked | |
+| email.scheduled, email.received, contact.*, domain.*, suppression.* (the bounce or complaint has its own) | other | |
 
 Where django-anymail 15.2 differs: it reports every email.bounced as "bounced" and reads the cause from the English
-message, and
-names the first of several recipients. Resend documents type and subType now, so we go by those, and by all recipients.
+message, and names the first of several recipients. Resend documents type and subType now, so we go by those, and by
+all recipients.
 
 Invariant: as in `email_platform.events.normalising`.
 """

@@ -2,12 +2,10 @@
 
 Sources, in Twilio SendGrid's documentation: "Event Webhook Reference" (events and their fields), "Bounce and block
 classifications", "Blocks" ("an issue with the message itself rather than an issue with the recipient's address";
-blocked
-addresses are not suppressed), "Bounces API" (the seven classifications), "Drops" (reasons). ``sg_event_id`` is "a
-unique
-ID to this event that you can use for deduplication purposes"; custom arguments (our ``message_id`` and ``campaign_id``)
-come back as top-level fields. ``sg_message_id`` is the ``x-message-id`` of the call's answer, followed by the route
-that the message took.
+blocked addresses are not suppressed), "Bounces API" (the seven classifications), "Drops" (reasons). ``sg_event_id`` is
+"a unique ID to this event that you can use for deduplication purposes"; custom arguments (our ``message_id`` and
+``campaign_id``) come back as top-level fields. ``sg_message_id`` is the ``x-message-id`` of the call's answer,
+followed by the route that the message took.
 
 | event, type, bounce_classification | read as | suppressed |
 | --- | --- | --- |
@@ -28,9 +26,11 @@ Invalid SMTPAPI header | rejected, with that reason: SendGrid's own lists, nothi
 | unsubscribe, group_unsubscribe | unsubscribed | for the sender |
 | group_resubscribe | resubscribed | |
 | processed, deferred, delivered, open, click | accepted, delayed, delivered, opened, clicked | |
+| account_status_change ("account change events") | other: about no recipient; a suspended account refuses the next \
+call | |
 
-Where django-anymail 15.2 differs: it reports bounce of type blocked as "bounced", as it does a dead address.
-SendGrid says that a block is no statement about the address, so we are right not to suppress it.
+Where django-anymail 15.2 differs: it reports bounce of type blocked as "bounced", as it does a dead address. SendGrid
+says that a block is no statement about the address, so we are right not to suppress it.
 
 Invariant: as in `email_platform.events.normalising`.
 """

@@ -11,12 +11,10 @@ account-level suppression list". Feedback types: RFC 5965, section 7.3, RFC 6591
 | Permanent / NoEmail | bounced, hard | for every sender |
 | Permanent / General | bounced, hard; blocked or soft where the status code says so (`diagnosis`) | where hard |
 | Permanent / Suppressed, OnAccountSuppressionList, UnsubscribedRecipient, EmailValidationSuppressed | rejected: \
-SES's own \
-list, nothing was tried | no |
+SES's own list, nothing was tried | no |
 | Transient / ContentRejected, AttachmentRejected | blocked | no |
 | Transient / General (also out-of-office replies), MailboxFull, MessageTooLarge, CustomTimeoutExceeded | bounced, \
-soft; \
-blocked where the code is x.7 | no |
+soft; blocked where the code is x.7 | no |
 | Undetermined / Undetermined | bounced, soft: SES could not tell | no |
 
 | complaintFeedbackType | read as |
@@ -36,20 +34,18 @@ TransientCommunicationFailure, BYOIPHostNameLookupUnavailable, SendingDeferral, 
 | Reject (a virus), Rendering Failure | rejected |
 | Subscription | unsubscribed or resubscribed, by newTopicPreferences |
 
-A bounce names the address that refused. Where the recipient forwards, that is a stranger's: ``mail.destination``
-is whom
-we mailed, and that one is judged. With several destinations, of which none is named, the recipient stays empty and
-is found by the message id (`email_platform.events.mailed`).
+A bounce names the address that refused. Where the recipient forwards, that is a stranger's: ``mail.destination`` is
+whom we mailed, and that one is judged. With several destinations, of which none is named, the recipient stays empty
+and is found by the message id (`email_platform.events.mailed`).
 
 Where django-anymail 15.2 differs, we follow SES's own text: it reports every bounce as "bounced", also Transient,
-out-of-office
-and suppressed ones; every complaint as "complained", also not-spam; and the address named by the bounce as the
-recipient.
+out-of-office and suppressed ones; every complaint as "complained", also not-spam; and the address named by the bounce
+as the recipient.
 
-SES gives no event id. A bounce or complaint has a ``feedbackId``, "a unique ID for the bounce"; one
-notification may name several recipients, so the id is derived from it and the recipient. Our ids come back as
-``mail.tags`` where the events are published through a configuration set; feedback notifications of an
-identity carry no tags and are joined by ``mail.messageId``.
+SES gives no event id. A bounce or complaint has a ``feedbackId``, "a unique ID for the bounce"; one notification may
+name several recipients, so the id is derived from it and the recipient. Our ids come back as ``mail.tags`` where the
+events are published through a configuration set; feedback notifications of an identity carry no tags and are joined by
+``mail.messageId``.
 
 Invariant: as in `email_platform.events.normalising`.
 """

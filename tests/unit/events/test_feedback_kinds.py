@@ -276,6 +276,28 @@ def test_feedback_of_resend(event: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("provider", "document", "name"),
+    [
+        (
+            "sendgrid",
+            [{"event": "account_status_change", "type": "compliance_suspend", "timestamp": 1795175940}],
+            "account_status_change",
+        ),
+        (
+            "resend",
+            {**resend("suppression.added"), "data": {"id": "s1", "email": "ann@example.com"}},
+            "suppression.added",
+        ),
+        ("resend", {**resend("contact.created"), "data": {"id": "c1"}}, "contact.created"),
+    ],
+)
+def test_news_about_no_message_is_kept_and_judges_nobody(provider: str, document: Any, name: str) -> None:
+    (event,) = read(provider, document)
+    assert (event.type, event.subtype, event.recipient) == ("other", name, "")
+    assert not list(suppressions_from([event]))
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("550 5.1.1 unknown", "dead"),
