@@ -53,8 +53,12 @@ def without_erased(table: pa.Table, erased: ErasedLookup) -> WithoutErased:
     before = after = table.take(places)
     changed: set[int] = set()
     for person in people:
-        after, of_person = table_without(after, person)
-        changed |= of_person
+        theirs = _likely(after, [person])
+        without, of_person = table_without(after.take(theirs), person)
+        if of_person:
+            those = pa.array(sorted(of_person), pa.uint64())
+            after = _with_rows(after, theirs.take(those), without.take(those))
+            changed.update(theirs.take(those).to_pylist())
     rows = sorted(changed)
     places, before, after = places.take(rows), before.take(rows), after.take(rows)
     difference = sum(row_checksums(after)) - sum(row_checksums(before))

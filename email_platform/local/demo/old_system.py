@@ -54,6 +54,8 @@ class OldSystem:
         first_month: its first day is the system's.
         months, campaigns_per_month: how long it has been sending, and how often.
         seed: names the rows; another seed makes others.
+
+    Length: every table's rows are drawn from one stream of random numbers, so that they are the same each time.
     """
 
     customers: int
