@@ -97,7 +97,7 @@ ROWS ?= 5000000
 legacy-mysql: setup  ## import so many old rows from a MariaDB and from PostgreSQL, and compare (ROWS=5000000)
 	LEGACY_ROWS=$(ROWS) $(BIN)/python -m pytest -q -s --timeout=7200 tests/integration/runs/test_legacy_mysql.py -k so_many_rows
 adoption: setup  ## follow docs/adopting.md line by line, with an old system in PostgreSQL and one in MariaDB (minutes)
-	ADOPTION=1 $(BIN)/python -m pytest -q --timeout=3000 tests/integration/audience/test_way_over.py -k lead_over
+	$(BIN)/python -m pytest -q -m adoption --timeout=3000 tests/integration/audience/test_way_over.py
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
 	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
 

@@ -4,7 +4,7 @@ One server process on loopback answers calls of 50 kB; the client's side is meas
 aiohttp transport with kept connections, and `post_once` as the adapters use it, a connection of its own for every
 call. The ratios are the result.
 
-    python bench/provider_transport.py --calls 600 --rounds 3
+    python -m bench.provider_transport --calls 600 --rounds 3
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ import httpx
 import orjson
 import uvicorn
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from httpx_aiohttp import AiohttpTransport
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +41,7 @@ from email_platform.adapters.providers.http_transport import (
     open_transport,
     post_once,
 )
+from tests.fakes.certificates import self_signed
 
 _BODY = orjson.dumps({"recipients": [{"to": f"lead{number}@example.com", "html": "x" * 940} for number in range(50)]})
 _ANSWER = orjson.dumps({"results": [{"status": "accepted", "id": f"{number:032x}"} for number in range(50)]})
@@ -67,21 +67,12 @@ def _serve(port: int, tls_folder: str | None) -> None:
 
 def _certificate(folder: Path) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False),
+        (x509.BasicConstraints(ca=True, path_length=0), True),
+    ]
+    certificate = self_signed(key, "127.0.0.1", datetime.datetime.now(datetime.UTC), extensions)
+    (folder / "cert.pem").write_bytes(certificate)
     (folder / "key.pem").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )

@@ -6,8 +6,9 @@ Invariant: no check repeats the value that it refuses; it may be a secret.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -22,14 +23,31 @@ def plain(value: Any) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 
 
+def _parts(url: str) -> SplitResult:
+    """The URL's parts, of which the host and the port can be read.
+
+    A ``/``, ``#`` or ``?`` in a password ends the host, and part of the password stands where the port does; Python's
+    own error would repeat it.
+    """
+    readable = False
+    with suppress(ValueError):
+        readable = urlsplit(url).port != 0
+    if not readable:
+        raise ValueError(
+            "has a port that is no number up to 65535, or a host that is none; in a user or password write / as %2F, "
+            "# as %23, ? as %3F, [ as %5B and @ as %40"
+        )
+    return urlsplit(url)
+
+
 def has_database(url: str) -> bool:
     """Whether the URL names a host and a database."""
-    parts = urlsplit(url)
+    parts = _parts(url)
     return bool(parts.hostname) and len(parts.path) > 1
 
 
 def _check_http_url(url: str) -> str:
-    parts = urlsplit(url)
+    parts = _parts(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must look like http(s)://host:port")
     if parts.username or parts.password:
@@ -38,7 +56,7 @@ def _check_http_url(url: str) -> str:
 
 
 def _check_webhook_url(url: SecretStr) -> SecretStr:
-    if not urlsplit(url.get_secret_value()).hostname:
+    if not _parts(url.get_secret_value()).hostname:
         raise ValueError("must look like https://host/path")
     return url
 
@@ -51,13 +69,13 @@ def _check_notification_urls(urls: SecretStr) -> SecretStr:
 
 def _check_postgres_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
-    if text and (urlsplit(text).scheme not in POSTGRES_SCHEMES or not has_database(text)):
+    if text and (_parts(text).scheme not in POSTGRES_SCHEMES or not has_database(text)):
         raise ValueError("must look like postgresql+psycopg://user:password@host:port/database")
     return url
 
 
 def _check_broker_url(url: SecretStr) -> SecretStr:
-    parts = urlsplit(url.get_secret_value())
+    parts = _parts(url.get_secret_value())
     if parts.scheme not in BROKER_SCHEMES or not parts.hostname:
         raise ValueError("must look like redis://:password@host:port/0, or rediss:// for TLS")
     return url
@@ -69,7 +87,7 @@ def is_mysql(url: str) -> bool:
 
 
 def _check_old_url(url: SecretStr) -> SecretStr:
-    parts = urlsplit(text := url.get_secret_value())
+    parts = _parts(text := url.get_secret_value())
     if parts.scheme in MYSQL_SCHEMES and len(parts.path) > 1 and (parts.hostname or "unix_socket=" in parts.query):
         return url
     if parts.scheme not in POSTGRES_SCHEMES or not has_database(text):
@@ -78,14 +96,14 @@ def _check_old_url(url: SecretStr) -> SecretStr:
 
 
 def _check_mysql_url(url: SecretStr) -> SecretStr:
-    if not is_mysql(url.get_secret_value()):
+    if _parts(url.get_secret_value()).scheme not in MYSQL_SCHEMES:
         raise ValueError("must look like mysql://user:password@host:port/database, or mariadb://…")
     return _check_old_url(url)
 
 
 def _check_clickhouse_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
-    if urlsplit(text).scheme not in ("http", "https") or not has_database(text):
+    if _parts(text).scheme not in ("http", "https") or not has_database(text):
         raise ValueError("must look like http(s)://user:password@host:port/database")
     return url
 

@@ -10,7 +10,6 @@ provider's events are loaded, the reports show the campaign, and no run is left 
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ from typing import Any, Literal, get_args
 
 import dagster as dg
 import psutil
-from rich.console import Console
 
 from assets.events import load_events_job
 from assets.jobs import campaign_job, reports_job
@@ -39,8 +37,17 @@ from email_platform.events.inbox import inbox_is_waiting
 from email_platform.local.stack.dagster_processes import dagster_home
 from email_platform.local.stack.stack import ALL_PART_NAMES, Stack, clean_environment, started_stack
 from email_platform.settings import Settings, variable_of
-from tests.chaos.invariant import InvariantBrokenError, OnUnknown, Promise, hold, queue_chaos_campaign
+from tests.chaos.invariant import InvariantBrokenError, OnUnknown, queue_chaos_campaign
 from tests.chaos.providers import Simulator, provider_without_keys
+from tests.chaos.series import (
+    Recovered,
+    console,
+    counted,
+    hold_schedule,
+    keys_of,
+    run_series,
+    series_options,
+)
 
 Victim = Literal[
     "run worker", "step process", "fork server", "code server", "daemon", "run worker and code server, at one moment"
@@ -58,8 +65,6 @@ AT_WORK = [
     *(dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING),
     *(dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING),
 ]
-
-console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,7 @@ class Schedule:
         return cls(seed, honours_keys, on_unknown, leads, tuple(deaths))
 
     def __str__(self) -> str:
-        keys = "keys" if self.honours_keys else f"no keys, {self.on_unknown}"
-        return f"seed {self.seed}: {self.leads} leads, {keys}; " + " | ".join(map(str, self.deaths))
+        return f"seed {self.seed}: {self.leads} leads, {keys_of(self)}; " + " | ".join(map(str, self.deaths))
 
 
 def _death(random: Random, victim: Victim, after_share: float) -> Death:
@@ -121,35 +125,18 @@ def _death(random: Random, victim: Victim, after_share: float) -> Death:
 
 
 @dataclass(frozen=True)
-class Recovered:
-    """How the system came back.
+class Whole(Recovered):
+    """How the system came back as a whole.
 
     Attributes:
-        struck: the deaths that found their victim.
-        unknown: recipients, in the end.
-        runs: of the campaign, by their last status.
-        resumed: how often a sensor began a new attempt; other runs were Dagster's own retries.
-        sent_seconds: from the last death of a process of the campaign's run until the campaign was sent.
         whole_seconds: from the last death of all until nothing was left to do.
     """
 
-    schedule: Schedule
-    struck: tuple[Death, ...]
-    accepted: int
-    unknown: int
-    runs: Counter[str]
-    resumed: int
-    sent_seconds: float
     whole_seconds: float
 
     def row(self) -> str:
         """A line of the table."""
-        runs = ", ".join(f"{count} {status.lower()}" for status, count in sorted(self.runs.items()))
-        keys = "keys" if self.schedule.honours_keys else f"no keys, {self.schedule.on_unknown}"
-        return (
-            f"| {self.schedule.seed} | {'; '.join(map(str, self.struck))} | {keys} | {self.accepted:,} "
-            f"| {self.unknown} | {runs} | {self.resumed} | {self.sent_seconds:.0f} | {self.whole_seconds:.0f} |"
-        )
+        return f"{super().row()} {self.whole_seconds:.0f} |"
 
 
 @dataclass
@@ -163,7 +150,7 @@ class DagsterWorld:
     variables: dict[str, str]
     did: Counter[str] = field(default_factory=Counter)
 
-    def run(self, schedule: Schedule) -> Recovered:
+    def run(self, schedule: Schedule) -> Whole:
         """Let the schedule happen, wait for the system to recover by itself, and hold the invariant."""
         simulator = self.simulators[schedule.honours_keys]
         simulator.set_faults(
@@ -206,18 +193,9 @@ class DagsterWorld:
             self.wait_for(schedule, "the end of every run", lambda: not self._runs_at_work())
             whole_seconds = time.monotonic() - last_death
             attempt = parts.campaigns.get(campaign_id).attempt
-        promise = Promise(
-            leads=schedule.leads,
-            honours_keys=schedule.honours_keys,
-            on_unknown=schedule.on_unknown,
-            answers_lost=True,
-            most_unknown=len(struck) * STEPS_AT_ONCE * CONNECTIONS * CALL_ROWS,
-        )
-        try:
-            totals = hold(promise, self.settings, self.variables, simulator.log, campaign_id)
-        except InvariantBrokenError as error:
-            raise InvariantBrokenError(f"{schedule}\n{error}") from error
-        return Recovered(
+        most_unknown = len(struck) * STEPS_AT_ONCE * CONNECTIONS * CALL_ROWS
+        totals = hold_schedule(schedule, self.settings, self.variables, simulator, campaign_id, most_unknown)
+        return Whole(
             schedule=schedule,
             struck=tuple(struck),
             accepted=totals.accepted,
@@ -411,50 +389,29 @@ def dagster_world(
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--schedules", type=int, default=8)
-    options.add_argument("--report", type=Path, help="write the table as Markdown")
+    options = series_options(__doc__, schedules=8)
     options.add_argument("--folder", type=Path, help="keep the stack's folder here")
     chosen = options.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the parts end with us
-    recovered: list[Recovered] = []
     with (
         tempfile.TemporaryDirectory(prefix="chaos-dagster-") as temporary,
         dagster_world(chosen.folder or Path(temporary)) as world,
     ):
-        for number, seed in enumerate(range(chosen.seed, chosen.seed + chosen.schedules), start=1):
-            schedule = Schedule.of(seed)
-            console.print(f"{number}/{chosen.schedules} {schedule}")
-            try:
-                recovered.append(world.run(schedule))
-            except InvariantBrokenError as error:
-                console.print(f"BROKEN {error}\nreplay: make chaos-dagster SEED={seed} N=1")
-                return 1
-            console.print(f"  {recovered[-1].row()}")
-        _report(world, recovered, chosen.report)
-    return 0
+        return run_series(chosen, "chaos-dagster", Schedule.of, world.run, lambda done: _table(world, done))
 
 
-def _report(world: DagsterWorld, recovered: list[Recovered], path: Path | None) -> None:
-    seeds = [one.schedule.seed for one in recovered]
-    lines = [
-        f"`make chaos-dagster SEED={seeds[0]} N={len(seeds)}`: the invariant held in all {len(seeds)} schedules, "
-        "and the system was whole again each time.",
+def _table(world: DagsterWorld, recovered: Sequence[Recovered]) -> list[str]:
+    return [
+        f"`make chaos-dagster SEED={recovered[0].schedule.seed} N={len(recovered)}`: the invariant held in all "
+        f"{len(recovered)} schedules, and the system was whole again each time.",
         "",
         "| seed | killed with SIGKILL | provider | accepted | unknown | the campaign's runs | resumed | s until sent "
         "| s until whole |",
         "| ---: | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
         *(one.row() for one in recovered),
         "",
-        "| killed | times |",
-        "| --- | ---: |",
-        *(f"| {name} | {times} |" for name, times in sorted(world.did.items())),
-        "",
+        *counted("killed", world.did),
     ]
-    console.print("\n".join(lines))
-    if path is not None:
-        path.write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

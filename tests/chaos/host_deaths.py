@@ -10,7 +10,6 @@ the invariant of the delivery, and that no run of the campaign is at work by Dag
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -18,12 +17,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 from sqlalchemy import select
@@ -39,12 +38,20 @@ from tests.chaos.dagster_deaths import (
     POLL_SECONDS,
     SLOW_SECONDS,
     DagsterWorld,
-    console,
     dagster_world,
     is_sent,
 )
 from tests.chaos.hosts import Host, wait_until, why_no_hosts
-from tests.chaos.invariant import InvariantBrokenError, OnUnknown, Promise, hold, queue_chaos_campaign
+from tests.chaos.invariant import InvariantBrokenError, OnUnknown, queue_chaos_campaign
+from tests.chaos.series import (
+    Recovered,
+    console,
+    counted,
+    hold_schedule,
+    keys_of,
+    run_series,
+    series_options,
+)
 from tests.integration.redis_process import Redis, running_redis
 
 Move = Literal[
@@ -56,15 +63,7 @@ Move = Literal[
     "broker killed, comes back empty",
     "step's process killed",
 ]
-MOVES: tuple[Move, ...] = (
-    "host killed",
-    "host frozen",
-    "network cut, nothing arrives",
-    "network cut, everything reset",
-    "broker killed, comes back with what it held",
-    "broker killed, comes back empty",
-    "step's process killed",
-)
+MOVES: tuple[Move, ...] = get_args(Move)
 OF_THE_BROKER = (MOVES[4], MOVES[5])
 HOSTS, SLOTS, CHUNK_ROWS = 2, 2, 200
 STALL_SECONDS = 45  # a step on a busy machine may need 20 s before it shows its first sign of life
@@ -116,38 +115,7 @@ class HostSchedule:
         return cls(seed, honours_keys, on_unknown, random.randrange(1000, 2000), disturbances)
 
     def __str__(self) -> str:
-        keys = "keys" if self.honours_keys else f"no keys, {self.on_unknown}"
-        return f"seed {self.seed}: {self.leads} leads, {keys}; " + " | ".join(map(str, self.disturbances))
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """How the system came back.
-
-    Attributes:
-        struck: the disturbances that came before the campaign was sent.
-        unknown: recipients, in the end.
-        runs: of the campaign, by their last status.
-        resumed: how often a sensor began a new attempt.
-        sent_seconds: from the last disturbance until the campaign was sent.
-    """
-
-    schedule: HostSchedule
-    struck: tuple[Disturbance, ...]
-    accepted: int
-    unknown: int
-    runs: Counter[str]
-    resumed: int
-    sent_seconds: float
-
-    def row(self) -> str:
-        """A line of the table."""
-        runs = ", ".join(f"{count} {status.lower()}" for status, count in sorted(self.runs.items()))
-        keys = "keys" if self.schedule.honours_keys else f"no keys, {self.schedule.on_unknown}"
-        return (
-            f"| {self.schedule.seed} | {'; '.join(map(str, self.struck))} | {keys} | {self.accepted:,} "
-            f"| {self.unknown} | {runs} | {self.resumed} | {self.sent_seconds:.0f} |"
-        )
+        return f"seed {self.seed}: {self.leads} leads, {keys_of(self)}; " + " | ".join(map(str, self.disturbances))
 
 
 @dataclass
@@ -187,17 +155,8 @@ class HostsWorld:
             self._wait_for(schedule, "the objects to be loaded", lambda: not parts.register.unloaded(campaign_id))
             self._wait_for(schedule, "the end of the campaign's runs", lambda: not self._left_of(campaign_id))
             attempt = parts.campaigns.get(campaign_id).attempt
-        promise = Promise(
-            leads=schedule.leads,
-            honours_keys=schedule.honours_keys,
-            on_unknown=schedule.on_unknown,
-            answers_lost=True,
-            most_unknown=len(struck) * SLOTS * CONNECTIONS * CALL_ROWS,
-        )
-        try:
-            totals = hold(promise, world.settings, world.variables, simulator.log, campaign_id)
-        except InvariantBrokenError as error:
-            raise InvariantBrokenError(f"{schedule}\n{error}") from error
+        most_unknown = len(struck) * SLOTS * CONNECTIONS * CALL_ROWS
+        totals = hold_schedule(schedule, world.settings, world.variables, simulator, campaign_id, most_unknown)
         return Recovered(
             schedule=schedule,
             struck=tuple(struck),
@@ -339,49 +298,27 @@ def hosts_world(folder: Path) -> Iterator[HostsWorld]:
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--schedules", type=int, default=20)
-    options.add_argument("--report", type=Path, help="write the table as Markdown")
-    chosen = options.parse_args()
+    chosen = series_options(__doc__, schedules=20).parse_args()
     reason = why_no_hosts()
     if reason is not None:
         console.print(f"skipped: {reason}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the parts and hosts end with us
-    recovered: list[Recovered] = []
     with tempfile.TemporaryDirectory(prefix="chaos-hosts-") as folder, hosts_world(Path(folder)) as world:
-        for number, seed in enumerate(range(chosen.seed, chosen.seed + chosen.schedules), start=1):
-            schedule = HostSchedule.of(seed)
-            console.print(f"{number}/{chosen.schedules} {schedule}")
-            try:
-                recovered.append(world.run(schedule))
-            except InvariantBrokenError as error:
-                console.print(f"BROKEN {error}\nreplay: make chaos-hosts SEED={seed} N=1")
-                return 1
-            console.print(f"  {recovered[-1].row()}")
-            _report(world, recovered, chosen.report)
-    return 0
+        return run_series(chosen, "chaos-hosts", HostSchedule.of, world.run, lambda done: _table(world, done))
 
 
-def _report(world: HostsWorld, recovered: list[Recovered], path: Path | None) -> None:
-    """Written after each schedule: a series may be ended early."""
-    if path is None:
-        return
-    seeds = [one.schedule.seed for one in recovered]
-    lines = [
-        f"`make chaos-hosts SEED={seeds[0]} N={len(seeds)}`: the invariant held in all {len(seeds)} schedules.",
+def _table(world: HostsWorld, recovered: Sequence[Recovered]) -> list[str]:
+    return [
+        f"`make chaos-hosts SEED={recovered[0].schedule.seed} N={len(recovered)}`: the invariant held in all "
+        f"{len(recovered)} schedules.",
         "",
         "| seed | what happened | provider | accepted | unknown | the campaign's runs | resumed | s until sent |",
         "| ---: | --- | --- | ---: | ---: | --- | ---: | ---: |",
         *(one.row() for one in recovered),
         "",
-        "| what | times |",
-        "| --- | ---: |",
-        *(f"| {name} | {times} |" for name, times in sorted(world.did.items())),
-        "",
+        *counted("what", world.did),
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+
+from tests.fakes.certificates import self_signed
 
 
 def sendgrid_key() -> tuple[ec.EllipticCurvePrivateKey, str]:
@@ -33,15 +33,4 @@ def mailgun_signature(key: str, timestamp: str, token: str) -> str:
 def sns_certificate(now: datetime) -> tuple[rsa.RSAPrivateKey, bytes]:
     """A key, and a certificate of it in PEM that is valid a day around the moment."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sns.amazonaws.com")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    return key, certificate.public_bytes(serialization.Encoding.PEM)
+    return key, self_signed(key, "sns.amazonaws.com", now)

@@ -14,7 +14,7 @@ from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.tables import erasure
 from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import Settings, variable_of
-from tests.integration.own_databases import OWN_BUCKETS
+from tests.integration.own_databases import OWN_BUCKETS, own_settings
 
 
 @pytest.fixture(scope="session")
@@ -42,4 +42,19 @@ def oltp_engine(stack: Settings) -> Iterator[Engine]:
         somebody = {"pseudonym": key.pseudonym("erased@example.org"), "key_id": key.key_id}
         with engine.begin() as connection:
             connection.execute(insert(erasure).values(somebody))
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def own(stack: Settings, request: pytest.FixtureRequest) -> Settings:
+    """The stack with databases and a bucket of the test's module, named after it."""
+    return own_settings(stack, str(request.module.__name__).rpartition(".")[2].removeprefix("test_"))
+
+
+@pytest.fixture(scope="module")
+def own_engine(own: Settings) -> Iterator[Engine]:
+    """The module's own OLTP database."""
+    from email_platform.adapters.assembly import open_oltp
+
+    with open_oltp(own) as engine:
         yield engine

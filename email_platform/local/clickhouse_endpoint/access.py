@@ -74,6 +74,8 @@ _CLOSED_NAMES = frozenset(
         "aitranslate",
         *(f"{lake}{of}" for lake in ("iceberg", "deltalake", "paimon") for of in ("", "s3", "cluster", "s3cluster")),
         *("hudi", "hudicluster", "datalakecatalog"),
+        # Engines: the first two have their data in a folder that they name, the third runs what is inserted as queries.
+        *("embeddedrocksdb", "filelog", "queryrunner"),
     }
 )
 # Of s3() and of named collections: they have credentials fetched from an address that they name, or from AWS.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from sqlalchemy import Engine, insert
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
-from email_platform.adapters.assembly import open_alerts, open_oltp, open_store
+from email_platform.adapters.assembly import open_alerts, open_store
 from email_platform.adapters.health.asking import PartCheck
 from email_platform.adapters.health.machine import CLOCK_SECONDS
 from email_platform.adapters.health.overview import Addresses, diagnosis, overview
@@ -28,20 +27,8 @@ from email_platform.cli.app import app
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, queue_campaign
 from tests.integration.clickhouse_process import DATABASE, PASSWORD, USER, running
-from tests.integration.own_databases import own_settings
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def own(stack: Settings) -> Settings:
-    return own_settings(stack, "health")
-
-
-@pytest.fixture(scope="module")
-def engine(own: Settings) -> Iterator[Engine]:
-    with open_oltp(own) as engine:
-        yield engine
 
 
 def status_of(settings: Settings) -> dict[str, PartCheck]:
@@ -62,14 +49,16 @@ def test_everything_fits_and_says_since_when(own: Settings) -> None:
     assert "free at" in found["disk"].says
 
 
-def test_a_campaign_that_waits_for_its_time_is_not_late_and_one_that_is_due_is(own: Settings, engine: Engine) -> None:
+def test_a_campaign_that_waits_for_its_time_is_not_late_and_one_that_is_due_is(
+    own: Settings, own_engine: Engine
+) -> None:
     long_ago = datetime.now(UTC) - timedelta(hours=3)
     planned = {"queued_at": long_ago, "scheduled_at": datetime.now(UTC) + timedelta(days=1)}
-    queue_campaign(engine, in_city("nowhere"), **planned)
+    queue_campaign(own_engine, in_city("nowhere"), **planned)
     assert status_of(own)["queue"].says == "1 campaign queued, 0 due"
-    assert {one.status: one.queued_seconds for one in PostgresFigures(engine).campaigns()} == {"queued": None}
-    queue_campaign(engine, in_city("nowhere"), queued_at=long_ago, scheduled_at=long_ago + timedelta(hours=1))
-    paused = queue_campaign(engine, in_city("nowhere"), status="paused", status_reason="the provider refused it")
+    assert {one.status: one.queued_seconds for one in PostgresFigures(own_engine).campaigns()} == {"queued": None}
+    queue_campaign(own_engine, in_city("nowhere"), queued_at=long_ago, scheduled_at=long_ago + timedelta(hours=1))
+    paused = queue_campaign(own_engine, in_city("nowhere"), status="paused", status_reason="the provider refused it")
     open_store(own).put("events/inbox/2026-01-01/late.parquet", b"a body")
     late = own.model_copy(update={"alert_late_seconds": 0.001})
     with open_alerts(late) as parts:
@@ -90,10 +79,10 @@ def test_a_campaign_that_waits_for_its_time_is_not_late_and_one_that_is_due_is(o
     )
 
 
-def test_hosts_that_fell_silent_are_said_to_be(own: Settings, engine: Engine) -> None:
+def test_hosts_that_fell_silent_are_said_to_be(own: Settings, own_engine: Engine) -> None:
     assert "looked for alerts" in status_of(own)["receiver's watch"].says
     assert "none has run so far" in status_of(own)["Dagster's daemon"].says
-    with engine.begin() as connection:
+    with own_engine.begin() as connection:
         connection.execute(insert(alert_beat).values(host="dagster", beat_at=datetime.now(UTC) - timedelta(hours=2)))
     found = status_of(own)["Dagster's daemon"]
     assert (found.fits, found.says) == (False, "looked for alerts 2 h ago")
@@ -135,12 +124,12 @@ def test_parts_that_accept_and_never_answer_are_told_one_by_one_and_hide_nothing
 
 
 def test_the_commands_end_with_three_where_only_work_waits(
-    own: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    own: Settings, own_engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-    queue_campaign(engine, in_city("nowhere"), status="paused", status_reason="the provider refused it")
-    with engine.begin() as connection:
+    queue_campaign(own_engine, in_city("nowhere"), status="paused", status_reason="the provider refused it")
+    with own_engine.begin() as connection:
         connection.execute(alert_beat.delete())
     for name, value in own.variables().items():
         monkeypatch.setenv(name, value)

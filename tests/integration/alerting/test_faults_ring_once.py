@@ -49,19 +49,13 @@ from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from tests.integration.alert_server import alert_server
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads, unique
-from tests.integration.own_databases import closing_engine, own_settings
+from tests.integration.own_databases import closing_engine
 
 pytestmark = pytest.mark.integration
 
 HOUR = 3600.0
 MINUTE = 60.0
 PATIENCE_SECONDS = 60.0
-
-
-@pytest.fixture(scope="module")
-def own(stack: Settings) -> Settings:
-    """A database and a bucket in which nothing is wrong but what a test does."""
-    return own_settings(stack, "alerts")
 
 
 @dataclass

@@ -107,7 +107,7 @@ def test_an_old_system_is_made_checked_imported_and_compared_with_the_settings_o
     assert counted["both", "both"] > 50, counted
 
 
-@pytest.mark.skipif(not os.environ.get("ADOPTION"), reason="minutes long: `make adoption`")
+@pytest.mark.adoption
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("engine", ["PostgreSQL", "MySQL or MariaDB"])
 def test_the_lines_of_the_page_lead_over_from_an_old_system(engine: Engine, mariadb: MariaDb, tmp_path: Path) -> None:

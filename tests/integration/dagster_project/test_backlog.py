@@ -15,7 +15,6 @@ import pytest
 from sqlalchemy import Engine, event, insert, text
 
 from assets.jobs import ATTEMPT_TAG
-from email_platform.adapters.assembly import open_oltp
 from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG
 from email_platform.adapters.postgres.tables import campaign
 from email_platform.definitions import defs
@@ -30,23 +29,11 @@ from sensors.reports_are_stale import reports_are_stale
 from sensors.silent_campaigns import CAMPAIGNS_PER_TICK, RELAUNCHES_PER_TICK, silent_campaigns
 from sensors.staged_objects_waiting import staged_objects_waiting
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, row_of, seed_leads
-from tests.integration.own_databases import own_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PROJECT = Path(__file__).parents[3]
 LAUNCHES_PER_TICK = SMALL_LAUNCHES_PER_TICK + WAITING_LAUNCHES_PER_TICK
-
-
-@pytest.fixture(scope="module")
-def own(stack: Settings) -> Settings:
-    return own_settings(stack, "backlog")
-
-
-@pytest.fixture(scope="module")
-def own_engine(own: Settings) -> Iterator[Engine]:
-    with open_oltp(own) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -25,16 +25,10 @@ from resources.settings import SettingsResource
 from sensors.operator_needed import operator_needed
 from tests.integration.alert_server import alert_server
 from tests.integration.campaign_rows import in_city, queue_campaign, unique
-from tests.integration.own_databases import own_settings
 
 pytestmark = pytest.mark.integration
 
 HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def own(stack: Settings) -> Settings:
-    return own_settings(stack, "alerts_dagster")
 
 
 @dataclass

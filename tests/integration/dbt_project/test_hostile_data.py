@@ -26,12 +26,9 @@ from sqlalchemy import Engine, delete, insert, select
 
 from email_platform.adapters.assembly import (
     open_events,
-    open_oltp,
-    open_parts,
     open_warehouse,
 )
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.adapters.postgres.tables import campaign, lead, suppression
 from email_platform.domain.addresses import normalised_address
@@ -46,7 +43,6 @@ from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.legacy_table import Month
 from email_platform.runs.load import account, load_staged
-from email_platform.runs.parts import Parts
 from email_platform.runs.rebuild import rebuild_warehouse
 from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
@@ -55,7 +51,8 @@ from email_platform.staging.dimensions import refresh_dimensions
 from tests.fakes.assembling import put_together
 from tests.integration.campaign_rows import in_city, queue_campaign, seed_leads
 from tests.integration.dbt_project.test_dbt_reports import LONGEST_ADDRESS, MARTS, Reports
-from tests.integration.own_databases import closing_engine, own_settings, own_warehouse
+from tests.integration.own_databases import closing_engine, own_warehouse
+from tests.integration.own_world import OwnWorld, own_world
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -153,14 +150,9 @@ def hostile_provider(url: str) -> Iterator[tuple[str, HostileProvider]]:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class World(OwnWorld):
     """Hostile campaigns, and an old table, in databases of their own."""
 
-    settings: Settings
-    parts: Parts
-    engine: Engine
-    store: S3ObjectStore
-    warehouse: ClickHouseWarehouse
     provider: HostileProvider
 
     def send(self, text: str) -> Sent:
@@ -258,18 +250,15 @@ class World:
 
 @pytest.fixture
 def world(stack: Settings, tmp_path: Path) -> Iterator[World]:
-    settings = own_settings(stack, "hostile")
     assert stack.provider_url is not None
+    assert stack.provider_api_key is not None
     with hostile_provider(stack.provider_url) as (url, provider):
-        accounts = {"EMAIL_PLATFORM_SIMULATOR_BASE_URL": url}
-        assert settings.provider_api_key is not None
-        accounts["EMAIL_PLATFORM_SIMULATOR_API_KEY"] = settings.provider_api_key.get_secret_value()
-        with (
-            open_parts(settings, accounts) as parts,
-            open_oltp(settings) as engine,
-            open_warehouse(settings) as warehouse,
-        ):
-            yield World(settings, parts, engine, S3ObjectStore.from_settings(settings), warehouse, provider)
+        accounts = {
+            "EMAIL_PLATFORM_SIMULATOR_BASE_URL": url,
+            "EMAIL_PLATFORM_SIMULATOR_API_KEY": stack.provider_api_key.get_secret_value(),
+        }
+        with own_world(stack, "hostile", accounts) as own:
+            yield World.of(own, provider=provider)
 
 
 def make_old_table(settings: Settings) -> None:

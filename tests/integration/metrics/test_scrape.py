@@ -32,17 +32,12 @@ from email_platform.metrics.collector import PlatformCollector, account_label
 from email_platform.metrics.dagster_times import DagsterTimes, read_dagster_times
 from email_platform.sending.rate_limit import AccountRate
 from email_platform.settings import Settings
-from tests.integration.own_databases import closing_engine, own_settings
+from tests.integration.own_databases import closing_engine
 
 pytestmark = pytest.mark.integration
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 VARIABLES = {"EMAIL_PLATFORM_SES_MAIN_RECIPIENTS_PER_SECOND": "200", "EMAIL_PLATFORM_SES_ODD_CALLS_PER_SECOND": "no"}
-
-
-@pytest.fixture(scope="module")
-def own(stack: Settings) -> Settings:
-    return own_settings(stack, "test_metrics")
 
 
 @pytest.fixture

@@ -7,22 +7,20 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import Engine, String, insert, select, text, update
+from sqlalchemy import String, insert, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from typer.testing import CliRunner, Result
 
-from email_platform.adapters.assembly import open_erasures, open_events, open_oltp, open_parts, open_warehouse
+from email_platform.adapters.assembly import open_erasures, open_events
 from email_platform.adapters.clickhouse.address import reports_database_beside
 from email_platform.adapters.clickhouse.erasure import WarehousePerson
-from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.erasures import NAMING_COLUMNS, NOT_SEARCHED
 from email_platform.adapters.postgres.events import PostgresSuppressions
@@ -49,12 +47,11 @@ from email_platform.runs.erasure_parts import EraseParts, Erasure
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.load import account, load_staged
-from email_platform.runs.parts import Parts
 from email_platform.runs.rebuild import rebuild_warehouse
 from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
-from tests.integration.own_databases import own_settings
+from tests.integration.own_world import OwnWorld, own_world
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -62,14 +59,8 @@ _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class World(OwnWorld):
     """A database, a bucket and a warehouse of their own."""
-
-    settings: Settings
-    parts: Parts
-    engine: Engine
-    store: S3ObjectStore
-    warehouse: ClickHouseWarehouse
 
     def erasing(self, on_step: Callable[[str], None] = lambda _: None) -> EraseParts:
         person = WarehousePerson(lambda: self.warehouse)
@@ -109,10 +100,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(stack: Settings) -> Iterator[World]:
-    settings = own_settings(stack, "erase")
-    store = S3ObjectStore.from_settings(settings)
-    with open_parts(settings) as parts, open_oltp(settings) as engine, open_warehouse(settings) as warehouse:
-        yield World(settings, replace(parts, chunk_rows=100), engine, store, warehouse)
+    with own_world(stack, "erase") as own:
+        yield World.of(own)
 
 
 def new_address() -> str:

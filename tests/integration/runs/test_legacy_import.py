@@ -28,11 +28,11 @@ from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.definitions import defs
 from email_platform.errors import ConfigurationError, LegacySourceError, PartUnavailableError
 from email_platform.local.demo.legacy_emails import COLUMNS, INDEXES, LegacyTable, generate_legacy_emails
-from email_platform.runs.legacy_import import ImportReport
 from email_platform.runs.legacy_table import RANGE_IDS, Month
 from email_platform.settings import Settings
 from tests.integration.own_databases import own_bucket
 from tests.integration.runs.erased_old_rows import check_that_nobody_comes_back
+from tests.integration.runs.imported_emails import ImportedEmails
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -42,19 +42,11 @@ _names = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Old:
+class Old(ImportedEmails):
     """An old database and a warehouse of one test's own."""
 
-    settings: Settings
     engine: Engine
-    warehouse: ClickHouseWarehouse
     store: S3ObjectStore
-
-    def run(self, month: Month, **settings: Any) -> ImportReport:
-        report = import_legacy_month(self.settings.model_copy(update=settings), month)
-        assert report.differences() == []
-        assert report.source_total.rows == report.warehouse_total.rows
-        return report
 
     def execute(self, statement: str, **parameters: Any) -> None:
         with self.engine.begin() as connection:
@@ -68,14 +60,6 @@ class Old:
             connection.execute(text("set local timezone = 'UTC'"))
             rows = connection.execute(text(f"select {', '.join(shown)} from email order by id"))
             return [tuple(row) for row in rows]
-
-    def new_rows(self) -> list[tuple[Any, ...]]:
-        shown = [f"toString({c})" if c.endswith("_at") else c for c in COLUMNS]
-        return list(
-            self.warehouse.client.query(
-                f"select {', '.join(shown)} from legacy_email final where is_deleted = 0 order by legacy_email.id"
-            ).result_rows
-        )
 
     def physical_rows(self) -> tuple[int, Any]:
         """Rows without final and when the last one was loaded."""
@@ -104,7 +88,7 @@ def old(stack: Settings) -> Iterator[Old]:
     store = S3ObjectStore.from_settings(settings)
     store.create_bucket()
     warehouse = ClickHouseWarehouse.from_settings(settings)
-    yield Old(settings, engine, warehouse, store)
+    yield Old(settings, warehouse, engine, store)
     warehouse.close()
     engine.dispose()
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

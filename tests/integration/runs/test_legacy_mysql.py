@@ -18,13 +18,13 @@ from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.errors import ConfigurationError, LegacySourceError, PartUnavailableError
 from email_platform.local.demo.legacy_emails import LegacyTable, generate_legacy_emails
-from email_platform.runs.legacy_import import ImportReport
 from email_platform.runs.legacy_table import Month
 from email_platform.settings import Settings
 from tests.integration.mariadb_process import MariaDb, running_mariadb
 from tests.integration.old_mysql import COLUMNS, CREATE_EMAIL, copy_emails
 from tests.integration.own_databases import closing_engine, own_settings
 from tests.integration.runs.erased_old_rows import check_that_nobody_comes_back
+from tests.integration.runs.imported_emails import ImportedEmails
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -34,22 +34,14 @@ ROWS = int(os.environ.get("LEGACY_ROWS", "20000"))  # `make legacy-mysql ROWS=50
 _names = itertools.count(1)
 
 
-@dataclass
-class Old:
+@dataclass(frozen=True, slots=True)
+class Old(ImportedEmails):
     """An old table in MariaDB and a warehouse of one test's own."""
 
-    settings: Settings
     postgres_settings: Settings
     server: MariaDb
     database: str
     mysql: Any
-    warehouse: ClickHouseWarehouse
-
-    def run(self, month: Month, **settings: Any) -> ImportReport:
-        report = import_legacy_month(self.settings.model_copy(update=settings), month)
-        assert report.differences() == []
-        assert report.source_total.rows == report.warehouse_total.rows
-        return report
 
     def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         with self.mysql.cursor() as cursor:
@@ -66,14 +58,6 @@ class Old:
         shown = [f"date_format({times[c]}, '%Y-%m-%d %H:%i:%s.%f')" if c in times else c for c in COLUMNS]
         return self.execute(f"select {', '.join(shown)} from email where {where} order by id")
 
-    def new_rows(self) -> list[tuple[Any, ...]]:
-        shown = [f"toString({c})" if c.endswith("_at") else c for c in COLUMNS]
-        return list(
-            self.warehouse.client.query(
-                f"select {', '.join(shown)} from legacy_email final where is_deleted = 0 order by legacy_email.id"
-            ).result_rows
-        )
-
 
 @pytest.fixture(scope="module")
 def mariadb() -> Iterator[MariaDb]:
@@ -88,7 +72,7 @@ def old(stack: Settings, mariadb: MariaDb) -> Iterator[Old]:
     warehouse = ClickHouseWarehouse.from_settings(settings)
     mysql = mariadb.connect(database)
     from_mysql = settings.model_copy(update={"legacy_url": SecretStr(mariadb.url(database))})
-    yield Old(from_mysql, settings, mariadb, database, mysql, warehouse)
+    yield Old(from_mysql, warehouse, settings, mariadb, database, mysql)
     mysql.close()
     warehouse.close()
 

@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, delete, select, text, update
 
-from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
-from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.old_systems import import_legacy_month
 from email_platform.adapters.postgres.events import PostgresEventIntake
 from email_platform.adapters.postgres.tables import app_user, campaign, staged_object
@@ -45,7 +44,8 @@ from email_platform.staging.accounting import require_all
 from email_platform.staging.dimensions import refresh_dimensions
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
 from tests.integration.dbt_project.test_dbt_reports import about, event
-from tests.integration.own_databases import closing_engine, own_settings, own_warehouse
+from tests.integration.own_databases import closing_engine, own_warehouse
+from tests.integration.own_world import OwnWorld, own_world
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -54,14 +54,9 @@ NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class World(OwnWorld):
     """Campaigns that were sent, events, an imported old table and snapshots, loaded into a warehouse of their own."""
 
-    settings: Settings
-    parts: Parts
-    engine: Engine
-    store: S3ObjectStore
-    warehouse: ClickHouseWarehouse
     campaigns: tuple[int, ...]
 
     @contextmanager
@@ -93,15 +88,13 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(stack: Settings) -> Iterator[World]:
-    settings = own_settings(stack, "rebuild")
-    store = S3ObjectStore.from_settings(settings)
-    with open_parts(settings) as parts, open_oltp(settings) as engine, open_warehouse(settings) as warehouse:
-        campaigns = (send(parts, engine), send(parts, engine))
-        stage_events(parts, campaigns)
-        load_staged(parts.register, warehouse)
-        import_old_table(settings)
-        take_snapshots(parts, engine, warehouse)
-        yield World(settings, parts, engine, store, warehouse, campaigns)
+    with own_world(stack, "rebuild") as own:
+        campaigns = (send(own.parts, own.engine), send(own.parts, own.engine))
+        stage_events(own.parts, campaigns)
+        load_staged(own.parts.register, own.warehouse)
+        import_old_table(own.settings)
+        take_snapshots(own.parts, own.engine, own.warehouse)
+        yield World.of(own, campaigns=campaigns)
 
 
 def send(parts: Parts, engine: Engine) -> int:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy import func, insert, select, text, update
 from typer.testing import CliRunner
 
 from assets.retention import retention_job
-from email_platform.adapters.assembly import open_explain, open_oltp, open_parts, open_retention, open_warehouse
-from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from email_platform.adapters.assembly import open_explain, open_retention, open_warehouse
 from email_platform.adapters.dagster_history import STEP_OUTPUTS, DagsterRunHistory
-from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.ledger_archive import PostgresLedgerArchive
 from email_platform.adapters.postgres.tables import (
     campaign,
@@ -45,7 +43,6 @@ from email_platform.runs.explain import explain
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.load import load_staged, prove
-from email_platform.runs.parts import Parts
 from email_platform.runs.rebuild import rebuild_warehouse
 from email_platform.runs.retention import Removal, run_retention
 from email_platform.runs.retry import retry_rejected
@@ -53,7 +50,8 @@ from email_platform.runs.send import send_chunk
 from email_platform.runs.unknown import decide_unknown_calls
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
-from tests.integration.own_databases import own_settings, own_warehouse
+from tests.integration.own_databases import own_warehouse
+from tests.integration.own_world import OwnWorld, own_world
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -62,14 +60,8 @@ _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class World(OwnWorld):
     """A database, a bucket's objects and a warehouse of their own."""
-
-    settings: Settings
-    parts: Parts
-    engine: Engine
-    store: S3ObjectStore
-    warehouse: ClickHouseWarehouse
 
     def ended(self, *, leads: int = 230, at: datetime = LONG_AGO, load: bool = True) -> int:
         """A campaign in three chunks that was sent, loaded, and ended at this time; returns its id."""
@@ -115,10 +107,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(stack: Settings) -> Iterator[World]:
-    settings = own_settings(stack, "retention")
-    store = S3ObjectStore.from_settings(settings)
-    with open_parts(settings) as parts, open_oltp(settings) as engine, open_warehouse(settings) as warehouse:
-        yield World(settings, replace(parts, chunk_rows=100), engine, store, warehouse)
+    with own_world(stack, "retention") as own:
+        yield World.of(own)
 
 
 def test_a_campaign_that_ended_long_ago_is_archived_and_a_backfill_of_it_sends_nothing_and_says_so(

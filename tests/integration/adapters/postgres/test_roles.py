@@ -283,6 +283,42 @@ def test_a_role_is_refused_what_is_not_its_work(mine: Settings, role: str) -> No
             assert not refused(engine, statement)
 
 
+@pytest.mark.parametrize(
+    ("table", "columns", "call"),
+    [
+        ("erasure", "'x' as pseudonym, pg_temp.mine() as address", "erase_leads('x')"),
+        ("lead_source_row", "1::bigint as source_key, pg_temp.mine() as problem", "remove_leads_of_source('{1}')"),
+        (
+            "campaign_manifest",
+            "1::bigint as campaign_id, now() as archived_at, pg_temp.mine() as who",
+            "remove_archived_ledger(1, 1)",
+        ),
+    ],
+)
+def test_a_temporary_view_is_not_taken_for_a_table_by_a_function_with_its_owner_s_rights(
+    mine: Settings, table: str, columns: str, call: str
+) -> None:
+    raises = "begin raise exception ''by %'', current_user; end"
+    function = f"create function pg_temp.mine() returns text language plpgsql as '{raises}'"
+    view = f"create temporary view {table} as select {columns}"
+    with engine_of(mine, "application") as engine, engine.begin() as connection:
+        connection.execute(text(function))
+        connection.execute(text(view))
+        connection.execute(text(f"select {call}"))
+
+
+def test_every_function_with_its_owner_s_rights_looks_among_temporary_tables_last(owner: Engine) -> None:
+    with owner.connect() as connection:
+        paths = connection.execute(
+            text(
+                "select proname, array_to_string(proconfig, ';') from pg_proc "
+                "where prosecdef and pronamespace = to_regnamespace(current_schema())"
+            )
+        ).all()
+    assert len(paths) >= 3
+    assert [name for name, path in paths if not str(path).endswith(", pg_temp")] == []
+
+
 def test_doctor_says_which_right_is_missing_and_which_is_too_much(mine: Settings, owner: Engine) -> None:
     def said() -> tuple[bool, str]:
         (check,) = [each for each in check_parts(mine, {}) if each.part == "PostgreSQL's roles"]

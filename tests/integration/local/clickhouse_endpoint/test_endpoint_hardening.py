@@ -157,6 +157,9 @@ def closed_statements(path: str, address: str) -> list[str]:
         f"insert into t from infile '{path}' format LineAsString",
         f"insert into function file('{path}.new', 'TSV', 'a String') values ('x')",
         f"create table f (a String) engine = File('TSV', '{path}')",
+        f"create table f (a String) engine = EmbeddedRocksDB(0, '{path}.new') primary key a",
+        f"create table f (a String) engine = FileLog('{path}', 'LineAsString')",
+        "create table f (query String, database String, settings Map(String, String)) engine = QueryRunner",
         f"create database fs engine = Filesystem('{path}')",
         f"select * from default.`{path}`",
         f"select 'x' as a format Template settings format_template_row = '{path}'",
@@ -212,6 +215,26 @@ def test_files_commands_and_other_hosts_are_closed_to_clients(
     assert [path.name for path in tmp_path.iterdir()] == ["credentials"]
     assert elsewhere.connections == 0
     assert endpoint.ask(query="select count() from t")[2] == b"0\n"
+
+
+# Engines that ask for no grant and that nothing of this machine is reached by: they read other tables, make up rows, or
+# need a Keeper, which this engine has none of.
+HARMLESS_ENGINES = {
+    *("Alias", "Dictionary", "FuzzJSON", "FuzzQuery", "GraphiteMergeTree", "KeeperMap", "Loop", "TimeSeries"),
+    *(f"Replicated{kind}MergeTree" for kind in ("", "Aggregating", "Coalescing", "Collapsing", "Graphite")),
+    *(f"Replicated{kind}MergeTree" for kind in ("Replacing", "Summing", "VersionedCollapsing")),
+}
+
+
+def test_every_engine_is_granted_known_to_be_harmless_or_refused(endpoint: Endpoint, tmp_path: Path) -> None:
+    granted = set(re.findall(r"TABLE ENGINE ON `?(\w+)", endpoint.ask(query="show grants")[2].decode()))
+    assert len(granted) > 10
+    names = set(endpoint.ask(query="select name from system.table_engines")[2].decode().split())
+    assert len(names) > 60
+    for name in sorted(names - granted - HARMLESS_ENGINES):
+        statement = f"create table e (a String) engine = {name}('{tmp_path}', 'x') order by a"
+        assert code_of(endpoint.ask(body=statement.encode())) == 497, name
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_of_the_request_open_nothing_either(endpoint: Endpoint, tmp_path: Path) -> None:
