@@ -156,6 +156,24 @@ def test_the_page_s_grants_are_enough_for_an_application_and_give_no_more(connec
     change(connection, campaign_id, "status = 'paused', status_reason = 'wrong link'")
     change(connection, campaign_id, "status = 'queued'")
     connection.execute(text("insert into lead (email) values ('a@example.com')"))
+    for status in ("sending", "sent", "failed", "paused", "cancelled"):
+        with pytest.raises(IntegrityError, match=f"a new campaign cannot be {status}"), connection.begin_nested():
+            connection.execute(
+                text(
+                    "insert into campaign"
+                    " (owner_id, sender_id, name, subject_template, html_template, condition, status)"
+                    " select owner_id, sender_id, name, subject_template, html_template, condition, :status"
+                    " from campaign where id = :id"
+                ),
+                {"id": campaign_id, "status": status},
+            )
+    # Whatever form an application gives it, the suppression meets the address.
+    mixed = "insert into suppression (address, reason, source) values (:address, 'manual', 'app')"
+    connection.execute(text(mixed), {"address": " Ada.Contract@Example.COM\u00a0"})
+    stored = text("select count(*) from suppression where address = 'ada.contract@example.com'")
+    assert connection.execute(stored).scalar_one() == 1
+    with pytest.raises(IntegrityError, match=r"suppression\.address is empty"), connection.begin_nested():
+        connection.execute(text(mixed), {"address": " "})
     for statement in (
         "update campaign set attempt = 9",
         "update campaign_manifest set eligible_rows = 0",
