@@ -8,10 +8,12 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from typer.testing import CliRunner
 
 from email_platform.adapters.old_systems import import_legacy_month
+from email_platform.adapters.postgres.erased import erasure_key
+from email_platform.adapters.postgres.tables import erasure
 from email_platform.cli.app import app
 from email_platform.local.demo.legacy_emails import LegacyTable, generate_legacy_emails
 from email_platform.runs.legacy_table import Month
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.integration
 OLD = {
     "same@example.com": "sent", "Bounced@Example.com": "bounced", "suppressed@example.com": "sent",
     "out@example.com": "sent", "moved@example.com": "sent", "gone@example.com": "sent", "failed@example.com": "failed",
-    "queued@example.com": "queued", "broken": "sent",
+    "queued@example.com": "queued", "broken": "sent", "erased@example.com": "sent",
 }  # fmt: skip
 
 
@@ -41,6 +43,8 @@ def settings(stack: Settings) -> Settings:
                     {"lead": number, "email": email, "status": status},
                 )  # fmt: skip
     import_legacy_month(settings, Month(2025, 1))
+    key = erasure_key(settings)
+    assert key is not None
     with closing_engine(settings.postgres_url.get_secret_value()) as engine, engine.begin() as connection:
         connection.execute(text("insert into app_user (email, name) values ('a@example.com', 'Ada')"))
         connection.execute(text("insert into sender (owner_id, from_address, from_name) values (1, 'a@e.com', 'Ada')"))
@@ -52,6 +56,9 @@ def settings(stack: Settings) -> Settings:
         connection.execute(
             text("insert into suppression (address, reason, source) values ('suppressed@example.com', 'manual', 't')")
         )
+        # Erased, and imported again from the old system since.
+        pseudonym = key.pseudonym("erased@example.com")
+        connection.execute(insert(erasure).values(pseudonym=pseudonym, key_id=key.key_id))
     return settings
 
 
@@ -84,13 +91,14 @@ def test_everybody_is_in_one_group_with_the_reason(
         "suppressed@example.com": ("old_only", "suppressed"),
         "out@example.com": ("old_only", "unsubscribed"),
         "broken": ("old_only", "invalid_address"),
+        "erased@example.com": ("old_only", "suppressed"),
         "moved@example.com": ("old_only", "condition"),
         "gone@example.com": ("old_only", "no_lead"),
         "new@example.com": ("ours_only", "no_row"),
         "failed@example.com": ("ours_only", "failed"),
         "queued@example.com": ("ours_only", "queued"),
     }
-    assert "2 addresses on both sides, 5 only there, 3 only here" in result.output
+    assert "2 addresses on both sides, 6 only there, 3 only here" in result.output
     missing = CliRunner().invoke(app, [*arguments[:3], "8", *arguments[4:]])
     assert missing.exit_code == 1
     assert "import its month first" in missing.output
