@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from email_platform.adapters.postgres.campaigns import PostgresCampaignStore
+from email_platform.adapters.providers import provider_names
 from email_platform.domain.campaigns import LEGAL_TRANSITIONS, CampaignStatus
 from tests.integration.campaign_rows import queue_campaign, row_of, unique
 
@@ -143,6 +144,11 @@ def test_a_wrong_row_is_impossible_and_its_reason_is_named(connection: Connectio
     assert words in str(refused.value.orig)
 
 
+def test_the_database_knows_the_providers_that_the_platform_has() -> None:
+    migration = import_module("email_platform.adapters.postgres.migrations.versions.0023_rows_by_sql")
+    assert sorted(migration.PROVIDERS) == sorted(provider_names())
+
+
 def test_the_page_s_grants_are_enough_for_an_application_and_give_no_more(connection: Connection) -> None:
     role = unique("app").replace("-", "_")
     connection.execute(text(f"create role {role}"))
@@ -167,6 +173,13 @@ def test_the_page_s_grants_are_enough_for_an_application_and_give_no_more(connec
                 ),
                 {"id": campaign_id, "status": status},
             )
+    for wrong, words in (
+        ("update campaign set condition = '[1]'", "condition is JSON of the kind array"),
+        ("update sender set provider = 'pigeon'", "is no provider that is known"),
+        ("update sender set from_address = ' '", "from_address is empty"),
+    ):
+        with pytest.raises(IntegrityError, match=words), connection.begin_nested():
+            connection.execute(text(wrong))
     # Whatever form an application gives it, the suppression meets the address.
     mixed = "insert into suppression (address, reason, source) values (:address, 'manual', 'app')"
     connection.execute(text(mixed), {"address": " Ada.Contract@Example.COM\u00a0"})
