@@ -65,6 +65,9 @@ def freeze_audience(
         return FrozenAudience(campaign, manifest, frozen_now=False)
     if campaign.status is not CampaignStatus.SENDING:
         raise CampaignStoppedError(campaign_id, campaign.status)
+    if not campaign.sender.from_address:  # it was launched before its sender went
+        parts.campaigns.change_status(campaign_id, CampaignStatus.FAILED, campaign.problem)
+        raise CampaignStoppedError(campaign_id, CampaignStatus.FAILED)
 
     def noticed(rows: int) -> None:
         parts.campaigns.note_progress(campaign_id)

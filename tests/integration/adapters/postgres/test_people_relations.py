@@ -22,7 +22,7 @@ from email_platform.adapters.postgres.pages import PostgresPages
 from email_platform.adapters.postgres.people_relations import check_people
 from email_platform.cli.app import app
 from email_platform.domain.campaigns import CampaignStatus
-from email_platform.errors import CommandRefusedError, ConfigurationError
+from email_platform.errors import CampaignStoppedError, CommandRefusedError, ConfigurationError
 from email_platform.events.suppression import SuppressionRequest
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
@@ -112,9 +112,14 @@ def test_a_campaign_is_sent_with_their_sender_and_odd_ones_fail_alone(theirs: tu
     city = seed_leads(owner, numbered(120))
     good = queue(owner, 70, city)
     missing = [queue(owner, sender_id, city) for sender_id in (71, 73, 999)]
+    with owner.begin() as connection:
+        connection.exec_driver_sql(
+            "insert into crm.\"From: %%\" (no, staff, address, provider) values (74, 7, 'x@crm.example', 'simulator')"
+        )
+    going = queue(owner, 74, city)
     with open_parts(settings) as parts:
         launched = due_launches(parts)
-        assert [one.campaign_id for one in launched.launches] == [good]
+        assert sorted(one.campaign_id for one in launched.launches) == [good, going]
         rows = {one: parts.campaigns.get(one) for one in missing}
         assert {row.status for row in rows.values()} == {CampaignStatus.FAILED}
         assert [str(row.status_reason) for row in rows.values()] == [
@@ -126,6 +131,9 @@ def test_a_campaign_is_sent_with_their_sender_and_odd_ones_fail_alone(theirs: tu
         assert (manifest.sender.from_address, manifest.sender.from_name) == ("news@crm.example", "news@crm.example")
         with owner.begin() as connection:  # what is frozen goes on
             connection.exec_driver_sql('delete from crm."From: %%"')
+        with pytest.raises(CampaignStoppedError):  # launched, and not frozen yet
+            freeze_audience(parts, going)
+        assert str(parts.campaigns.get(going).status_reason).startswith("its sender 74 is not there")
         for chunk_index in range(manifest.chunk_count):
             send_chunk(parts, good, chunk_index, holder="test")
         assert finish_sending(parts, good).totals.accepted == 120

@@ -145,7 +145,7 @@ def test_a_wrong_row_is_impossible_and_its_reason_is_named(connection: Connectio
 
 
 def test_the_database_knows_the_providers_that_the_platform_has() -> None:
-    migration = import_module("email_platform.adapters.postgres.migrations.versions.0023_rows_by_sql")
+    migration = import_module("email_platform.adapters.postgres.migrations.versions.0024_rows_by_sql")
     assert sorted(migration.PROVIDERS) == sorted(provider_names())
 
 
