@@ -165,7 +165,7 @@ class WarehousePerson:
             {},
         )
         self._warehouse.command(
-            f"insert into email_key select '{kind}', {new_hash}, campaign_id, lead_id {of_cells}",
+            f"insert into email_key select '{kind}', {new_hash}, '{table}', campaign_id, lead_id {of_cells}",
             {**_UNLOGGED, "async_insert": 0},
         )
         yield
@@ -173,7 +173,7 @@ class WarehousePerson:
             rows = ", ".join(f"({old}, {campaign}, {lead})" for old, campaign, lead in some)
             self._mutate(
                 f"{self._warehouse.database}.{self._warehouse.local_table('email_key')}",
-                f"delete where kind = '{kind}' and (key_hash, campaign_id, lead_id) in ({rows})",
+                f"delete where kind = '{kind}' and source = '{table}' and (key_hash, campaign_id, lead_id) in ({rows})",
             )
 
     def _mutate(self, table: str, change: str) -> None:

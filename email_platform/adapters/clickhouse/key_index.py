@@ -53,8 +53,8 @@ _WANTED: Mapping[KeyKind, str] = {
     "message_id": "toString({wanted:UUID})",
 }
 
-FILLED_TO = "(select max(filled_to) from email_key_fill)"
-"""1970 where nothing was filled: everything is read from the raw tables then."""
+_FEW = 2_000
+"""So many keys of rows stand in a statement, which may have 256 KiB; more are found by a subquery."""
 _SLICE_ROWS = 5_000_000
 _CLOCK_SECONDS = 5  # a clock that is set back by less makes no load invisible
 _CLUSTER_SECONDS = int(LOAD_TIMEOUT_SECONDS) + 60  # a load is given up before, on whichever server
@@ -83,17 +83,52 @@ def key_hash(text: str) -> str:
     return f"toUInt32(cityHash64({text}))"
 
 
-def candidates(kind: KeyKind, table: str) -> str:
-    """SQL of the campaigns and leads of a raw table that may have the key bound as ``wanted``.
+def filled_to(warehouse: _Warehouse) -> datetime:
+    """Up to when every load has its keys in `email_key`; 1970 where nothing was filled. An older answer stays right."""
+    ((moment,),) = warehouse.query("select max(filled_to) from email_key_fill", {})
+    return moment  # type: ignore[no-any-return]
+
+
+def candidates(kind: KeyKind, table: str, since: datetime) -> str:
+    """SQL of the campaign and lead of each row of a raw table that may have the key bound as ``wanted``.
 
     Args:
         kind: of the key.
         table: one that has keys of this kind; see `KEYS`.
+        since: a moment that was `filled_to`, now or at any time before.
     """
     return (
-        f"select campaign_id, lead_id from email_key where kind = '{kind}' and key_hash = {key_hash(_WANTED[kind])} "  # noqa: S608 - constants
-        f"union all select campaign_id, lead_id from {table} where loaded_at >= {FILLED_TO} and {CONDITIONS[kind]}"
+        f"select campaign_id, lead_id from email_key where {_in_index(kind)} and source = '{table}' "  # noqa: S608 - constants
+        f"union all select campaign_id, lead_id from {table} where {_not_in_index(kind, since)}"
     )
+
+
+def few_candidates(
+    warehouse: _Warehouse, kind: KeyKind, wanted: int | str, since: datetime
+) -> Mapping[str, set[tuple[int, int]]] | None:
+    """The same of every raw table at once, by table; tables without any are left out. None where there are many."""
+    found = [f"select toString(source) as its_table, campaign_id, lead_id from email_key where {_in_index(kind)}"]  # noqa: S608 - constants
+    found += [
+        f"select '{table}' as its_table, campaign_id, lead_id from {table} where {_not_in_index(kind, since)}"  # noqa: S608 - constants
+        for table, kinds in KEYS.items()
+        if kind in kinds
+    ]
+    statement = f"select * from ({' union all '.join(found)}) limit {_FEW + 1} settings max_threads = 1"  # noqa: S608
+    rows = warehouse.query(statement, {"wanted": wanted})
+    if len(rows) > _FEW:
+        return None
+    by_table: dict[str, set[tuple[int, int]]] = {}
+    for table, campaign_id, lead_id in rows:
+        by_table.setdefault(str(table), set()).add((campaign_id, lead_id))
+    return by_table
+
+
+def _in_index(kind: KeyKind) -> str:
+    return f"kind = '{kind}' and key_hash = {key_hash(_WANTED[kind])}"
+
+
+def _not_in_index(kind: KeyKind, since: datetime) -> str:
+    return f"loaded_at >= toDateTime64('{_text(since)}', 3, 'UTC') and {CONDITIONS[kind]}"
 
 
 def fill(warehouse: _Warehouse) -> int:
@@ -106,25 +141,25 @@ def fill(warehouse: _Warehouse) -> int:
         ConfigurationError, PartUnavailableError: ClickHouse refuses or does not answer.
     """
     seconds = _CLUSTER_SECONDS if warehouse.on_cluster else _CLOCK_SECONDS
-    ((filled_to,),) = warehouse.query(_SAFE_MOMENT, {"seconds": seconds})
-    ((since,),) = warehouse.query("select max(filled_to) from email_key_fill", {})
+    ((safe_to,),) = warehouse.query(_SAFE_MOMENT, {"seconds": seconds})
+    since = filled_to(warehouse)
     rows = 0
     for table in KEYS:
         for first, last, count in _slices(warehouse, table, since):
             warehouse.command(
-                f"insert into email_key select pair.1, {key_hash('pair.2')}, campaign_id, lead_id from {table} "  # noqa: S608 - constants
-                f"array join {_keys_of(table)} as pair "
+                f"insert into email_key select pair.1, {key_hash('pair.2')}, '{table}', campaign_id, lead_id "  # noqa: S608 - constants
+                f"from {table} array join {_keys_of(table)} as pair "
                 "where loaded_at >= {since:DateTime64(3, 'UTC')} and campaign_id between {first:Int64} and {last:Int64}"
                 " and pair.2 != ''",
                 _FILL_SETTINGS,
                 {"since": _text(since), "first": first, "last": last},
             )
             rows += count
-    if filled_to > since:
+    if safe_to > since:
         warehouse.command(
             "insert into email_key_fill select 'all', {to:DateTime64(3, 'UTC')}",
             _FILL_SETTINGS,
-            {"to": _text(filled_to)},
+            {"to": _text(safe_to)},
         )
     return rows
 

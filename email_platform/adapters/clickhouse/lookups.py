@@ -12,15 +12,25 @@ compared. So a lookup costs what its answer is large, not what the tables are.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
-from email_platform.adapters.clickhouse.key_index import CONDITIONS, KEYS, KeyKind, candidates
+from email_platform.adapters.clickhouse.key_index import (
+    CONDITIONS,
+    KEYS,
+    KeyKind,
+    candidates,
+    few_candidates,
+    filled_to,
+)
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.domain.found_email import EmailEvent, FoundEmail
 
 LookupBy = KeyKind
 
+_ASK_AGAIN_SECONDS = 60.0
 _OF_ONE_LEAD = 100  # the old system may have mailed a lead several times for one campaign
 
 
@@ -30,19 +40,16 @@ def find_emails(warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str,
     Raises:
         ConfigurationError, PartUnavailableError: ClickHouse refuses or does not answer.
     """
-    conditions = {
-        table: f"(campaign_id, lead_id) global in ({candidates(by, table)}) and {CONDITIONS[by]}"
-        for table, keys in KEYS.items()
-        if by in keys
-    }
-    return _emails(warehouse, conditions, {"wanted": wanted}, limit)
+    return _found(warehouse, by, wanted, limit, filled_to(warehouse))
 
 
 class ClickHouseEmailLookup:
     """`email_platform.domain.found_email.EmailLookup` over the raw tables."""
 
-    def __init__(self, warehouse: ClickHouseWarehouse) -> None:
+    def __init__(self, warehouse: ClickHouseWarehouse, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._warehouse = warehouse
+        self._monotonic = monotonic
+        self._filled_to: tuple[datetime, float] | None = None
 
     def of_campaign_and_lead(self, campaign_id: int, lead_id: int) -> Sequence[FoundEmail]:
         """See the Protocol; a range of each table's key."""
@@ -52,7 +59,25 @@ class ClickHouseEmailLookup:
 
     def of_address(self, address: str, limit: int) -> Sequence[FoundEmail]:
         """See the Protocol."""
-        return find_emails(self._warehouse, "address", address, limit)
+        # An older answer stays right: what was loaded since is read from the raw tables.
+        now = self._monotonic()
+        if self._filled_to is None or now - self._filled_to[1] > _ASK_AGAIN_SECONDS:
+            self._filled_to = filled_to(self._warehouse), now
+        return _found(self._warehouse, "address", address, limit, self._filled_to[0])
+
+
+def _found(
+    warehouse: ClickHouseWarehouse, by: LookupBy, wanted: int | str, limit: int, since: datetime
+) -> list[FoundEmail]:
+    few = few_candidates(warehouse, by, wanted, since)
+    if few is None:
+        rows = {table: candidates(by, table, since) for table, kinds in KEYS.items() if by in kinds}
+    else:
+        rows = {table: ", ".join(map(str, sorted(keys))) for table, keys in few.items()}
+    conditions = {
+        table: f"(campaign_id, lead_id) global in ({some}) and {CONDITIONS[by]}" for table, some in rows.items()
+    }
+    return _emails(warehouse, conditions, {"wanted": wanted}, limit) if conditions else []
 
 
 # Of each raw table, in one order of columns.
@@ -67,13 +92,14 @@ _SELECTED = {
     "legacy_email": """
             select
                 campaign_id, lead_id, email, toString(status), ifNull(error, ''),
-                'old_system', ifNull(provider_message_id, ''), toDateTime64(ifNull(sent_at, updated_at), 3, 'UTC'),
+                'old_system', ifNull(provider_message_id, ''), toDateTime64(ifNull(sent_at, updated_at), 3, 'UTC') as happened_at,
                 1, ''
             from legacy_email final
             where is_deleted = 0 and """,
     "exclusion": """
             select
-                campaign_id, lead_id, ifNull(email, ''), 'excluded', toString(reason), '', '', loaded_at, 0, ''
+                campaign_id, lead_id, ifNull(email, ''), 'excluded', toString(reason), '', '',
+                loaded_at as happened_at, 0, ''
             from exclusion final
             where """,
 }

@@ -208,3 +208,15 @@ def test_our_message_id_finds_the_email(reports: Reports) -> None:
         assert [one.lead_id for one in find_emails(reports.warehouse, "message_id", str(ours), 10)] == [lead]
         assert find_emails(reports.warehouse, "message_id", str(uuid5(UUID(int=0), "none")), 10) == []
         reports.warehouse.fill_keys()
+
+
+def test_a_lead_with_more_emails_than_a_statement_can_name_is_found_whole_and_in_order(reports: Reports) -> None:
+    client = reports.warehouse.client
+    many = "select number, 77, 'often@example.org', 'accepted', toDateTime64(number, 3, 'UTC'), now64(3, 'UTC') "
+    columns = "(campaign_id, lead_id, email, status, occurred_at, loaded_at)"
+    client.command(f"insert into delivery {columns} {many} from numbers(1, 6000)")
+    reports.warehouse.fill_keys()
+    client.command(f"insert into delivery {columns} {many} from numbers(6001, 10)")
+    for by, wanted in (("lead", 77), ("address", "Often@example.org")):
+        found = find_emails(reports.warehouse, by, wanted, 100)  # type: ignore[arg-type]
+        assert [email.campaign_id for email in found] == list(range(6010, 5910, -1))
