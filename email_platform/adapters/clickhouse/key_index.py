@@ -7,8 +7,8 @@ newer one replaced): the reader compares the raw row.
 
 `filled_to` is never after a load that runs: an INSERT takes its ``loaded_at`` when it is analysed, after it is listed
 in ``system.processes`` (ClickHouse's documentation, system-tables/processes), so the oldest INSERT there bounds it. All
-loads are made by one user: others' may not be listed. On a cluster, where other servers insert and replicas lag, it
-stays behind by more than a load may take.
+loads are made by one user: others' may not be listed. Where that table may not be read, and on a cluster, where other
+servers insert and replicas lag, it stays behind by more than a load may take.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS
+from email_platform.errors import ConfigurationError
 
 KeyKind = Literal["lead", "address", "provider_message_id", "message_id"]
 
@@ -57,9 +58,9 @@ _FEW = 2_000
 """So many keys of rows stand in a statement, which may have 256 KiB; more are found by a subquery."""
 _SLICE_ROWS = 5_000_000
 _CLOCK_SECONDS = 5  # a clock that is set back by less makes no load invisible
-_CLUSTER_SECONDS = int(LOAD_TIMEOUT_SECONDS) + 60  # a load is given up before, on whichever server
+_LOAD_SECONDS = int(LOAD_TIMEOUT_SECONDS) + 60  # a load is given up before, on whichever server
 _FILL_SETTINGS: Mapping[str, Any] = {"async_insert": 0, "max_threads": 2, "max_insert_threads": 1}
-_SAFE_MOMENT = """
+_OLDEST_INSERT = """
     select least(now64(3, 'UTC'), ifNull(minOrNull(now64(3, 'UTC') - toIntervalMillisecond(toInt64(elapsed * 1000))),
         now64(3, 'UTC'))) - toIntervalSecond({seconds:UInt32})
     from system.processes
@@ -140,8 +141,7 @@ def fill(warehouse: _Warehouse) -> int:
     Raises:
         ConfigurationError, PartUnavailableError: ClickHouse refuses or does not answer.
     """
-    seconds = _CLUSTER_SECONDS if warehouse.on_cluster else _CLOCK_SECONDS
-    ((safe_to,),) = warehouse.query(_SAFE_MOMENT, {"seconds": seconds})
+    safe_to = _safe_moment(warehouse)
     since = filled_to(warehouse)
     rows = 0
     for table in KEYS:
@@ -162,6 +162,21 @@ def fill(warehouse: _Warehouse) -> int:
             {"to": _text(safe_to)},
         )
     return rows
+
+
+def _safe_moment(warehouse: _Warehouse) -> datetime:
+    """A moment that is before the start of every load whose rows cannot be seen yet."""
+    if not warehouse.on_cluster:
+        try:
+            ((moment,),) = warehouse.query(_OLDEST_INSERT, {"seconds": _CLOCK_SECONDS})
+        except ConfigurationError:  # this user may not read system.processes
+            pass
+        else:
+            return moment  # type: ignore[no-any-return]
+    ((moment,),) = warehouse.query(
+        "select now64(3, 'UTC') - toIntervalSecond({seconds:UInt32})", {"seconds": _LOAD_SECONDS}
+    )
+    return moment  # type: ignore[no-any-return]
 
 
 def _keys_of(table: str) -> str:
