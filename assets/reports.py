@@ -119,6 +119,7 @@ def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the
     """Staging, intermediate and mart models with their tests, built in order."""
     full_refresh = ["--full-refresh"] if config.full_refresh else []
     with final_errors_end_the_run(), dbt_failures_in_short(), warehouse.open() as clickhouse:
+        clickhouse.fill_keys()
         for event in dbt.cli([*BUILD, *full_refresh], context=context).stream():
             yield with_row_count(event, clickhouse)
         note_reported_campaigns(context, clickhouse)

@@ -22,6 +22,8 @@ from email_platform.errors import ConfigurationError
 from email_platform.settings import Settings
 
 PROJECT_FOLDER = Path(__file__).parents[2] / "dbt_reports"
+_KEPT = "partial_parse.msgpack"
+_PARSED = "DBT_PARTIAL_PARSE_FILE_PATH"
 
 
 def dbt_executable() -> str:
@@ -44,11 +46,34 @@ def run_dbt(settings: Settings, arguments: list[str]) -> int:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
+    own_target = Path(os.environ.get("DBT_TARGET_PATH") or PROJECT_FOLDER / "target")
+    parsed = newest_parse(PROJECT_FOLDER / "target", own_target.parent)
     return {
+        **({_PARSED: str(parsed)} if parsed is not None else {}),
         **os.environ,
         **dbt_environment(settings.clickhouse_url.get_secret_value()),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
+
+
+def newest_parse(*folders: Path) -> Path | None:
+    """What dbt kept of its newest parse, in these folders or right below them; None where it kept nothing.
+
+    Dagster gives each build a new target folder, in which dbt finds nothing and parses the whole project: 3.5 s of
+    processor rather than 2.0 s for ``dbt parse``. dbt compares project, profile and variables with what it finds, and
+    parses everything where they differ or the file is broken (dbt's documentation, "Partial parsing").
+    """
+    found = {
+        path: _written_at(path) for folder in folders for path in (*folder.glob(_KEPT), *folder.glob(f"*/{_KEPT}"))
+    }
+    return max(found, key=found.__getitem__, default=None)
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another build has just removed it
+        return 0.0
 
 
 def become_dbt(arguments: Sequence[str]) -> NoReturn:

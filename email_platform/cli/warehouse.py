@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -31,10 +32,11 @@ def find(
     lead: Annotated[int | None, typer.Option(help="The lead's id.", min=1, max=2**63 - 1)] = None,
     address: Annotated[str | None, typer.Option(help="The address, in upper or lower case.")] = None,
     provider_message_id: Annotated[str | None, typer.Option(help="The provider's id of the message.")] = None,
+    message_id: Annotated[UUID | None, typer.Option(help="Our id of the message, as in its header.")] = None,
     limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=500)] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Find every email to a lead or an address, or the one with a provider's id, and what became of it.
+    """Find every email to a lead or an address, or the one with an id, and what became of it.
 
     Campaigns that left the lead out are found too, with the reason; the old system's emails once they are imported.
     """
@@ -46,10 +48,11 @@ def find(
         "lead": lead,
         "address": address.strip(" ") if address is not None else None,
         "provider_message_id": provider_message_id,
+        "message_id": str(message_id) if message_id is not None else None,
     }
     given = [(by, wanted) for by, wanted in options.items() if wanted is not None]
     if len(given) != 1:
-        raise typer.BadParameter("give one of --lead, --address and --provider-message-id")
+        raise typer.BadParameter("give one of --lead, --address, --provider-message-id and --message-id")
     by, wanted = given[0]
     if not wanted:  # every email that no provider accepted has an empty id
         raise typer.BadParameter(f"the {by.replace('_', ' ')} is empty")

@@ -1,9 +1,9 @@
 """What of a person is in the warehouse: raw tables and the reports' tables.
 
-Invariant: no row is removed and none is added, so every count stays. A cell is changed in place, by a mutation that
-knows it by its hash: ClickHouse keeps the text of mutations (``system.mutations``) and logs queries, and neither may
-hold the address. What names the person is decided by Python, in one way for every store; the engine only searches for
-letters that every such text has.
+Invariant: no row of an email is removed and none is added, so every count stays; the keys by which it is looked up
+(`key_index`) follow. A cell is changed in place, by a mutation that knows it by its hash: ClickHouse keeps the text of
+mutations (``system.mutations``) and logs queries, and neither may hold the address. What names the person is decided by
+Python, in one way for every store; the engine only searches for letters that every such text has.
 
 A mutation rewrites the parts that have such a row (ClickHouse, "ALTER TABLE ... UPDATE Statements"), and is waited for
 on every replica (``mutations_sync = 2``). Each look reads the text columns of every table once.
@@ -11,7 +11,8 @@ on every replica (``mutations_sync = 2``). Each look reads the text columns of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from more_itertools import chunked
 
 from email_platform.adapters.clickhouse.address import reports_database_beside
+from email_platform.adapters.clickhouse.key_index import KEYS, KeyKind, key_hash
 from email_platform.adapters.clickhouse.staging_location import sql_literal
 from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
@@ -33,6 +35,7 @@ _UNLOGGED: Mapping[str, Any] = {"log_queries": 0}
 _MUTATION: Mapping[str, Any] = {**_UNLOGGED, "mutations_sync": 2}
 _TEXT_TYPES = ("String", "Nullable(String)", "LowCardinality(String)", "LowCardinality(Nullable(String))")
 _OUR_NAMES = ("source_object", "source_sha256")
+_KIND_OF_COLUMN: Mapping[str, KeyKind] = {"email": "address", "provider_message_id": "provider_message_id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class WarehousePerson:
             found = self._cells(column, person)
             counts[column.table] = counts.get(column.table, 0) + len(found)
             for some in chunked(sorted(found.items()) if not dry_run else (), _CELLS_PER_MUTATION):
-                self._replace(column, dict(some))
+                with self._keys_kept_right(column, dict(some)):
+                    self._replace(column, dict(some))
         return counts
 
     def replace_sources(self, objects: Collection[RewrittenObject]) -> None:
@@ -139,6 +143,40 @@ class WarehousePerson:
         self._mutate(
             column.table, f"update {', '.join(updates)} where isNotNull({column.name}) and {digest} in {hashes}"
         )
+
+    @contextmanager
+    def _keys_kept_right(self, column: _TextColumn, cells: Mapping[int, str]) -> Iterator[None]:
+        """Look-ups find the rows by what is put there, before it is there; the keys that they had go afterwards.
+
+        A death in between leaves 32 bits of a hash of the old text, by which nothing is found any more.
+        """
+        database, _, table = column.read_from.partition(".")
+        kind = _KIND_OF_COLUMN.get(column.name)
+        if kind is None or database != self._warehouse.database or kind not in KEYS.get(table, {}):
+            yield
+            return
+        digest = f"cityHash64(ifNull({column.name}, ''))"
+        hashes = f"[{', '.join(f'toUInt64({one})' for one in cells)}]"
+        new = f"transform({digest}, {hashes}, {_array(list(cells.values()))}, '')"
+        new_hash = key_hash(f"lower({new})" if kind == "address" else new)
+        of_cells = f"from {column.read_from} where isNotNull({column.name}) and {digest} in {hashes}"
+        keys = self._warehouse.query(
+            f"select distinct {key_hash(KEYS[table][kind])}, {new_hash}, campaign_id, lead_id {of_cells} "
+            "settings log_queries = 0",
+            {},
+        )
+        self._warehouse.command(
+            f"insert into email_key select '{kind}', {new_hash}, '{table}', campaign_id, lead_id {of_cells}",
+            {**_UNLOGGED, "async_insert": 0},
+        )
+        yield
+        gone = ((old, campaign, lead) for old, new, campaign, lead in keys if old != new)
+        for some in chunked(gone, _CELLS_PER_MUTATION):
+            rows = ", ".join(f"({old}, {campaign}, {lead})" for old, campaign, lead in some)
+            self._mutate(
+                f"{self._warehouse.database}.{self._warehouse.local_table('email_key')}",
+                f"delete where kind = '{kind}' and source = '{table}' and (key_hash, campaign_id, lead_id) in ({rows})",
+            )
 
     def _mutate(self, table: str, change: str) -> None:
         self._warehouse.mutate(table, change, _MUTATION)

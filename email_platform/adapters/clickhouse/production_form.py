@@ -35,6 +35,7 @@ _SHARDING_KEYS: Mapping[str, str] = {
     "exclusion": "cityHash64(campaign_id)",
     "event": "cityHash64(event_key)",
     "legacy_email": "cityHash64(campaign_id)",
+    "email_key": "cityHash64(kind, key_hash)",
 }
 _BY_ONE_SHARD = "0"  # small tables, whole on the first shard
 # The time by which a table's rows grow old; tables without one stay where they are.

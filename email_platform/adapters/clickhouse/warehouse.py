@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from urllib3.exceptions import HTTPError
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress, reports_database_beside
 from email_platform.adapters.clickhouse.client import LOAD_TIMEOUT_SECONDS, clickhouse_errors, connect
+from email_platform.adapters.clickhouse.key_index import TABLES as KEY_TABLES
+from email_platform.adapters.clickhouse.key_index import fill
 from email_platform.adapters.clickhouse.loading import ObjectLoader
 from email_platform.adapters.clickhouse.object_queries import ObjectQueries
 from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
@@ -293,9 +296,9 @@ class ClickHouseWarehouse:
         return Fingerprint(int(count), int(checksum))
 
     def empty_tables(self) -> None:
-        """Remove every row of the raw tables; the reports' tables are left alone."""
+        """Remove every row of the raw tables and of their keys; the reports' tables are left alone."""
         with clickhouse_errors(self._address, self._secrets):
-            for table in [_SNAPSHOTS, *dict.fromkeys(target.table for target in TARGETS.values())]:
+            for table in [*KEY_TABLES, _SNAPSHOTS, *dict.fromkeys(target.table for target in TARGETS.values())]:
                 self.client.command(self._form.emptied(table) if self._form else f"truncate table {table}")
 
     def mutate(self, table: str, change: str, settings: Mapping[str, Any]) -> None:
@@ -309,6 +312,22 @@ class ClickHouseWarehouse:
         everywhere = f" on cluster {self._form.cluster}" if self._form else ""
         with clickhouse_errors(self._address, self._secrets):
             self.client.command(f"alter table {table}{everywhere} {change}", settings=dict(settings))
+
+    def command(
+        self, statement: str, settings: Mapping[str, Any], parameters: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Run a statement without an answer; errors as of `query`."""
+        with clickhouse_errors(self._address, self._secrets):
+            self.client.command(statement, parameters=dict(parameters), settings=dict(settings))
+
+    def fill_keys(self) -> int:
+        """Bring the keys of look-ups up to what is loaded; see `key_index.fill`. Returns the rows that were new."""
+        return fill(self)
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether several servers hold the tables."""
+        return self._form is not None
 
     def local_table(self, table: str) -> str:
         """The name of the table that holds a raw table's rows on each server."""

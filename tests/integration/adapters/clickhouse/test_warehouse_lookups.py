@@ -180,8 +180,13 @@ def test_the_command_shows_what_became_of_each_email(reports: Reports, monkeypat
     nobody = find(reports, monkeypatch, "--address", "[b]nobody@example.org")
     assert (nobody.exit_code, nobody.stdout.strip()) == (0, "no email with address '[b]nobody@example.org' is loaded")
     for wrong, why in {
-        (): "give one of --lead, --address and --provider-message-id",
-        ("--lead", "1", "--address", "a@example.org"): "give one of --lead, --address and --provider-message-id",
+        (): "give one of --lead, --address, --provider-message-id and --message-id",
+        (
+            "--lead",
+            "1",
+            "--address",
+            "a@example.org",
+        ): "give one of --lead, --address, --provider-message-id and --message-id",
         ("--provider-message-id", ""): "the provider message id is empty",
         ("--lead", str(2**63)): "Invalid value for '--lead'",
     }.items():
