@@ -77,8 +77,8 @@ def submitted(
 ) -> AsyncResult:
     """Hand a step to the broker, again and again while it is away and the run is at work.
 
-    Celery first asks Redis to be told of the result, and says so (`RuntimeError`) where Redis does not answer; the next
-    time it connects anew.
+    Celery first subscribes to the result at Redis, and raises `RuntimeError` where Redis does not answer; the next time
+    it opens a new connection.
     """
     while True:
         try:

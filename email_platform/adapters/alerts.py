@@ -81,7 +81,7 @@ def _service(url: SecretStr, place: int) -> NotifyBase:
     # Imported here: its hundred plugins take a second, which processes without such a target need not wait for.
     from apprise import Apprise
 
-    # Its lines name recipients and hosts; what matters of a failure is said without them.
+    # Its lines name recipients and hosts; the alert says what matters of a failure without them.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     service = Apprise.instantiate(url.get_secret_value())
     if service is None:

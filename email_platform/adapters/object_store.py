@@ -159,8 +159,8 @@ class S3ObjectStore:
                 answer = self.client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
                 answer = error.response
-        said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return None if said is None else parsedate_to_datetime(said)
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return None if date is None else parsedate_to_datetime(date)
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""

@@ -81,7 +81,7 @@ def watch(
     from email_platform.local.demo.terminal import ProgressDisplay
     from email_platform.runs.campaign_state import watch_campaign
 
-    before, said = None, ""
+    before, shown = None, ""
     with open_watched() as (parts, accounts), ProgressDisplay(plain_interval_seconds=0.0) as display:
         for state in watch_campaign(parts, accounts, campaign_id, lambda: time.sleep(every_seconds)):
             progress = _progress(state)
@@ -89,9 +89,9 @@ def watch(
             if display.console.is_terminal or counts != before:  # elsewhere a new rate alone is no change
                 display.update([progress])
             before, words = counts, _waiting_words(state)
-            if words and _kind_of(words) != _kind_of(said):
+            if words and _kind_of(words) != _kind_of(shown):
                 display.say(words)
-            said = words
+            shown = words
     status = state.campaign.status
     reason = f": {visible(state.campaign.status_reason)}" if state.campaign.status_reason else ""
     say(f"campaign {campaign_id} is {status}{reason}", style=_STATUS_STYLES.get(status))

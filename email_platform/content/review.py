@@ -86,7 +86,7 @@ def _problem(tag: str, address: str | None, anchors: set[str]) -> str | None:
     if not address or address == "#":
         return f"has an empty {name}: give it an address"
     if _LEFT_OVER.search(address):
-        return None  # said once, of all left-overs
+        return None  # one finding for all left-overs
     if address.startswith("#"):
         return None if address[1:] in anchors else f"leads to {shown}, which is nowhere in the message"
     try:

@@ -28,6 +28,6 @@ def address_problem(given: str) -> str | None:
     try:
         validate_email(trimmed, check_deliverability=False, allow_smtputf8=False)
     except EmailNotValidError as refused:
-        said = str(refused).partition(" (")[0].rstrip(".")  # in brackets it quotes the label
-        return f"{_REFUSED}: {said}"
+        reason = str(refused).partition(" (")[0].rstrip(".")  # in brackets it quotes the label
+        return f"{_REFUSED}: {reason}"
     return None if is_valid_address(mailable_address(trimmed)) else _REFUSED

@@ -149,7 +149,7 @@ class PlatformCollector(Collector):
         rate = family("rate_per_second", "What is left of the limit after throttling, now.", ("unit",))
         share = family("share", "Share of the configured rate after throttling, 0 to 1.")
         booked = family("booked_ahead_seconds", "How far ahead of now calls are booked.")
-        blocked = family("blocked_seconds", "How long no call may start because the provider said so.")
+        blocked = family("blocked_seconds", "How long no call may start because the provider asked for it.")
         active = family("active_campaigns", "Campaigns that asked for a place in the last 5 s.")
         wrong = family("rate_unreadable", "1 where the variables of the account's rate are wrong.")
         throttles = CounterMetricFamily(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 MOST_BUCKETS = 60
-"""Of a line over time: more cannot be told apart in print."""
+"""Of a line over time: more look alike in print."""
 MOST_DOMAINS = 15
 MOST_REASONS = 15
 MOST_CAMPAIGNS = 200

@@ -1,6 +1,6 @@
-"""What erasing a person needs of the outside, and what it says of it; `email_platform.runs.erase` does it.
+"""What erasing a person needs of the outside, and what it reports; `email_platform.runs.erase` does it.
 
-Invariant: a request's repr, and what is said of it, holds the pseudonym and never the address.
+Invariant: a request's repr and its reasons for waiting hold the pseudonym and never the address.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How fast a campaign goes and when it will be sent, for looks that are far apart.
 
-Invariant: what is said is of the whole campaign, from its ledger, also where several processes send its chunks.
+Invariant: the figures are of the whole campaign, from its ledger, also where several processes send its chunks.
 """
 
 from __future__ import annotations

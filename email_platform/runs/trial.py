@@ -38,7 +38,7 @@ class LeadRows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What the provider said of the message."""
+    """The provider's answer about the message."""
 
     result: RecipientResult
     subject: str = field(repr=False)

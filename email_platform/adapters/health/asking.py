@@ -102,7 +102,7 @@ def ask_side_by_side(
 
     Args:
         questions: each is asked in a thread of its own.
-        within_seconds: from the beginning; whoever has not answered by then is said not to answer.
+        within_seconds: from the beginning; who has not answered by then counts as not answering.
     """
     began = time.monotonic()
     asked = [_Asked(question, began) for question in questions]

@@ -44,7 +44,7 @@ class Reading:
     """A clock elsewhere.
 
     Attributes:
-        there: what it said.
+        there: the time that it showed.
         coarse_seconds: its smallest step.
         before, after: our own clock when it was asked and when it answered, in seconds since 1970.
     """

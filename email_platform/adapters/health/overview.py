@@ -21,7 +21,7 @@ from email_platform.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where this machine reaches processes that may run elsewhere; None: nobody said so, and nothing is asked."""
+    """Where this machine reaches processes that may run elsewhere; None: it is not set, and nothing is asked."""
 
     receiver_url: str | None = None
     api_url: str | None = None

@@ -1,6 +1,6 @@
 """The platform's own processes: Dagster's daemon, the receivers and the API.
 
-Invariant: nothing is started or changed, and a process that this machine was not told of is no failure.
+Invariant: nothing is started or changed, and a process whose address is not set on this machine is no failure.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def process_questions(reading: Shared[WorkReading], receiver_url: str | None, ap
 
     Args:
         reading: what PostgreSQL knows of them.
-        receiver_url, api_url: where this machine reaches them; None where nobody said so.
+        receiver_url, api_url: where this machine reaches them; None where it is not set.
     """
     receiver, api = variable_of("receiver_url"), variable_of("api_url")
     return [

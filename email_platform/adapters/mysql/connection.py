@@ -251,10 +251,10 @@ class MysqlServer:
 
     def _translated(self, error: pymysql.err.MySQLError) -> Exception:
         code = error.args[0] if error.args else None
-        said = str(error.args[1] if len(error.args) > 1 else error)[:300]
+        reason = str(error.args[1] if len(error.args) > 1 else error)[:300]
         if code in _REFUSED:
             return ConfigurationError(
                 f"the database at {self.address} refuses the user, password, database or right of "
-                f"{self.address.variable}: {said}"
+                f"{self.address.variable}: {reason}"
             )
-        return PartUnavailableError(f"the database at {self.address} did not do it ({code}): {said}")
+        return PartUnavailableError(f"the database at {self.address} did not do it ({code}): {reason}")

@@ -1,6 +1,6 @@
 """Who was erased, as everything that reads or writes addresses asks it.
 
-Invariant: while there is anybody who was erased, a process without the right key is told so and goes no further: it
+Invariant: while there is anybody who was erased, a process without the right key gets an error and goes no further: it
 could not recognise them, and would mail them again.
 
 Nothing is hashed while nobody was erased: each question begins with one look into an index.

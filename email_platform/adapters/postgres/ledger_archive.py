@@ -176,10 +176,10 @@ class PostgresLedgerArchive:
             found = _lock_manifest(connection, campaign_id)
             if found is None or found.archived_at is None:
                 raise CommandRefusedError(f"the ledger of campaign {campaign_id} is not archived")
-            said: Mapping[bytes, bytes] = archive.schema_arrow.metadata
+            metadata: Mapping[bytes, bytes] = archive.schema_arrow.metadata
             while _delete_some(connection, campaign_id) == _ROWS_PER_DELETE:  # what a killed removal left
                 pass
-            if chunks := json.loads(said[_CHUNKS]):
+            if chunks := json.loads(metadata[_CHUNKS]):
                 connection.execute(insert(chunk), [_chunk_row(campaign_id, one) for one in chunks])
             rows = 0
             for batch in archive.iter_batches(_ROWS_PER_GROUP):
@@ -190,7 +190,10 @@ class PostgresLedgerArchive:
                 update(campaign_manifest)
                 .where(campaign_manifest.c.campaign_id == campaign_id)
                 .values(
-                    archived_at=None, archived_totals=None, ledger_removed_at=None, content=json.loads(said[_CONTENT])
+                    archived_at=None,
+                    archived_totals=None,
+                    ledger_removed_at=None,
+                    content=json.loads(metadata[_CONTENT]),
                 )
             )
         return rows
@@ -215,11 +218,11 @@ class PostgresLedgerArchive:
             ).scalar_one_or_none()
             if manifest is None:
                 return None
-            said = {
+            metadata = {
                 _CHUNKS: json.dumps([[one[0], one[1], one[2] and one[2].isoformat()] for one in chunks]).encode(),
                 _CONTENT: json.dumps(manifest).encode(),
             }
-            schema, rows = LEDGER_SCHEMA.with_metadata(said), 0
+            schema, rows = LEDGER_SCHEMA.with_metadata(metadata), 0
             with self._store.writer(archived_ledger_key(campaign_id)) as file, pq.ParquetWriter(file, schema) as writer:
                 for group in _groups(connection, campaign_id):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))

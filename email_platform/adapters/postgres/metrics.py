@@ -111,7 +111,7 @@ class AccountFigures:
     Attributes:
         account: provider/account.
         booked_seconds: how far ahead of now calls are booked.
-        blocked_seconds: how long no call may start, since the provider said so.
+        blocked_seconds: how long no call may start, by the answer of the provider.
         share, share_seconds: of the configured rate when it was last throttled, and how long ago that was.
         throttles: throttled calls, ever.
         campaigns: how many asked for a place in the last seconds.
@@ -171,7 +171,7 @@ class PostgresFigures:
         return int(self._rows(_ALERTS, most=MOST_ROWS)[0][0])
 
     def calls(self) -> CallFigures:
-        """Calls whose outcome is open, told apart by whether a live process waits for it."""
+        """Calls whose outcome is open, by whether a live process waits for it."""
         unanswered = (
             select(is_unknown().label("is_unknown"))
             .where(send_call.c.state.in_(("intent", "unknown")))

@@ -417,7 +417,7 @@ api_audit = Table(
 )
 
 
-# One row per suppression that a person lifted: what it said, who lifted it and why. What is sent does not look at it.
+# One row per suppression that a person lifted: the row as it was, who lifted it and why. Sending does not read it.
 suppression_lift = Table(
     "suppression_lift",
     metadata,

@@ -5,8 +5,8 @@ outside the engine's folders written, and no TCP connection made but to the obje
 
 The engine has functions that ask for no grant, and SQL reaches them by more ways than any reading of a statement can
 see: a function as an argument (``arrayMap(file, …)``, ``* apply(file)``), columns described in a string
-(``format(TSV, 'a String alias file(…)', …)``), settings that hold an expression (``additional_result_filter``). Each
-of these read a file before.
+(``format(TSV, 'a String alias file(…)', …)``), settings that hold an expression (``additional_result_filter``), the
+rows behind VALUES, which are expressions and are handed on as data. Each of these read a file before.
 
 Linux's Landlock does it without rights of an administrator: files since 5.13, TCP since 6.7, signals to others since
 6.12 (docs.kernel.org/userspace-api/landlock.html, include/uapi/linux/landlock.h, whose names the constants have). Where

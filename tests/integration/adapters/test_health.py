@@ -138,9 +138,9 @@ def test_the_commands_end_with_three_where_only_work_waits(
     assert shown.exit_code == 3, shown.output
     assert "every part works" in shown.output
     assert "WAITS" in shown.output
-    told = CliRunner().invoke(app, ["status", "--json"])
-    document = json.loads(told.stdout)
-    assert (told.exit_code, document["works"], document["needs_operator"]) == (3, True, True)
+    result = CliRunner().invoke(app, ["status", "--json"])
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["works"], document["needs_operator"]) == (3, True, True)
     asked = CliRunner().invoke(app, ["doctor", "--json"])
     assert asked.exit_code == 3, asked.output
     assert {"part", "process", "work", "machine"} == {one["group"] for one in json.loads(asked.stdout)}

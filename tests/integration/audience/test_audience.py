@@ -322,7 +322,9 @@ def _can_be_stored(address: str) -> bool:
 
 
 @given(st.lists(some_addresses.filter(_can_be_stored), min_size=1, max_size=50))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_postgres_and_python_tell_valid_addresses_alike(engine: Engine, addresses: list[str]) -> None:
     given_addresses = values(column("address", TextType), name="given").data([(address,) for address in addresses])
     address = given_addresses.c.address

@@ -305,8 +305,8 @@ def test_a_table_or_setting_that_does_not_fit_is_refused_with_what_is_wrong(sync
         ({"lead_source_table": "a`b"}, "EMAIL_PLATFORM_LEAD_SOURCE_TABLE"),
         ({"lead_source_url": None}, "EMAIL_PLATFORM_LEAD_SOURCE_URL is not set"),
     ]
-    for change, said in refused:
-        with pytest.raises(ConfigurationError, match=said):
+    for change, message in refused:
+        with pytest.raises(ConfigurationError, match=message):
             sync.slice(**change)
     with pytest.raises(CommandRefusedError, match="only read"):
         sync.slice(lead_relation="app.customer")

@@ -114,11 +114,11 @@ def test_a_pause_ends_the_run_as_cancelled_with_the_reason_and_a_resume_sends_th
     assert first == f"campaign {campaign_id} 'Spring sale' is paused: by an operator"
     assert cure == f"Do: email-platform campaign resume {campaign_id}, or cancel {campaign_id}"
     assert list(failures_of(result.all_events)) == ["campaign_deliveries.finish_campaign"], "no chunk failed"
-    (said,) = [
+    (ending,) = [
         record.event_log_entry
         for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_CANCELING).records
     ]
-    assert str(said.dagster_event.message).startswith(first)
+    assert str(ending.dagster_event.message).startswith(first)
     assert 0 < accepted_rows(settings, campaign_id)[0] < 120
 
     resources = {"parts": PartsResource(settings=SettingsResource()), "settings": SettingsResource()}

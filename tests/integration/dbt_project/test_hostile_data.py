@@ -1,7 +1,7 @@
 """Hostile texts go the whole way and come out as they went in: leads, sending, events, loads, and every report.
 
-The same world shows that the reports do not depend on how they came about: by increments, anew from all rows, or in an
-empty warehouse that was filled from the bucket.
+The same world shows that the reports do not depend on how they came about: by increments, from all rows at once, or in
+an empty warehouse that was filled from the bucket.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def test_an_empty_audience_ends_sent_and_says_so(parts: Parts, engine: Engine, w
 
 
 @pytest.mark.parametrize(
-    ("condition", "said"),
+    ("condition", "message"),
     [
         ({"all": [{"field": "contry", "op": "eq", "value": "DE"}]}, "country"),
         ({"all": [{"field": "age", "op": "like", "value": 3}]}, "op"),
@@ -239,10 +239,10 @@ def test_an_empty_audience_ends_sent_and_says_so(parts: Parts, engine: Engine, w
     ],
 )
 def test_an_invalid_condition_fails_the_campaign_with_path_and_mend(
-    parts: Parts, engine: Engine, condition: object, said: str
+    parts: Parts, engine: Engine, condition: object, message: str
 ) -> None:
     campaign_id = queue_campaign(engine, condition)
-    with pytest.raises(InvalidConditionError, match=said):
+    with pytest.raises(InvalidConditionError, match=message):
         freeze_audience(parts, campaign_id)
     row = row_of(engine, campaign_id)
     assert row.status == "failed"

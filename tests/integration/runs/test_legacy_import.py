@@ -278,7 +278,7 @@ def test_objects_are_named_by_month_and_first_id(filled: Old) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("alter table email add column opened_at timestamptz", "opened_at is unknown"),
         ("alter table email drop column error", "error is missing"),
@@ -291,10 +291,10 @@ def test_objects_are_named_by_month_and_first_id(filled: Old) -> None:
     ],
 )
 def test_a_table_that_the_import_does_not_know_is_refused_with_what_is_wrong(
-    filled: Old, change: str, said: str
+    filled: Old, change: str, message: str
 ) -> None:
     filled.execute(change)
-    with pytest.raises(LegacySourceError, match=said):
+    with pytest.raises(LegacySourceError, match=message):
         filled.run(JANUARY)
     assert filled.physical_rows()[0] == 0
 

@@ -163,7 +163,7 @@ def test_somebody_who_was_erased_is_a_pseudonym_however_often_the_old_rows_are_i
 def test_a_table_that_the_import_does_not_know_is_refused_with_what_is_wrong(old: Old) -> None:
     row = ("insert into email (campaign_id, user_id, lead_id, email, subject, created_at) "
            "values (1, 1, 1, 'a@example.com', 's', '2025-01-02')")  # fmt: skip
-    for change, said in [
+    for change, message in [
         ("alter table email add column opened_at datetime", "opened_at is unknown"),
         ("alter table email drop column error", "error is missing"),
         ("alter table email modify sent_at varchar(30)", r"sent_at is varchar\(30\)"),
@@ -181,7 +181,7 @@ def test_a_table_that_the_import_does_not_know_is_refused_with_what_is_wrong(old
         old.execute("drop table if exists email, emails")
         for statement in (CREATE_EMAIL, row, *change.split("; ")):
             old.execute(statement)
-        with pytest.raises(LegacySourceError, match=said):
+        with pytest.raises(LegacySourceError, match=message):
             old.run(JANUARY)
     assert old.new_rows() == []
 

@@ -1,4 +1,4 @@
-"""The warehouse made anew from the bucket says what it said before, whatever the register and the tables still know.
+"""A warehouse rebuilt from the bucket holds what it held before, whatever the register and the tables still know.
 
 That the reports are the same too is shown in test_hostile_data.py.
 """

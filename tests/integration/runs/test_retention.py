@@ -337,21 +337,21 @@ def test_the_command_says_what_it_would_remove_and_did_and_brings_a_ledger_back(
     world.run()  # what other tests left
     campaign_id = world.ended()
 
-    def said(*arguments: object) -> str:
+    def output_of(*arguments: object) -> str:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert result.exit_code == 0, result.output
         return result.output
 
-    planned = json.loads(said("retention", "run", "--dry-run", "--json"))
+    planned = json.loads(output_of("retention", "run", "--dry-run", "--json"))
     assert (planned["dry_run"], planned["removals"][0]["what"], planned["removals"][0]["items"]) == (True, "ledgers", 1)
     assert world.calls_on_record(campaign_id) > 0
-    output = said("retention", "run")
+    output = output_of("retention", "run")
     assert "removed 1 ledgers (5 calls)" in output
     assert "Dagster's runs were not looked at" in output
-    assert "archived since" in said("campaign", "unknown", campaign_id)
+    assert "archived since" in output_of("campaign", "unknown", campaign_id)
     refused = CliRunner().invoke(app, ["campaign", "retry-rejected", str(campaign_id)])
     assert (refused.exit_code, f"retention restore {campaign_id}" in refused.output.replace("\n", " ")) == (1, True)
-    assert "5 calls are back" in said("retention", "restore", campaign_id)
+    assert "5 calls are back" in output_of("retention", "restore", campaign_id)
     assert world.calls_on_record(campaign_id) == 5
 
 

@@ -680,7 +680,9 @@ def test_no_request_makes_the_verifier_of_mailgun_fail(signature: Any, raw: byte
     _never_raises_anything_else(MailgunVerifier("key", clock), {}, body)
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     fields=st.dictionaries(
         st.sampled_from(

@@ -23,7 +23,7 @@ LIMITS = GuardLimits()
 
 
 @pytest.mark.parametrize(
-    ("feedback", "said"),
+    ("feedback", "reason"),
     [
         (Feedback(), None),
         (Feedback(199, 199, 199), None),  # too small a sample
@@ -36,9 +36,9 @@ LIMITS = GuardLimits()
     ],
 )
 def test_a_limit_is_passed_when_the_rate_is_above_it_in_a_large_enough_sample(
-    feedback: Feedback, said: str | None
+    feedback: Feedback, reason: str | None
 ) -> None:
-    assert breach(LIMITS, feedback) == said
+    assert breach(LIMITS, feedback) == reason
 
 
 def test_both_limits_are_named_where_both_are_passed() -> None:

@@ -1,4 +1,4 @@
-"""Are wrong values said in plain words, whichever way they come?"""
+"""Does the error about a wrong value use plain words, whichever way the value comes?"""
 
 from __future__ import annotations
 

@@ -210,7 +210,9 @@ def chosen(connection: Connection, condition: Condition, rows: list[dict[str, An
 
 @given(raw=conditions, rows=leads)
 @example(raw={"all": []}, rows=[{"created_at": INSTANTS[0], "attributes": {}}])
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_postgres_and_python_choose_the_same_leads(
     connection: Connection, raw: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
@@ -327,7 +329,9 @@ almost_times = st.from_regex(re.compile(TIMESTAMP_PATTERN.replace("(?!\\n)", "")
 
 
 @given(st.lists(almost_times, min_size=1, max_size=50))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_postgres_and_python_tell_timestamps_alike_and_both_can_read_them(
     connection: Connection, texts: list[str]
 ) -> None:

@@ -320,31 +320,31 @@ def test_every_function_with_its_owner_s_rights_looks_among_temporary_tables_las
 
 
 def test_doctor_says_which_right_is_missing_and_which_is_too_much(mine: Settings, owner: Engine) -> None:
-    def said() -> tuple[bool, str]:
+    def verdict() -> tuple[bool, str]:
         (check,) = [each for each in check_parts(mine, {}) if each.part == "PostgreSQL's roles"]
         return check.fits, check.says
 
-    assert said() == (True, "6 of 6 are there, each with the rights of its file")
+    assert verdict() == (True, "6 of 6 are there, each with the rights of its file")
     with owner.begin() as connection:
         connection.execute(text("revoke insert on suppression from email_platform_receiver"))
         connection.execute(text("grant delete, select on lead to email_platform_reports"))
-    fits, says = said()
+    fits, says = verdict()
     assert not fits
     assert "email_platform_receiver lacks insert on suppression.address" in says
     assert "email_platform_reports has delete on lead beyond its file" in says
     assert "run `email-platform roles`" in says
     apply_roles(owner)
-    assert said()[0]
+    assert verdict()[0]
     with owner.begin() as connection:
         connection.execute(text("grant create on schema public to public"))
-    fits, says = said()
+    fits, says = verdict()
     assert not fits
     assert 'email_platform_loader may create tables: revoke create on schema "public" from public' in says
     apply_roles(owner)  # it can be repeated, but this right is everybody's and no file's
-    assert not said()[0]
+    assert not verdict()[0]
     with owner.begin() as connection:
         connection.execute(text("revoke create on schema public from public"))
-    assert said()[0]
+    assert verdict()[0]
 
 
 def test_a_user_who_may_not_grant_gets_a_sentence_where_postgresql_only_warns(mine: Settings, owner: Engine) -> None:

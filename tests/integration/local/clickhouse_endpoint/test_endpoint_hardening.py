@@ -285,6 +285,7 @@ def without_a_name(path: str) -> list[str]:
         f"select b from format(TSV, 'a String, b String alias file(''{path}'')', 'x')",
         f"select * from format(JSONEachRow, 'a String, b String default file(''{path}'')', '{{\"a\":\"x\"}}')",
         f"select b from generateRandom('a String, b String alias file(''{path}'')') limit 1",
+        f"insert into t values (file('{path}'))",
     ]
 
 

@@ -344,22 +344,22 @@ def test_a_lost_secrets_file_does_not_lose_the_data(tmp_path: Path) -> None:
 
 
 def test_a_part_that_died_is_brought_back_with_its_data(tmp_path: Path) -> None:
-    said: list[str] = []
-    with small_stack(tmp_path / "state", say=said.append) as settings:
+    printed: list[str] = []
+    with small_stack(tmp_path / "state", say=printed.append) as settings:
         store_marks(settings)
         process_ids = {each.name: each.process_id for each in statuses(settings.state_folder)}
         for process_id in process_ids.values():
             assert process_id is not None
             os.kill(process_id, signal.SIGKILL)
-        until(lambda: sum("serves again" in line for line in said) == 2, "both parts serve again")
+        until(lambda: sum("serves again" in line for line in printed) == 2, "both parts serve again")
         assert_marks(settings)
         again = {each.name: each.process_id for each in statuses(settings.state_folder)}
-    assert any("postgres ended (signal 9); starting it again in 0.5 s" in line for line in said)
+    assert any("postgres ended (signal 9); starting it again in 0.5 s" in line for line in printed)
     assert again.keys() == process_ids.keys()
     assert not set(again.values()) & set(process_ids.values())
-    stops = [line for line in said if line.startswith("stopping ")]
+    stops = [line for line in printed if line.startswith("stopping ")]
     assert [line.split()[1] for line in stops] == list(reversed(process_ids)), "each is named while it is waited for"
-    assert said[-1].startswith("all 2 parts have ended")
+    assert printed[-1].startswith("all 2 parts have ended")
 
 
 def test_a_second_supervisor_on_the_same_folder_is_refused(tmp_path: Path) -> None:
@@ -512,24 +512,24 @@ def test_a_part_ends_with_its_guard(tmp_path: Path) -> None:
 
 
 def test_the_wait_before_a_new_start_doubles(tmp_path: Path) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     now = [0.0]
     ready = [True]
-    supervisor = Supervisor(LIMIT_SECONDS, said.append, clock=lambda: now[0])
+    supervisor = Supervisor(LIMIT_SECONDS, printed.append, clock=lambda: now[0])
     supervisor.start([python_part(tmp_path, "raise SystemExit(1)", is_ready=lambda: ready[0])])
     ready[0] = False
 
     def noticed(known: int) -> bool:
         supervisor.check_once()
-        return len(said) > known
+        return len(printed) > known
 
     for _ in range(3):
-        before = len(said)
+        before = len(printed)
         until(partial(noticed, before), "the end was noticed")
         now[0] += 40.0
         supervisor.check_once()
     supervisor.stop()
-    assert [line.split(" in ")[1].split(" s;")[0] for line in said if " in " in line] == ["0.5", "1", "2"]
+    assert [line.split(" in ")[1].split(" s;")[0] for line in printed if " in " in line] == ["0.5", "1", "2"]
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
@@ -663,10 +663,10 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: int) -> None:
 
 
 def test_receivers_share_a_port_come_back_one_by_one_and_are_known_to_the_simulator(tmp_path: Path) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     environ = {**clean_environment(), "EMAIL_PLATFORM_RECEIVER_PROCESSES": "2"}
     parts = ("postgres", "s3", "provider", "receiver")
-    with small_stack(tmp_path / "state", parts=parts, environ=environ, say=said.append) as settings:
+    with small_stack(tmp_path / "state", parts=parts, environ=environ, say=printed.append) as settings:
         found = {each.name: each for each in statuses(settings.state_folder)}
         assert found["receiver"].address == found["receiver-2"].address == settings.receiver_url
         assert settings.public_base_url == settings.receiver_url
@@ -683,7 +683,7 @@ def test_receivers_share_a_port_come_back_one_by_one_and_are_known_to_the_simula
         killed = found["receiver-2"].process_id
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        until(lambda: "receiver-2 serves again" in said, "the killed one serves again")
+        until(lambda: "receiver-2 serves again" in printed, "the killed one serves again")
         until(lambda: answering() not in seen, "its successor answers")
         command = " ".join(psutil.Process(found["provider"].process_id).cmdline())
         assert f"--webhook-url {settings.receiver_url}/events/simulator/default" in command

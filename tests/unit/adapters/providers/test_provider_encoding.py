@@ -95,7 +95,9 @@ def _reordered(call: BulkCall) -> BulkCall:
     )
 
 
-_PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_PROPERTY = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @_PROPERTY

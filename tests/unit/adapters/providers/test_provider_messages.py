@@ -136,7 +136,9 @@ def _decoded(message: Message) -> Message:
     )
 
 
-_PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_PROPERTY = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 _PLAIN = Skeleton((0,), ("<p>", 0, "{", 1, "}", "}}"), ("\\", 0, "{{v1}}", "{", "{v0}}", 1), {"X-First": ("x", 0)}, 2)
 
 
