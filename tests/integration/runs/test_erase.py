@@ -36,6 +36,7 @@ from email_platform.adapters.postgres.tables import (
     segment,
     send_call,
 )
+from email_platform.adapters.postgres.work_lease import OLD_ROWS_WORK, hold_work_lease
 from email_platform.audience.lead_file import ImportedLead
 from email_platform.cli.app import app
 from email_platform.domain.storage_layout import event_inbox_key, report_page_key
@@ -124,6 +125,15 @@ def bounce(address: str, campaign_id: int, message: str, **more: Any) -> Receive
         for index, recipient in enumerate((address, "else@example.com"))
     ]
     return ReceivedBody("simulator", "default", datetime.now(UTC), "", json.dumps({"events": events}).encode())
+
+
+def test_an_import_of_old_rows_that_may_have_read_the_person_before_is_waited_for(world: World) -> None:
+    address = new_address()
+    with hold_work_lease(world.engine, OLD_ROWS_WORK):
+        waiting = erase(world.erasing(), address)
+    assert waiting.finished_at is None
+    assert any("old rows are being imported" in reason for reason in waiting.waits_for)
+    assert erase(world.erasing(), address).finished_at is not None
 
 
 def everything_that_is_kept(world: World) -> Iterator[tuple[str, str]]:
