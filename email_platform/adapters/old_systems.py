@@ -126,6 +126,14 @@ def compare_with_old_campaign(settings: Settings, campaign_id: int, condition: o
     """
     leads = LeadRelation.from_settings(settings)
     with open_oltp(settings) as engine, closing(ClickHouseLegacyEmails.from_settings(settings)) as legacy:
-        audience = PostgresAudienceSource(engine, erasure_key(settings), leads)
-        parsed = parse_condition(audience.resolved(condition))
-        return compare_with_old(legacy, PostgresLeadAddresses(engine, leads), audience, campaign_id, parsed, sender_id)
+        key = erasure_key(settings)
+        audience = PostgresAudienceSource(engine, key, leads)
+        return compare_with_old(
+            legacy,
+            PostgresLeadAddresses(engine, leads),
+            audience,
+            campaign_id,
+            parse_condition(audience.resolved(condition)),
+            sender_id,
+            key.pseudonym if key is not None else lambda address: address,
+        )

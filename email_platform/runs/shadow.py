@@ -17,7 +17,7 @@ since: compare soon after it was sent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -95,8 +95,18 @@ def compare_with_old(
     campaign_id: int,
     condition: Condition,
     sender_id: int,
+    pseudonym: Callable[[str], str] = lambda address: address,
 ) -> ShadowReport:
     """Resolve the audience as a campaign with this condition and sender would, and compare; memory grows by an address.
+
+    Args:
+        old: whom the old system mailed.
+        leads: which addresses are leads now.
+        audience: resolves the condition.
+        campaign_id: of the old system.
+        condition: of our campaign.
+        sender_id: of our sender.
+        pseudonym: what the audience names somebody by who was erased, in place of the address.
 
     Raises:
         CommandRefusedError: nothing of the campaign was imported.
@@ -118,7 +128,10 @@ def compare_with_old(
     eligible = {address for address, (_, reason) in ours.items() if reason is None}
     known = leads.having(mailed - ours.keys())
     rows = [
-        *(_old_only(address, statuses[address], ours.get(address), known) for address in sorted(mailed - eligible)),
+        *(
+            _old_only(address, statuses[address], ours.get(address) or ours.get(pseudonym(address)), known)
+            for address in sorted(mailed - eligible)
+        ),
         *(
             Compared(address, "ours_only", statuses.get(address, "no_row"), ours[address][0], statuses.get(address))
             for address in sorted(eligible - mailed)
