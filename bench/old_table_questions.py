@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from email_platform.adapters.clickhouse.key_index import CONDITIONS, LookupBy
+from email_platform.adapters.clickhouse.key_index import CONDITIONS
+from email_platform.adapters.clickhouse.lookups import LookupBy
 
 CAMPAIGN_ROWS = 20_000
 OBJECT_ROWS = (10_000, 50_000)  # the default chunk, and a larger one
