@@ -122,18 +122,32 @@ _REFERENCES = text(
     "select cast(cast(conrelid as regclass) as text), conname from pg_constraint "
     "where contype = 'f' and confrelid = to_regclass(:name)"
 )
-_READERS = text(
+_RIGHTS = text(
     """
-    select cast(grantee as regrole)::text as role, null as column from pg_class, aclexplode(relacl) as granted
-    where pg_class.oid = to_regclass(:name) and privilege_type = 'SELECT' and grantee not in (0, relowner)
+    select cast(grantee as regrole)::text as role, privilege_type as right, null as column
+    from pg_class, aclexplode(relacl) as granted
+    where pg_class.oid = to_regclass(:name) and privilege_type in ('SELECT', 'INSERT', 'UPDATE')
+        and grantee not in (0, relowner)
     union all
-    select cast(grantee as regrole)::text, attname
+    select cast(grantee as regrole)::text, privilege_type, attname
     from pg_attribute
     inner join pg_class on pg_class.oid = attrelid
     cross join lateral aclexplode(attacl) as granted
-    where attrelid = to_regclass(:name) and privilege_type = 'SELECT' and grantee not in (0, relowner)
+    where attrelid = to_regclass(:name) and privilege_type in ('SELECT', 'INSERT', 'UPDATE')
+        and grantee not in (0, relowner)
     """
 )
+# Without it PostgreSQL would write through a plain view, with its owner's rights on what is behind it.
+_REFUSE_WRITE = """
+create or replace function refuse_write_to_theirs() returns trigger language plpgsql as $$
+begin
+    raise exception using
+        errcode = 'check_violation',
+        message = format('%s are in %s, which is only read', tg_argv[0], tg_argv[1]),
+        hint = 'Add and change them there.';
+end
+$$
+"""
 
 
 def relation_name(settings: Settings, wanted: Wanted) -> str:
@@ -236,6 +250,7 @@ def put_own_back(connection: Connection) -> None:
     for table in gone:
         connection.exec_driver_sql(f"drop view {table}")
         connection.exec_driver_sql(f"alter table own_{table} rename to {table}")
+    connection.exec_driver_sql("drop function if exists refuse_write_to_theirs()")
     for statement in _references_to(connection, gone):
         connection.exec_driver_sql(statement)
 
@@ -251,7 +266,7 @@ def put_theirs(connection: Connection, settings: Settings) -> None:
         if not name:
             continue
         comment = _view(connection, wanted, name)
-        readers = connection.execute(_READERS, {"name": wanted.table}).all()
+        rights = connection.execute(_RIGHTS, {"name": wanted.table}).all()
         for table, constraint in connection.execute(_REFERENCES, {"name": wanted.table}).all():
             connection.exec_driver_sql(f"alter table {table} drop constraint {quoted(str(constraint))}")
         connection.exec_driver_sql(f"alter table {wanted.table} rename to own_{wanted.table}")
@@ -259,9 +274,17 @@ def put_theirs(connection: Connection, settings: Settings) -> None:
         connection.execute(text(f"create view {wanted.table} as {bindless(statement)}"))
         literal = comment.replace("'", "''")
         connection.execute(text(f"comment on view {wanted.table} is '{bindless(literal)}'"))
-        for role, column in readers:
+        connection.execute(text(_REFUSE_WRITE))
+        named = bindless(name.replace("'", "''"))
+        connection.execute(
+            text(
+                f"create trigger refuse_write instead of insert or update or delete on {wanted.table} "
+                f"for each row execute function refuse_write_to_theirs('{wanted.rows}', '{named}')"
+            )
+        )
+        for role, right, column in rights:
             of_column = "" if column is None else f" ({quoted(str(column))})"
-            connection.exec_driver_sql(f"grant select{of_column} on {wanted.table} to {role}")
+            connection.exec_driver_sql(f"grant {right}{of_column} on {wanted.table} to {role}")
 
 
 def _view(connection: Connection, wanted: Wanted, name: str) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, make_url, text
+from sqlalchemy.exc import IntegrityError
 from typer.testing import CliRunner
 
 from email_platform.adapters.assembly import open_parts
@@ -69,7 +70,7 @@ def theirs(stack: Settings) -> Iterator[tuple[Settings, Engine]]:
             for (table,) in connection.execute(text("select tablename from pg_tables where schemaname = 'public'")):
                 connection.exec_driver_sql(f"alter table public.{table} owner to {role}")
             connection.exec_driver_sql(f"grant select (id, name) on app_user to {role}_reports")
-            connection.exec_driver_sql(f"grant select on sender to {role}_reports")
+            connection.exec_driver_sql(f"grant select, insert on sender to {role}_reports")
         yield (
             settings.model_copy(
                 update={
@@ -183,7 +184,9 @@ def test_adopt_check_shows_their_columns_before_anything_is_changed(
         assert connection.execute(text("select relkind from pg_class where relname = 'sender'")).scalar_one() == "r"
 
 
-def test_who_could_read_our_tables_reads_theirs_and_no_more_columns(theirs: tuple[Settings, Engine]) -> None:
+def test_rights_stay_as_they_were_and_nobody_writes_to_theirs(
+    theirs: tuple[Settings, Engine],
+) -> None:
     settings, owner = theirs
     migrate(settings)
     role = f"{owner.url.database}_reports"
@@ -191,7 +194,15 @@ def test_who_could_read_our_tables_reads_theirs_and_no_more_columns(theirs: tupl
         for column, expected in {"id": True, "name": True, "email": False}.items():
             found = text("select has_column_privilege(:role, 'app_user', :column, 'select')")
             assert connection.execute(found, {"role": role, "column": column}).scalar_one() is expected
-        assert connection.execute(text(f"select has_table_privilege('{role}', 'sender', 'select')")).scalar_one()
+        for right in ("select", "insert"):
+            assert connection.execute(text(f"select has_table_privilege('{role}', 'sender', '{right}')")).scalar_one()
+    for statement in (
+        "insert into sender (id, owner_id, from_address, provider) values (99, 7, 'a@crm.example', 'ses')",
+        "update app_user set name = 'x'",
+        "delete from sender",
+    ):
+        with pytest.raises(IntegrityError, match="which is only read"), owner.begin() as connection:
+            connection.execute(text(statement))
 
 
 def test_our_tables_come_back_with_their_rows_and_keys(theirs: tuple[Settings, Engine]) -> None:
