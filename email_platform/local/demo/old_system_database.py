@@ -211,9 +211,11 @@ def _connected(address: URL) -> Iterator[Engine]:
     try:
         yield create_engine(address, poolclass=NullPool)
     except (OperationalError, ProgrammingError) as error:
-        said = str(error.orig).splitlines()[0]
+        reason = str(error.orig).splitlines()[0]
         where = f"{address.host or 'a socket'}/{address.database}"
-        problem = ConfigurationError(f"the database at {where} did not do it as user {address.username}: {said[:300]}")
+        problem = ConfigurationError(
+            f"the database at {where} did not do it as user {address.username}: {reason[:300]}"
+        )
     else:
         return
     raise problem  # outside the handler: the driver's error has the statement, and with it the reader's password

@@ -53,7 +53,7 @@ def test_it_has_what_a_careless_move_trips_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reader", "said"),
+    ("reader", "reason"),
     [
         ("postgresql://reader:x@other/shop", "same host"),
         ("postgresql://app:x@db/shop", "a user of its own"),
@@ -61,9 +61,9 @@ def test_it_has_what_a_careless_move_trips_over() -> None:
         ("mysql://reader:x@db/shop", "same host"),
     ],
 )
-def test_a_reader_of_another_database_or_without_a_user_of_its_own_is_refused(reader: str, said: str) -> None:
+def test_a_reader_of_another_database_or_without_a_user_of_its_own_is_refused(reader: str, reason: str) -> None:
     rows: dict[str, Any] = {}
-    with pytest.raises(CommandRefusedError, match=said):
+    with pytest.raises(CommandRefusedError, match=reason):
         write_old_system("postgresql://app:x@db/shop", rows, reader, lambda *_: None)
 
 
