@@ -118,7 +118,7 @@ class ManifestAddresses:
                 return list(rows(pq.ParquetFile(file)))
         except FileNotFoundError:
             _logger.error("a manifest is gone: %s", key)
-        except (pa.ArrowException, KeyError):
+        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError):  # OSError: of a damaged page
             _logger.exception("a manifest cannot be read: %s", key)
         return []
 

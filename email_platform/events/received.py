@@ -63,9 +63,11 @@ def from_parquet(content: bytes) -> list[ReceivedBody]:
     """The inverse of `to_parquet`.
 
     Raises:
-        pyarrow.ArrowException: the object is not Parquet, or lacks a column or a value.
+        pyarrow.ArrowException: the object is not Parquet, lacks a column or a value, or has a text that is no UTF-8.
+        OSError: a page is damaged.
     """
     table = pq.read_table(BytesIO(content), schema=RECEIVED_SCHEMA)
+    table.validate(full=True)  # a damaged text would be found first where it becomes one of Python's
     for name in table.column_names:
         if table.column(name).null_count:  # of a column that is not there, too
             raise pa.ArrowInvalid(f"a body has no {name}")

@@ -206,6 +206,15 @@ def test_a_corrupt_inbox_object_is_set_aside_and_blocks_nothing() -> None:
     assert "corrupt" in quarantined.reason
 
 
+def test_an_inbox_object_with_a_text_that_is_no_utf_8_is_set_aside_and_blocks_nothing() -> None:
+    bucket, intake = Bucket(), Intake()
+    fill(bucket, [body(event(1))])
+    whole = to_parquet([replace(body(event(2)), account="damaged")])
+    bucket.objects[event_inbox_key(NOW.date(), "torn", 1)] = whole.replace(b"damaged", b"\xe4amaged")
+    report = stage_inbox(bucket, intake, clock)
+    assert (report.events, report.problems) == (1, 1)
+
+
 def test_a_quarantined_body_is_replayed_after_the_fix_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket, intake = Bucket(), Intake()
     fill(bucket, [body(event(1), {"type": "delivered"})])

@@ -142,6 +142,19 @@ def test_while_the_bucket_is_away_nobody_knows_and_a_lost_or_corrupt_manifest_na
     assert addresses.of_lead(CAMPAIGN, lead_id(5)) == []
 
 
+def test_a_manifest_with_damaged_bytes_raises_nothing_wherever_they_are() -> None:
+    store = Store()
+    manifest = freeze(store)
+    key = eligible_key(manifest.prefix)
+    whole = store.get(key)
+    addresses = ManifestAddresses(store, lambda _: manifest)
+    asked = {str(message_id(CAMPAIGN, lead_id(5))): "lead5@example.com"}
+    for place in range(0, len(whole), max(1, len(whole) // 300)):
+        store.put(key, whole[:place] + bytes([whole[place] ^ 0xC4]) + whole[place + 1 :])
+        assert len(addresses.of_lead(CAMPAIGN, lead_id(5))) <= 1, place
+        assert len(addresses.of_messages(CAMPAIGN, asked)) <= 1, place
+
+
 def test_messages_are_found_by_the_address_that_is_named_and_by_their_id_where_it_is_another() -> None:
     store = Store()
     manifest = freeze(store)
