@@ -153,6 +153,8 @@ def test_a_manifest_with_damaged_bytes_raises_nothing_wherever_they_are() -> Non
         store.put(key, whole[:place] + bytes([whole[place] ^ 0xC4]) + whole[place + 1 :])
         assert len(addresses.of_lead(CAMPAIGN, lead_id(5))) <= 1, place
         assert len(addresses.of_messages(CAMPAIGN, asked)) <= 1, place
+    store.put(key, whole.replace(b"Lead5@", b"\xe4ead5@"))
+    assert addresses.of_lead(CAMPAIGN, lead_id(5)) == []
 
 
 def test_messages_are_found_by_the_address_that_is_named_and_by_their_id_where_it_is_another() -> None:
