@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any
 
+from more_itertools import chunked
 from psycopg import sql
 from sqlalchemy import (
     JSON,
@@ -169,8 +169,7 @@ def write_old_system(
                 connection.execute(text(f"create schema if not exists {schema}"))
             tables.create_all(connection)
             for table in tables.sorted_tables:
-                some = iter(rows[table.name])
-                while batch := list(islice(some, _BATCH_ROWS)):
+                for batch in chunked(rows[table.name], _BATCH_ROWS):
                     connection.execute(insert(table), batch)
                 ((count,),) = connection.execute(select(func.count()).select_from(table)).all()
                 on_table(table.name, count)
