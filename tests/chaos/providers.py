@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 from email_platform.settings.provider_accounts import account_variable
 
 PATIENCE_SECONDS = 120.0
@@ -91,8 +91,7 @@ class Simulator:
 def provider_without_keys(folder: Path) -> Iterator[Simulator]:
     """A simulator of its own that accepts a repeated call once more; it ends with this process."""
     data_folder = folder / "provider-without-keys"
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "email_platform.local.provider_simulator", "--data-folder", str(data_folder)),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from email_platform.local.stack.part import LOOPBACK, held_free_ports
+from email_platform.local.stack.part import LOOPBACK, free_port
 
 PATIENCE_SECONDS = 60.0
 
@@ -68,8 +68,7 @@ def running_redis(folder: Path, *, keeps_its_data: bool) -> Iterator[Redis]:
     """Start one on a free port, and kill it on leaving; skips where the package is missing."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server (Debian's package) is not installed")
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     redis = Redis(folder, port, keeps_its_data)
     redis.start()
     try:

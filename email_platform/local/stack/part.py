@@ -105,6 +105,12 @@ def held_free_ports(count: int) -> Iterator[list[int]]:
         yield ports
 
 
+def free_port() -> int:
+    """One port that was free a moment ago, as `held_free_ports` chooses them."""
+    with held_free_ports(1) as (port,):
+        return port
+
+
 def _first_ephemeral_port() -> int:
     try:
         first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])

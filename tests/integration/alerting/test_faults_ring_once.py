@@ -41,7 +41,7 @@ from email_platform.alerting.watch import AlertParts, Host, look, ring
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.storage_layout import EVENT_INBOX_PREFIX
 from email_platform.errors import AccountRefusedError, InvalidConditionError, PartUnavailableError
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 from email_platform.receiver.alert_watch import AlertWatch
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.guard import Feedback
@@ -248,8 +248,7 @@ def the_bucket_refuses_our_key(watched: Watched) -> Mend:
 
 
 def the_bucket_is_away(watched: Watched) -> Mend:
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     watched.extra = {"s3_endpoint_url": f"http://127.0.0.1:{port}"}
     return watched.extra.clear
 
@@ -308,8 +307,7 @@ def test_a_dead_receiver_is_seen_from_dagster(watched: Watched) -> None:
 
 def test_a_receiver_that_runs_looks_by_itself_and_ends_cleanly(watched: Watched) -> None:
     a_campaign_is_paused(watched)
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "email_platform.receiver", "--port", str(port), "--exit-with-parent"],
         env={**os.environ, **watched.settings.variables()},

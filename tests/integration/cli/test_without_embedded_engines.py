@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 from email_platform.settings import Settings
 from tests.integration.campaign_rows import in_city, queue_campaign
 from tests.without_the_extra import PROJECT_FOLDER, command_without_the_extra, run_without_the_extra
@@ -50,8 +50,7 @@ def test_the_definitions_of_dagster_load(environment: dict[str, str], tmp_path: 
 
 
 def test_events_are_received_until_the_process_is_asked_to_end(environment: dict[str, str], tmp_path: Path) -> None:
-    with held_free_ports(1) as [port]:
-        pass
+    port = free_port()
     process = subprocess.Popen(
         command_without_the_extra(["events", "--port", str(port)]),
         env={**environment, "PYTHONPATH": str(PROJECT_FOLDER)}, cwd=tmp_path, stderr=subprocess.PIPE, text=True,

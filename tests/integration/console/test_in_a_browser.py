@@ -27,7 +27,7 @@ from email_platform.adapters.assembly import open_oltp, open_parts
 from email_platform.adapters.postgres.tables import lead, sender, suppression
 from email_platform.content.unsubscribe import UnsubscribeSigner
 from email_platform.errors import CampaignStoppedError
-from email_platform.local.stack.part import held_free_ports, http_status
+from email_platform.local.stack.part import free_port, http_status
 from email_platform.local.stack.stack import ALL_PART_NAMES, clean_environment, running_stack
 from email_platform.runs.finish import finish_sending
 from email_platform.runs.freeze import freeze_audience
@@ -95,8 +95,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @contextmanager
 def with_receiver(settings: Settings) -> Iterator[Settings]:
     """The settings with a receiver of its own, which links lead to."""
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     settings = settings.model_copy(update={"public_base_url": f"http://127.0.0.1:{port}"})
     process = subprocess.Popen(
         [sys.executable, "-m", "email_platform.receiver", "--port", str(port), "--exit-with-parent"],

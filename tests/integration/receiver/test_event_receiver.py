@@ -46,7 +46,7 @@ from email_platform.events.mailed import ManifestAddresses
 from email_platform.events.received import ReceivedBody, from_parquet
 from email_platform.events.suppression import SuppressionRequest
 from email_platform.events.suppression_csv import export_csv, parse_csv
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 from email_platform.settings import Settings, variable_of
 from tests.integration.http_clients import ClientsByThread
 
@@ -73,11 +73,6 @@ def eventually(condition: Callable[[], Any]) -> Any:
 @pytest.fixture
 def suppressions(settings: Settings, oltp_engine: Engine) -> PostgresSuppressions:
     return PostgresSuppressions(oltp_engine, erasure_key(settings))
-
-
-def free_port() -> int:
-    with held_free_ports(1) as (port,):
-        return port
 
 
 def answers(address: str) -> bool:

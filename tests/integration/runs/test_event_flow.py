@@ -26,7 +26,7 @@ from email_platform.domain.campaigns import CampaignStatus
 from email_platform.errors import CampaignStoppedError
 from email_platform.events.inbox import inbox_is_waiting
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.local.stack.part import held_free_ports, http_status
+from email_platform.local.stack.part import free_port, http_status
 from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.runs.events import EventsReport, take_in_events
 from email_platform.runs.finish import finish_sending
@@ -145,8 +145,7 @@ def provider_without_keys(settings: Settings, folder: Path) -> Iterator[tuple[st
     assert settings.provider_api_key is not None
     assert settings.provider_webhook_secret is not None
     key = settings.provider_api_key.get_secret_value()
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [

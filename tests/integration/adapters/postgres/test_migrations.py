@@ -20,7 +20,7 @@ from email_platform.adapters.postgres.engine import check_connection, create_olt
 from email_platform.adapters.postgres.migrate import MIGRATION_OPTIONS, upgrade_to_head
 from email_platform.adapters.postgres.tables import metadata
 from email_platform.errors import ConfigurationError, PartUnavailableError
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 from email_platform.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -62,8 +62,7 @@ def empty_database_url(settings: Settings) -> Iterator[str]:
 @pytest.fixture
 def silent_port() -> int:
     """A port on which nothing listens."""
-    with held_free_ports(1) as (port,):
-        return port
+    return free_port()
 
 
 def test_the_migrated_database_has_exactly_the_tables_of_the_code(empty_database_url: str) -> None:

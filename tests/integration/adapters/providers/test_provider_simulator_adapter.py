@@ -30,7 +30,7 @@ from email_platform.errors import (
     ProviderError,
 )
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 from tests.fakes.whole_messages import WholeMessage, call_of
 
 pytestmark = pytest.mark.integration
@@ -52,8 +52,7 @@ class _Simulator:
 @pytest.fixture(scope="module")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Simulator]:
     folder: Path = tmp_path_factory.mktemp("simulator")
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "email_platform.local.provider_simulator"),

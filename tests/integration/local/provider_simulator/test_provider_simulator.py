@@ -23,7 +23,7 @@ import httpx
 import pytest
 
 from email_platform.local.provider_simulator import AcceptedLog
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 from tests.integration.http_clients import ClientsByThread
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -48,17 +48,12 @@ def _eventually(condition: Callable[[], Any]) -> Any:
         time.sleep(0.02)
 
 
-def _free_port() -> int:
-    with held_free_ports(1) as (port,):
-        return port
-
-
 class _Process:
     """One simulator process over a data folder, restartable on the same folder and port."""
 
     def __init__(self, data_folder: Path, *options: str) -> None:
         self.data_folder = data_folder
-        self.port = _free_port()
+        self.port = free_port()
         self._options = options
         self._clients = ClientsByThread(
             base_url=f"http://127.0.0.1:{self.port}",
@@ -562,7 +557,7 @@ def test_a_second_process_on_the_same_folder_or_a_public_host_is_refused(simulat
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     starter = subprocess.Popen(
         [
             sys.executable,

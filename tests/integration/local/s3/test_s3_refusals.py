@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from email_platform.local.s3.server import ACCESS_KEY_VARIABLE, SECRET_KEY_VARIABLE
-from email_platform.local.stack.part import held_free_ports
+from email_platform.local.stack.part import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -62,8 +62,7 @@ class Store:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp("s3")
     log = folder / "log"
-    with held_free_ports(1) as (port,):
-        pass
+    port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
