@@ -95,7 +95,7 @@ def compare_with_old(
     campaign_id: int,
     condition: Condition,
     sender_id: int,
-    pseudonym: Callable[[str], str] = lambda address: address,
+    pseudonym: Callable[[str], str],
 ) -> ShadowReport:
     """Resolve the audience as a campaign with this condition and sender would, and compare; memory grows by an address.
 
