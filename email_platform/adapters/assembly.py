@@ -38,8 +38,10 @@ from email_platform.adapters.postgres.work_lease import try_work_lease
 from email_platform.adapters.providers import (
     CallTimeouts,
     ProviderAccount,
+    SenderCheck,
     account_from_variables,
     build_provider,
+    check_sender,
     provider_limits,
 )
 from email_platform.alerting.rules import Limits as AlertLimits
@@ -91,6 +93,15 @@ def provider_account(settings: Settings, sender: Sender, variables: Mapping[str,
     if sender.provider == "simulator" and account.base_url is None:
         account = replace(account, base_url=settings.provider_url, api_key=settings.provider_api_key)
     return account
+
+
+def ask_about_sender(settings: Settings, sender: Sender, variables: Mapping[str, str]) -> SenderCheck:
+    """Whether the sender's provider would take mail from its address; see `check_sender`.
+
+    Raises:
+        ConfigurationError: an unknown provider, or a missing credential (which variable).
+    """
+    return check_sender(sender.provider, provider_account(settings, sender, variables), sender.from_address)
 
 
 def account_rate(provider: str, account: str, variables: Mapping[str, str]) -> AccountRate:

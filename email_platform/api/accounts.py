@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -11,10 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from email_platform.adapters.assembly import provider_account
+from email_platform.adapters.assembly import ask_about_sender
 from email_platform.adapters.postgres.accounts import NewSender, PostgresAccounts, add_sender, add_user
 from email_platform.adapters.postgres.api_keys import Caller
-from email_platform.adapters.providers import account_problem, check_sender
+from email_platform.adapters.providers import account_problem
 from email_platform.api.idempotent import Name, made_once
 from email_platform.api.problems import Refusal, field_refusal
 from email_platform.api.route import AnyCaller, Editor, Operator
@@ -28,9 +29,6 @@ router = api_router("/v1", "people")
 
 _Address = Annotated[Text, Field(min_length=1, max_length=320)]
 _Name = Annotated[Text, Field(min_length=1, max_length=500)]
-_SENDER_FIELDS = (
-    "sender_id", "owner_id", "from_address", "from_name", "reply_to", "provider", "provider_account"
-)  # fmt: skip
 SenderId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="The sender's id."), BeforeValidator(digits)]
 
 
@@ -131,7 +129,7 @@ def new_user(body: UserBody) -> Callable[[Connection], UserRow]:
             user = add_user(connection, email, body.name.strip())
         except CommandRefusedError as refused:
             raise field_refusal("body.email", str(refused), "Use the user that is there.") from None
-        return UserRow(user_id=user.user_id, email=user.email, name=user.name, created_at=user.created_at)
+        return UserRow(**asdict(user))
 
     return write
 
@@ -172,11 +170,7 @@ def new_sender(body: SenderBody) -> Callable[[Connection], SenderRow]:
             made = add_sender(connection, new)
         except CommandRefusedError as refused:
             raise Refusal(409, str(refused)) from None
-        return SenderRow(
-            **{name: getattr(made.sender, name) for name in _SENDER_FIELDS},
-            owner_email=made.owner_email,
-            created_at=made.created_at,
-        )
+        return SenderRow(**asdict(made.sender), owner_email=made.owner_email, created_at=made.created_at)
 
     return write
 
@@ -197,9 +191,7 @@ def verified(services: Services, caller: Caller, sender_id: int) -> Verification
     found = PostgresAccounts(services.engine).senders(sender_id)
     if not found or not caller.sees(found[0].sender.owner_id):
         raise Refusal(404, f"there is no sender {sender_id}", "GET /v1/senders lists the senders that you may use.")
-    sender = found[0].sender
-    account = provider_account(services.settings, sender, services.variables)
-    checked = check_sender(sender.provider, account, sender.from_address)
+    checked = ask_about_sender(services.settings, found[0].sender, services.variables)
     return VerificationDocument(sender_id=sender_id, verdict=checked.verdict, says=checked.says)
 
 

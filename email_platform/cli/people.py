@@ -132,8 +132,7 @@ def verify_sender(
 
     SES, SendGrid, Resend and Mailgun can be asked; of others it says that it cannot know. Exit code 0 for a yes only.
     """
-    from email_platform.adapters.assembly import provider_account
-    from email_platform.adapters.providers import check_sender
+    from email_platform.adapters.assembly import ask_about_sender
 
     settings = Settings.load()
     with _accounts() as accounts:
@@ -141,7 +140,7 @@ def verify_sender(
     if owned is None:
         raise CommandRefusedError(f"there is no sender {sender_id}; `email-platform sender list` shows them")
     sender = owned.sender
-    checked = check_sender(sender.provider, provider_account(settings, sender, os.environ), sender.from_address)
+    checked = ask_about_sender(settings, sender, os.environ)
     if as_json:
         print_json({**_sender(owned), "verdict": checked.verdict, "says": checked.says})
     else:

@@ -18,10 +18,12 @@ from email_platform.adapters.providers.registry import (
     provider_limits,
     provider_names,
 )
+from email_platform.adapters.providers.sender_check import SenderCheck
 
 __all__ = [
     "CallTimeouts",
     "ProviderAccount",
+    "SenderCheck",
     "account_from_variables",
     "account_problem",
     "build_provider",
