@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import Connection, Engine, text
 
@@ -47,7 +48,7 @@ from email_platform.adapters.postgres.foreign_relation import (
 from email_platform.adapters.postgres.tables import metadata
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.errors import CommandRefusedError, ConfigurationError
-from email_platform.settings import Settings
+from email_platform.settings import Settings, variable_of
 
 _IDS = ("int2", "int4", "int8")
 
@@ -59,7 +60,7 @@ class Wanted:
     Attributes:
         table: ours.
         rows: what its rows are.
-        variable: the setting that names the relation.
+        setting: what names the relation.
         types: of each column.
         defaults: in SQL, over the columns that are there, for those that may be missing.
         keys: columns without which a row is not there.
@@ -67,10 +68,15 @@ class Wanted:
 
     table: str
     rows: str
-    variable: str
+    setting: Literal["user_relation", "sender_relation"]
     types: Mapping[str, Sequence[str]]
     defaults: Mapping[str, str]
     keys: tuple[str, ...]
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of the setting."""
+        return variable_of(self.setting)
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -81,7 +87,7 @@ class Wanted:
 USERS = Wanted(
     "app_user",
     "users",
-    "EMAIL_PLATFORM_USER_RELATION",
+    "user_relation",
     {"id": _IDS, "email": TEXTS, "name": TEXTS, "created_at": TIMES},
     {"name": "email"},
     ("id",),
@@ -89,7 +95,7 @@ USERS = Wanted(
 SENDERS = Wanted(
     "sender",
     "senders",
-    "EMAIL_PLATFORM_SENDER_RELATION",
+    "sender_relation",
     {
         "id": _IDS,
         "owner_id": _IDS,
@@ -105,8 +111,10 @@ SENDERS = Wanted(
 )
 _ALL = (USERS, SENDERS)
 _NULLABLE = "reply_to"
-_IS_VIEW = text("select relkind = 'v' from pg_class where oid = to_regclass(:name)")
-_COMMENT = text("select obj_description(to_regclass(:name), 'pg_class')")
+_VIEW = text(
+    "select coalesce(obj_description(oid, 'pg_class'), 'a view without a comment') from pg_class "
+    "where oid = to_regclass(:name) and relkind = 'v'"
+)
 _UNIQUE_ID = text(
     """
     select exists (
@@ -152,7 +160,7 @@ $$
 
 def relation_name(settings: Settings, wanted: Wanted) -> str:
     """The relation of the settings; empty: our own table."""
-    return settings.user_relation if wanted is USERS else settings.sender_relation
+    return str(getattr(settings, wanted.setting))
 
 
 def look_up_people(connection: Connection, wanted: Wanted, name: str) -> FoundRelation:
@@ -235,18 +243,17 @@ def is_in_place(connection: Connection, settings: Settings) -> bool:
     Raises:
         ConfigurationError: a relation is not there or cannot be used.
     """
-    return all(
-        _view(connection, wanted, relation_name(settings, wanted))
-        == connection.execute(_COMMENT, {"name": wanted.table}).scalar()
-        if relation_name(settings, wanted)
-        else not _is_view(connection, wanted.table)
-        for wanted in _ALL
-    )
+    for wanted in _ALL:
+        name = relation_name(settings, wanted)
+        comment = _comment(name, _statement(connection, wanted, name)) if name else None
+        if comment != _view(connection, wanted.table):
+            return False
+    return True
 
 
 def put_own_back(connection: Connection) -> None:
     """Have our tables in their places, as the migrations know them; what refers to a missing row is left as it is."""
-    gone = [wanted.table for wanted in _ALL if _is_view(connection, wanted.table)]
+    gone = [wanted.table for wanted in _ALL if _view(connection, wanted.table) is not None]
     for table in gone:
         connection.exec_driver_sql(f"drop view {table}")
         connection.exec_driver_sql(f"alter table own_{table} rename to {table}")
@@ -265,14 +272,13 @@ def put_theirs(connection: Connection, settings: Settings) -> None:
         name = relation_name(settings, wanted)
         if not name:
             continue
-        comment = _view(connection, wanted, name)
+        statement = _statement(connection, wanted, name)
         rights = connection.execute(_RIGHTS, {"name": wanted.table}).all()
         for table, constraint in connection.execute(_REFERENCES, {"name": wanted.table}).all():
             connection.exec_driver_sql(f"alter table {table} drop constraint {quoted(str(constraint))}")
         connection.exec_driver_sql(f"alter table {wanted.table} rename to own_{wanted.table}")
-        statement = comment.partition("\n")[2]
         connection.execute(text(f"create view {wanted.table} as {bindless(statement)}"))
-        literal = comment.replace("'", "''")
+        literal = _comment(name, statement).replace("'", "''")
         connection.execute(text(f"comment on view {wanted.table} is '{bindless(literal)}'"))
         connection.execute(text(_REFUSE_WRITE))
         named = bindless(name.replace("'", "''"))
@@ -287,23 +293,31 @@ def put_theirs(connection: Connection, settings: Settings) -> None:
             connection.exec_driver_sql(f"grant {right}{of_column} on {wanted.table} to {role}")
 
 
-def _view(connection: Connection, wanted: Wanted, name: str) -> str:
-    """The relation's name, and below it the statement of the view over it; both are kept as the view's comment.
+def _view(connection: Connection, table: str) -> str | None:
+    """The comment of the view that is in the place of our table; None where our table is there."""
+    comment: str | None = connection.execute(_VIEW, {"name": table}).scalar()
+    return comment
+
+
+def _comment(name: str, statement: str) -> str:
+    """What a view over this relation has as its comment, by which it is known again."""
+    return f"{name}\n{statement}"
+
+
+def _named(connection: Connection, wanted: Wanted) -> str:
+    """The relation that the view in the place of our table reads; empty where our table is there."""
+    return (_view(connection, wanted.table) or "").partition("\n")[0]
+
+
+def _statement(connection: Connection, wanted: Wanted, name: str) -> str:
+    """The statement of the view over this relation.
 
     Raises:
         ConfigurationError: it is not there or cannot be used.
     """
     found = look_up_people(connection, wanted, name)
     _require_usable(wanted, name, found)
-    return f"{name}\n{_select(connection, wanted, found)}"
-
-
-def _named(connection: Connection, wanted: Wanted) -> str:
-    """The relation that the view in the place of our table reads; empty where our table is there."""
-    if not _is_view(connection, wanted.table):
-        return ""
-    comment = connection.execute(_COMMENT, {"name": wanted.table}).scalar()
-    return str(comment or "a view without a comment").partition("\n")[0]
+    return _select(connection, wanted, found)
 
 
 def _select(connection: Connection, wanted: Wanted, found: FoundRelation) -> str:
@@ -323,10 +337,6 @@ def _require_usable(wanted: Wanted, name: str, found: FoundRelation) -> None:
         raise ConfigurationError(
             f"{wanted.variable}={name} cannot be read as {wanted.rows}: {'; '.join(found.problems)}"
         )
-
-
-def _is_view(connection: Connection, name: str) -> bool:
-    return bool(connection.execute(_IS_VIEW, {"name": name}).scalar())
 
 
 def _references_to(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
