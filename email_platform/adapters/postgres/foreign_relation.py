@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, NotSupportedError, ProgrammingError
 
 from email_platform.errors import ConfigurationError
 
@@ -105,10 +105,13 @@ def find_relation(connection: Connection, variable: str, name: str) -> tuple[Row
         ConfigurationError: our user sees no such relation.
     """
     try:
-        with connection.begin_nested():
-            row = connection.execute(_FIND, {"name": name}).one_or_none()
-            found = [] if row is None else connection.execute(_COLUMNS, {"oid": row.oid}).all()
-    except DBAPIError as error:  # no name at all, or a schema that the user may not look into
+        row = connection.execute(_FIND, {"name": name}).one_or_none()
+        found = [] if row is None else connection.execute(_COLUMNS, {"oid": row.oid}).all()
+    except (
+        DataError,
+        NotSupportedError,
+        ProgrammingError,
+    ) as error:  # no name at all, or a schema that the user may not look into
         raise ConfigurationError(f"{variable}={name}: PostgreSQL does not look it up: {error.orig}") from None
     if row is None:
         raise ConfigurationError(

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Connection, Engine, event, make_url, text
 from typer.testing import CliRunner, Result
 
 from email_platform.adapters.assembly import open_explain, open_parts
@@ -26,7 +26,7 @@ from email_platform.adapters.postgres.migrate import upgrade_to_head
 from email_platform.audience.conditions import parse_condition
 from email_platform.cli.app import app
 from email_platform.domain.manifest import CANDIDATE_SCHEMA
-from email_platform.errors import ConfigurationError
+from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.events.suppression import SuppressionRequest
 from email_platform.local.provider_simulator import AcceptedLog
 from email_platform.runs.explain import explain
@@ -264,6 +264,23 @@ def test_a_campaign_is_sent_to_their_leads_and_an_opt_out_in_their_table_counts_
     with open_explain(settings) as parts:
         assert "suppressed" in explain(parts, campaign_id, 5042).summary
         assert explain(parts, campaign_id, 42).verdict == "accepted"
+
+
+def test_a_connection_that_is_dropped_while_looking_says_nothing_about_the_relation(
+    engine: Engine, owner: Engine
+) -> None:
+    dropped = create_oltp_engine(engine.url.render_as_string(hide_password=False))
+
+    @event.listens_for(dropped, "before_cursor_execute")
+    def drop(connection: Connection, cursor: Any, statement: str, *_: object) -> None:
+        if "to_regclass" in statement:
+            with owner.begin() as other:
+                pid = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+                assert other.execute(text("select pg_terminate_backend(:pid, 5000)"), {"pid": pid}).scalar_one()
+
+    with pytest.raises(PartUnavailableError, match="did not answer"):
+        LeadRelation("crm.people").look_up(dropped)
+    dropped.dispose()
 
 
 def test_a_view_with_an_id_twice_is_refused_before_anybody_is_mailed(engine: Engine) -> None:
