@@ -61,6 +61,20 @@ class RowProblem:
     problem: str
     cells: tuple[str, ...] = field(repr=False)
 
+    @property
+    def line(self) -> list[str | int]:
+        """As a row of the file of rejects, below `rejects_header`."""
+        return [self.number, self.problem, *self.cells]
+
+
+def rejects_header(header: Sequence[str]) -> list[str]:
+    """The header of a file of rejects, which can be mended and read again.
+
+    Args:
+        header: of the file that was read.
+    """
+    return [*PROBLEM_COLUMNS, *header]
+
 
 class LeadFile:
     """Reads rows of one file.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,10 @@ from email_platform.cli.failures import ExitCode
 from email_platform.cli.output import AsJson, Column, print_json, say, show_rows, visible
 from email_platform.errors import CommandRefusedError
 from email_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from email_platform.adapters.mysql.lead_source import ColumnVerdict
+    from email_platform.adapters.postgres.foreign_relation import FoundColumn
 
 app = typer.Typer(
     no_args_is_help=True, help="Leads and campaigns of an old system: check the leads, compare audiences."
@@ -127,14 +132,13 @@ def _check_people(settings: Settings, as_json: bool) -> dict[str, dict[str, Any]
     from email_platform.adapters.assembly import open_oltp
     from email_platform.adapters.postgres.people_relations import look_up_theirs
 
+    if not (settings.user_relation or settings.sender_relation):
+        return {}
     with open_oltp(settings) as engine:
         theirs = look_up_theirs(engine, settings)
     documents: dict[str, dict[str, Any]] = {}
     for rows, found in theirs.items():
-        columns = [
-            {"name": one.name, "type": one.type, "used_for": one.used_for, "problem": one.problem}
-            for one in found.columns
-        ]
+        columns = _as_rows(found.columns)
         documents[rows] = {"relation": found.name, "usable": not found.problems, "columns": columns}
         if not as_json:
             say(f"{rows}: {found.name}")
@@ -177,9 +181,7 @@ def _check_source(settings: Settings, raw_condition: object | None, as_json: boo
 
     source = MysqlLeadSource.from_settings(settings)
     found = source.look_up()
-    columns = [
-        {"name": one.name, "type": one.type, "used_for": one.used_for, "problem": one.problem} for one in found.columns
-    ]
+    columns = _as_rows(found.columns)
     indexes = [
         {"question": question, "served": served, "proposal": None if served else source.index_proposal(question)}
         for question, served in found.indexes.items()
@@ -237,10 +239,7 @@ def _check_relation(settings: Settings, raw_condition: object | None, as_json: b
 
     with open_oltp(settings) as engine:
         found = check_adoption(engine, LeadRelation.from_settings(settings), raw_condition)
-    columns = [
-        {"name": one.name, "type": one.type, "used_for": one.used_for, "problem": one.problem}
-        for one in found.relation.columns
-    ]
+    columns = _as_rows(found.relation.columns)
     indexes = [{"question": one.question, "served": one.served, "proposal": one.proposal} for one in found.indexes]
     usable = not found.relation.problems and not any(found.bad_ids or ())
     audience = found.audience
@@ -284,6 +283,10 @@ def _show(found: Any, columns: list[dict[str, Any]]) -> None:
         counted = found.audience.counted_rows
         exact = "counting takes too long" if counted is None else f"counted: {counted:,}"
         say(f"about {found.audience.estimated_rows:,} leads meet the condition ({exact})")
+
+
+def _as_rows(columns: Iterable[FoundColumn | ColumnVerdict]) -> list[dict[str, Any]]:
+    return [{"name": one.name, "type": one.type, "used_for": one.used_for, "problem": one.problem} for one in columns]
 
 
 def _json_of(file: Path) -> object:

@@ -204,7 +204,7 @@ class _Rejects:
 
     def others(self, read: Iterable[ImportedLead | RowProblem]) -> Iterator[ImportedLead]:
         """The rows without a problem."""
-        from email_platform.audience.lead_file import PROBLEM_COLUMNS, ImportedLead
+        from email_platform.audience.lead_file import ImportedLead, rejects_header
 
         for one in read:
             if isinstance(one, ImportedLead):
@@ -212,6 +212,6 @@ class _Rejects:
                 continue
             if self._file is None:
                 self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-                csv.writer(self._file).writerow([*PROBLEM_COLUMNS, *self._header])
+                csv.writer(self._file).writerow(rejects_header(self._header))
             self.count += 1
-            csv.writer(self._file).writerow([one.number, one.problem, *one.cells])
+            csv.writer(self._file).writerow(one.line)

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.lead_import import ImportedCounts, import_leads
 from email_platform.api.problems import FieldProblem, field_refusal
-from email_platform.audience.lead_file import PROBLEM_COLUMNS, ImportedLead, LeadFile, RowProblem
+from email_platform.audience.lead_file import ImportedLead, LeadFile, RowProblem, rejects_header
 from email_platform.audience.lead_rows import file_fingerprint, lead_rows
 from email_platform.console.forms import field_problems_of
 from email_platform.console.visit import LARGEST_UPLOAD_BYTES, Visit
@@ -52,8 +52,8 @@ class _Rejects:
         """As the command line writes them, to be mended and uploaded."""
         written = io.StringIO()
         lines = csv.writer(written)
-        lines.writerow([*PROBLEM_COLUMNS, *self.header])
-        lines.writerows([one.number, one.problem, *one.cells] for one in self.first)
+        lines.writerow(rejects_header(self.header))
+        lines.writerows(one.line for one in self.first)
         return written.getvalue()
 
 
