@@ -10,7 +10,8 @@ select
     sum(accepted + rejected + unknown + abandoned) as recipients,
     min(example_reason) as example_reason,
     min(activity_date) as first_activity_date,
-    max(activity_date) as last_activity_date
+    max(activity_date) as last_activity_date,
+    {{ as_of() }}
 from {{ ref('int_campaign_domains') }}
 where problem != ''
 group by campaign_id, provider, recipient_domain, problem, reason_code

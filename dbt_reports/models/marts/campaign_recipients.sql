@@ -18,5 +18,6 @@ select
     bounced_at,
     complained_at,
     unsubscribed_at,
-    emails
+    emails,
+    {{ as_of() }}
 from {{ ref('int_deliveries_current') }}

@@ -151,5 +151,5 @@ select
     {{ rate('unsubscribe_rate') }},
     finished_at,
     snapshot_at,
-    (select maxOrNull(loaded_at) from {{ ref('int_loads_done') }}) as as_of
+    {{ as_of() }}
 from joined

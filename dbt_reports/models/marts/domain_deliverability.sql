@@ -23,5 +23,6 @@ select
     {{ rate('delivered_rate') }},
     {{ rate('hard_bounce_rate') }},
     {{ rate('soft_bounce_rate') }},
-    {{ rate('complaint_rate') }}
+    {{ rate('complaint_rate') }},
+    {{ as_of() }}
 from domains

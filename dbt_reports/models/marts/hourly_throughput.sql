@@ -12,5 +12,6 @@ select
     emails,
     first_sent_at,
     last_sent_at,
-    accepted / nullIf(dateDiff('millisecond', first_sent_at, last_sent_at) / 1000, 0) as accepted_per_second
+    accepted / nullIf(dateDiff('millisecond', first_sent_at, last_sent_at) / 1000, 0) as accepted_per_second,
+    {{ as_of() }}
 from {{ ref('int_campaign_hours') }}

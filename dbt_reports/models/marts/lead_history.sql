@@ -18,6 +18,7 @@ select
     bounced_at,
     complained_at,
     unsubscribed_at,
-    emails
+    emails,
+    {{ as_of() }}
 from {{ ref('int_lead_states') }} final
 where attempts > 0

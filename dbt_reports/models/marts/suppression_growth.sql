@@ -11,7 +11,8 @@ select
         partition by reason, source, sender_id
         order by activity_date
         rows between unbounded preceding and current row
-    ) as cumulative_suppressions
+    ) as cumulative_suppressions,
+    (select maxOrNull(snapshot_at) from {{ ref('stg_suppressions') }}) as as_of
 from (
     select
         toDate(created_on) as activity_date,

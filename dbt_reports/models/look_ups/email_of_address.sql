@@ -1,0 +1,1 @@
+{{ emails_by_key('address', 'lower({address:String})', 'lower(email) = lower({address:String})') }}
