@@ -185,7 +185,7 @@ class HostsWorld:
                 console.print(f"  {disturbance}")
                 return True
             time.sleep(POLL_SECONDS)
-        raise InvariantBrokenError(f"{schedule}\nthe moment of {disturbance} did not come")
+        raise InvariantBrokenError(f"{schedule}\nthe moment of {disturbance} did not come; {share:.0%} were accepted")
 
     def _strikes_now(self, disturbance: Disturbance, host: Host, campaign_id: int) -> bool:
         back: Callable[[], None]
