@@ -178,6 +178,8 @@ class Campaigns:
             city = self._city(engine, shape.recipients_each)
             ids = [queue(engine, city) for _ in range(shape.campaigns)]
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                # Else the first who reads the leads writes their pages into the log, for hints, and autovacuum later.
+                connection.execute(text("vacuum (analyze) lead"))
                 connection.execute(text("checkpoint"))  # every shape pays for its own full pages
             counters = Counters(settings, engine, warehouse)
             before = counters.read()
