@@ -17,10 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from bench.capacity.measuring import RUN_CHUNK_ROWS, Campaigns, Measured, Shape, measure_runs, reservations_per_second
+from bench.capacity.measuring import (
+    RUN_CHUNK_ROWS,
+    Campaigns,
+    Measured,
+    Shape,
+    measure_runs,
+    reservations_per_second,
+    set_full_pages,
+)
 from bench.capacity.model import fit
 from bench.capacity.report import Findings, print_findings, write_page
 from bench.send.answering_server import answering_server
+from email_platform.adapters.assembly import open_oltp
 from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import variable_of
 
@@ -93,12 +102,17 @@ def measure(scale: Scale) -> Findings:
         }
         with running_stack(Path(name) / "state", environ=environment) as settings:
             campaigns = Campaigns(settings)
+            with open_oltp(settings) as engine:
+                set_full_pages(engine, are_written=False)
             campaigns.measure(scale.shapes[0])  # pays for what a process and the engines load once
             measured: list[Measured] = []
             for shape in scale.shapes:
                 measured.append(campaigns.measure(shape))
                 print(f"  {shape}: {measured[-1].costs['sender_cpu_seconds']:.2f} s of the sender's processor")
             held_out = [campaigns.measure(scale.held_out)]
+            with open_oltp(settings) as engine:
+                set_full_pages(engine, are_written=True)
+            with_full_pages = campaigns.measure(scale.held_out)
             of_runs = {
                 variable_of("state_folder"): str(settings.state_folder),
                 variable_of("chunk_rows"): str(RUN_CHUNK_ROWS),
@@ -107,7 +121,8 @@ def measure(scale: Scale) -> Findings:
                 measured += measure_runs(settings, scale.run_chunks)
                 held_out += measure_runs(settings, (scale.held_out_chunks,))
             ceiling = reservations_per_second(settings, scale.reservations)
-    return Findings(measured, held_out, fit(measured), ceiling, os.cpu_count() or 0, os.getloadavg()[0])
+    wal_bytes = with_full_pages.costs["postgres_wal_bytes"]
+    return Findings(measured, held_out, fit(measured), wal_bytes, ceiling, os.cpu_count() or 0, os.getloadavg()[0])
 
 
 if __name__ == "__main__":

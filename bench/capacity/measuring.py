@@ -121,7 +121,12 @@ class Counters:
         with self._engine.begin() as connection:
             connection.execute(text("select pg_stat_force_next_flush()"))
         with self._engine.connect() as connection:
-            wal = connection.execute(text("select wal_records, wal_bytes from pg_stat_wal")).one()
+            wal = connection.execute(
+                text(
+                    "select wal_records, pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') as wal_bytes "
+                    "from pg_stat_wal"
+                )
+            ).one()
             commits = connection.execute(
                 text("select xact_commit from pg_stat_database where datname = current_database()")
             ).scalar_one()
@@ -170,23 +175,20 @@ class Campaigns:
         """
         settings = self._settings.model_copy(update={"chunk_rows": shape.chunk_rows})
         variables = {CALL_ROWS_VARIABLE: str(shape.call_rows)}
-        with (
-            open_oltp(settings) as engine,
-            open_parts(settings, variables) as parts,
-            open_warehouse(settings) as warehouse,
-        ):
+        with open_oltp(settings) as engine, open_warehouse(settings) as warehouse:
             city = self._city(engine, shape.recipients_each)
             ids = [queue(engine, city) for _ in range(shape.campaigns)]
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 # Else the first who reads the leads writes their pages into the log, for hints, and autovacuum later.
                 connection.execute(text("vacuum (analyze) lead"))
-                connection.execute(text("checkpoint"))  # every shape pays for its own full pages
+                connection.execute(text("checkpoint"))
             counters = Counters(settings, engine, warehouse)
             before = counters.read()
-            with memory_watched() as pss_bytes:
+            with memory_watched() as pss_bytes, open_parts(settings, variables) as parts:
                 for campaign_id in ids:
                     _send(parts, campaign_id, shape.recipients_each)
                 report = load_staged(parts.register, warehouse)
+            _wait_for_statistics(engine)
             after = counters.read()
         assert not report.quarantined, report.quarantined
         costs = {name: after[name] - before[name] for name in before}
@@ -198,6 +200,31 @@ class Campaigns:
             seed_leads(engine, city, leads)
             self._cities.add(city)
         return city
+
+
+def _wait_for_statistics(engine: Engine) -> None:
+    """A session hands its statistics over at its end at the latest: wait until the sender's are gone."""
+    others = text(
+        "select count(*) from pg_stat_activity where application_name = 'email-platform' and pid <> pg_backend_pid()"
+    )
+    while True:
+        with engine.connect() as connection:
+            if not connection.execute(others).scalar_one():
+                return
+        time.sleep(0.05)
+
+
+def set_full_pages(engine: Engine, *, are_written: bool) -> None:
+    """Whether PostgreSQL writes a page whole into its log when it is first changed after a checkpoint.
+
+    How many that are depends on the size of the tables and the time between checkpoints, not on what is sent.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"alter system set full_page_writes = {'on' if are_written else 'off'}"))
+        connection.execute(text("select pg_reload_conf()"))
+        shown = "on" if are_written else "off"
+        while connection.execute(text("show full_page_writes")).scalar_one() != shown:
+            time.sleep(0.05)
 
 
 def _send(parts: Parts, campaign_id: int, recipients: int) -> None:

@@ -1,4 +1,4 @@
-"""The capacity model runs to its end on tiny shapes; fit, needs and page are whole. No figure is asserted but counts."""
+"""The capacity model runs to its end on tiny shapes; fit, needs and page are whole. Only counts are asserted."""
 
 from __future__ import annotations
 
