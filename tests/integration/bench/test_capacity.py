@@ -67,6 +67,7 @@ def test_needs_grow_with_the_mail_and_the_ceiling_is_where_a_need_meets_it() -> 
 
 @pytest.mark.integration
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_whole_script_measures_fits_and_writes_its_page_and_plots(tmp_path: Path) -> None:
     figures, docs = tmp_path / "figures.json", tmp_path / "docs"
     command = [sys.executable, "-W", "ignore", "-m", "bench.capacity", "--scale", "tiny"]
