@@ -11,7 +11,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send
+.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -93,6 +93,8 @@ backlog: setup  ## how long a tick of each sensor takes: 10,000 queued, 10,000 s
 	$(BIN)/python -m bench.sensor_backlog --queued $(BACKLOG) --silent $(BACKLOG) --past $(BACKLOG)0
 bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
 	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
+capacity: setup  ## what so many emails a day need, by a model fitted to what is measured here (SCALE=tiny for a try)
+	$(BIN)/python -m bench.capacity --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs --results docs/capacity.json)
 ROWS ?= 5000000
 legacy-mysql: setup  ## import so many old rows from a MariaDB and from PostgreSQL, and compare (ROWS=5000000)
 	LEGACY_ROWS=$(ROWS) $(BIN)/python -m pytest -q -s --timeout=7200 tests/integration/runs/test_legacy_mysql.py -k so_many_rows

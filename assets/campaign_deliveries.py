@@ -24,6 +24,7 @@ from assets.outcomes import (
 from assets.pace import observed_pace, progress_metadata
 from assets.partitions import campaign_id_of, campaign_partitions
 from assets.step_process import ending_with_the_run
+from assets.traces import traced
 from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.errors import AccountingError, CampaignStoppedError
 from email_platform.runs.finish import SendingSummary, finish_sending
@@ -57,7 +58,9 @@ def split_into_chunks(context: dg.OpExecutionContext, parts: PartsResource) -> I
 
 
 @dg.op(name="send_chunk", retry_policy=LOST_STEP)
-def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_index: int) -> dict[str, int]:
+def send_chunk_op(
+    context: dg.OpExecutionContext, parts: PartsResource, settings: SettingsResource, chunk_index: int
+) -> dict[str, int]:
     """Make the chunk's calls that the ledger does not show as done, then stage what became of everybody."""
     stop = threading.Event()
     campaign_id = campaign_id_of(context.partition_key)
@@ -71,6 +74,7 @@ def send_chunk_op(context: dg.OpExecutionContext, parts: PartsResource, chunk_in
     with (
         only_outages_are_repeated(campaign_id),
         ending_with_the_run(context, stop.set),
+        traced(context, settings, "send_chunk", campaign_id=campaign_id, chunk_index=chunk_index),
         parts.open() as opened,
         observed_pace(context, opened, campaign_id, _KEY) as observe,
     ):

@@ -8,12 +8,14 @@ from assets.catalog import DELIVERY_OWNERS, PII, WAREHOUSE
 from assets.jobs import RETRY_TAGS
 from assets.outcomes import final_errors_end_the_run
 from assets.sources import provider_events, unsubscribe_clicks
+from assets.traces import traced
 from assets.warehouse import log_campaign_loads
 from email_platform.events.inbox import replay_archive, replay_quarantine
 from email_platform.runs.events import EventsReport, take_in_events
 from email_platform.runs.load import prove_all
 from resources.events import EventsResource
 from resources.parts import PartsResource
+from resources.settings import SettingsResource
 from resources.warehouse import WarehouseResource
 
 _KEY = dg.AssetKey("warehouse_events")
@@ -41,7 +43,11 @@ SHOWN_OBJECTS = 20
     ],
 )
 def warehouse_events(
-    context: dg.AssetExecutionContext, events: EventsResource, parts: PartsResource, warehouse: WarehouseResource
+    context: dg.AssetExecutionContext,
+    events: EventsResource,
+    parts: PartsResource,
+    settings: SettingsResource,
+    warehouse: WarehouseResource,
 ) -> dg.MaterializeResult:
     """What providers reported about messages, staged from the inbox and loaded in bulk, and what follows from it.
 
@@ -49,8 +55,15 @@ def warehouse_events(
 
     Grain: one row an event of a loaded object, append-only; the key is provider and event id.
     """
-    with final_errors_end_the_run(), events.open() as incoming, parts.open() as opened, warehouse.open() as clickhouse:
+    with (
+        final_errors_end_the_run(),
+        traced(context, settings, "warehouse_events") as note,
+        events.open() as incoming,
+        parts.open() as opened,
+        warehouse.open() as clickhouse,
+    ):
         report = take_in_events(incoming, opened, clickhouse)
+        note(_traced_counts(report))
         accounts = prove_all(opened, clickhouse, report.loaded.campaigns)
         bucket = incoming.store.bucket
     log_campaign_loads(context, report.loaded, accounts)
@@ -83,6 +96,16 @@ def _metadata(report: EventsReport, bucket: str) -> dict[str, dg.MetadataValue |
         "seconds": round(report.seconds, 3),
         "events per second": round(staged.events / report.seconds, 1) if report.seconds else 0.0,
         "events objects": dg.MetadataValue.md("\n".join([*objects, *([f"- and {more} more"] if more > 0 else [])])),
+    }
+
+
+def _traced_counts(report: EventsReport) -> dict[str, int]:
+    return {
+        "email_platform.events.bodies": report.staged.bodies,
+        "email_platform.events.count": report.staged.events,
+        "email_platform.events.quarantined": report.staged.problems,
+        "email_platform.events.suppressions": report.staged.suppressions,
+        "email_platform.events.unknown_calls_settled": report.resolved.calls,
     }
 
 

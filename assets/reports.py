@@ -21,6 +21,7 @@ from assets.catalog import PII, REPORTING_OWNERS, REPORTS, dbt_group
 from assets.links import campaign_links
 from assets.outcomes import final_errors_end_the_run
 from assets.partitions import CAMPAIGN_PARTITIONS_NAME, campaign_id_of, campaign_partitions, partition_key
+from assets.traces import traced
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.dbt import PROJECT_FOLDER
 from email_platform.errors import ConfigurationError
@@ -114,11 +115,17 @@ def dbt_report_models(  # noqa: ANN201 (Dagster reads a return annotation as the
     context: dg.AssetExecutionContext,
     config: ReportsBuild,
     dbt: DbtOnWarehouse,
+    settings: SettingsResource,
     warehouse: WarehouseResource,
 ):
     """Staging, intermediate and mart models with their tests, built in order."""
     full_refresh = ["--full-refresh"] if config.full_refresh else []
-    with final_errors_end_the_run(), dbt_failures_in_short(), warehouse.open() as clickhouse:
+    with (
+        final_errors_end_the_run(),
+        dbt_failures_in_short(),
+        traced(context, settings, "dbt_report_models", full_refresh=config.full_refresh),
+        warehouse.open() as clickhouse,
+    ):
         clickhouse.fill_keys()
         for event in dbt.cli([*BUILD, *full_refresh], context=context).stream():
             yield with_row_count(event, clickhouse)

@@ -14,9 +14,11 @@ from assets.outcomes import final_errors_end_the_run
 from assets.partitions import CAMPAIGN_PARTITIONS_NAME, campaign_id_of, campaign_partitions, partition_key
 from assets.reports import DAILY
 from assets.sources import campaign_table, suppression_table, user_table
+from assets.traces import traced
 from email_platform.runs.load import CampaignAccount, LoadReport, load_staged, prove, prove_all
 from email_platform.staging.dimensions import refresh_dimensions
 from resources.parts import PartsResource
+from resources.settings import SettingsResource
 from resources.warehouse import WarehouseResource
 
 LATE_SECONDS = 900.0  # the sensor staged_objects_waiting asks for a load after one minute
@@ -50,14 +52,19 @@ _DIMENSIONS = dg.AssetKey("warehouse_dimensions")
     ],
 )
 def warehouse_deliveries(
-    context: dg.AssetExecutionContext, parts: PartsResource, warehouse: WarehouseResource
+    context: dg.AssetExecutionContext, parts: PartsResource, settings: SettingsResource, warehouse: WarehouseResource
 ) -> dg.MaterializeResult:
     """The campaign's staged objects in ClickHouse, each inserted once by `insert ... select from s3()`.
 
     Grain: (campaign, lead). Loading again changes nothing, and brings back what the warehouse lost.
     """
     campaign_id = campaign_id_of(context.partition_key)
-    with final_errors_end_the_run(campaign_id), parts.open() as opened, warehouse.open() as clickhouse:
+    with (
+        final_errors_end_the_run(campaign_id),
+        traced(context, settings, "warehouse_deliveries", campaign_id=campaign_id),
+        parts.open() as opened,
+        warehouse.open() as clickhouse,
+    ):
         report = load_staged(opened.register, clickhouse, campaign_id)
         proved = prove(opened, clickhouse, campaign_id)
     return dg.MaterializeResult(
@@ -198,9 +205,16 @@ def log_campaign_loads(
 
 
 @dg.op
-def load_waiting_objects(context: dg.OpExecutionContext, parts: PartsResource, warehouse: WarehouseResource) -> None:
+def load_waiting_objects(
+    context: dg.OpExecutionContext, parts: PartsResource, settings: SettingsResource, warehouse: WarehouseResource
+) -> None:
     """Load every staged object that the warehouse does not hold, of all campaigns, and prove each campaign's counts."""
-    with final_errors_end_the_run(), parts.open() as opened, warehouse.open() as clickhouse:
+    with (
+        final_errors_end_the_run(),
+        traced(context, settings, "load_waiting_objects"),
+        parts.open() as opened,
+        warehouse.open() as clickhouse,
+    ):
         report = load_staged(opened.register, clickhouse)
         accounts = prove_all(opened, clickhouse, report.campaigns)
     context.add_output_metadata({**_load_metadata(report), "campaigns": len(report.campaigns)})

@@ -44,6 +44,7 @@ from email_platform.adapters.providers import (
     check_sender,
     provider_limits,
 )
+from email_platform.adapters.tracing import traced_provider
 from email_platform.alerting.rules import Limits as AlertLimits
 from email_platform.alerting.watch import AlertParts, ring
 from email_platform.content.apart import RenderingLimits
@@ -129,12 +130,13 @@ def open_parts(settings: Settings, variables: Mapping[str, str] | None = None) -
 
     def provider(sender: Sender) -> EmailProvider:
         account = provider_account(settings, sender, environment)
-        return build_provider(
+        built = build_provider(
             sender.provider,
             account,
             timeouts=CallTimeouts(read_seconds=settings.provider_answer_seconds),
             max_connections=settings.provider_connections,
         )
+        return traced_provider(built, sender)
 
     def limits(sender: Sender) -> ProviderLimits:
         return provider_limits(sender.provider, provider_account(settings, sender, environment))

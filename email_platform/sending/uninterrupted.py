@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from threading import Event, Thread
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ def run_to_the_end(work: Callable[[], Coroutine[Any, Any, Result]], stop: Event)
     """Run the coroutine in an event loop of its own thread; an interruption sets `stop` and waits for it.
 
     The main thread of a Dagster step receives interruptions as exceptions at any bytecode; an event loop
-    running there would be torn down with its calls half-way. So the loop lives in another thread.
+    running there would be torn down with its calls half-way. So the loop lives in another thread, with the context
+    variables of this one.
 
     Raises:
         BaseException: what the work raised, or the interruption, after the work has ended.
@@ -32,7 +34,7 @@ def run_to_the_end(work: Callable[[], Coroutine[Any, Any, Result]], stop: Event)
         except BaseException as error:  # handed over to the caller's thread, which raises it
             failure.append(error)
 
-    thread = Thread(target=body, name="chunk-delivery")
+    thread = Thread(target=copy_context().run, args=(body,), name="chunk-delivery")
     thread.start()
     try:
         while thread.is_alive():

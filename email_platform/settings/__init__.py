@@ -52,6 +52,7 @@ from email_platform.settings.runs import RunSettings
 from email_platform.settings.sending import SendingSettings
 from email_platform.settings.sources import VariablesSource, embedded_source, is_secret, text_of
 from email_platform.settings.stack import StackSettings
+from email_platform.settings.tracing import TracingSettings
 from email_platform.settings.values import is_mysql, plain
 
 __all__ = [
@@ -81,6 +82,7 @@ _PART_OF_REQUIRED_FIELD = {"postgres_url": "postgres", "s3_bucket": "s3", "click
 class Settings(
     StackSettings,
     AlertSettings,
+    TracingSettings,
     LegacySettings,
     ErasureSettings,
     LeadSourceSettings,

@@ -55,6 +55,15 @@ def _check_http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _check_collector_url(url: str) -> str:
+    checked = _check_http_url(url)
+    if (parts := _parts(checked)).query or parts.fragment:
+        raise ValueError("must have no ? and no #: a key belongs into OTEL_EXPORTER_OTLP_HEADERS")
+    if parts.path.endswith("/v1/traces"):
+        raise ValueError("must be the collector's address without /v1/traces, which is added")
+    return checked
+
+
 def _check_webhook_url(url: SecretStr) -> SecretStr:
     if not _parts(url.get_secret_value()).hostname:
         raise ValueError("must look like https://host/path")
@@ -120,6 +129,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+CollectorUrl = Annotated[str, AfterValidator(_check_collector_url)]
 WebhookUrl = Annotated[SecretStr, AfterValidator(_check_webhook_url)]
 NotificationUrls = Annotated[SecretStr, AfterValidator(_check_notification_urls)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_check_postgres_url)]

@@ -30,6 +30,7 @@ from email_platform.adapters.clickhouse.object_groups import (
 )
 from email_platform.adapters.clickhouse.object_queries import KEY_OF_PATH, READ_SETTINGS, ObjectQueries
 from email_platform.adapters.clickhouse.staging_location import StagingLocation, sql_literal
+from email_platform.adapters.tracing import traced_load
 from email_platform.domain.ports import LoadOutcome, StagedObject
 from email_platform.errors import AccountingError, ObjectQuarantinedError
 
@@ -83,8 +84,9 @@ class ObjectLoader:
 
     def load_many(self, objects: Sequence[StagedObject]) -> Iterator[Sequence[LoadOutcome]]:
         """Load many objects, `GROUPS_AT_ONCE` groups side by side; see `email_platform.domain.ports.Warehouse`."""
+        load_group = traced_load(self._load_group)
         with ThreadPoolExecutor(GROUPS_AT_ONCE, thread_name_prefix="load") as pool:
-            groups = [pool.submit(self._load_group, group) for group in groups_of(objects)]
+            groups = [pool.submit(load_group, group) for group in groups_of(objects)]
             try:
                 for group in groups:
                     yield group.result()

@@ -22,6 +22,7 @@ from email_platform.adapters.providers.classification import (
     retry_after_seconds,
     settle,
 )
+from email_platform.adapters.providers.http_status import note_http_status
 from email_platform.adapters.providers.http_transport import CallTimeouts, HttpAnswer, post_once
 from email_platform.domain.ports import BulkCall, EncodedCall, Fit, ProviderLimits, RecipientResult
 from email_platform.errors import CallOutcomeUnknownError, InvalidTemplateError
@@ -115,6 +116,7 @@ class HttpProvider(ABC):
             provider=self.name,
             timeouts=self._timeouts,
         )
+        note_http_status(answer.status)
         if answer.status not in self.success_statuses:
             refusal = self._refusal(answer)
             outcome = self.table.outcome(answer.status, refusal.code, refusal.message)

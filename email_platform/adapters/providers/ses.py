@@ -38,6 +38,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import boto3
@@ -69,6 +70,7 @@ from email_platform.adapters.providers.http_provider import (
     required_list,
     required_text,
 )
+from email_platform.adapters.providers.http_status import note_http_status
 from email_platform.adapters.providers.http_transport import MAXIMUM_CONNECTIONS, CallTimeouts
 from email_platform.adapters.providers.limits import SES_LIMITS
 from email_platform.adapters.providers.ses_request import SesPlan
@@ -242,7 +244,8 @@ class SesProvider:
             AccountRefusedError: the sender or the account cannot send.
             CallOutcomeUnknownError: may have been accepted.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._send, call)
+        in_context = copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._threads, in_context, self._send, call)
 
     async def aclose(self) -> None:
         """Wait for calls in flight, then close connections."""
@@ -266,6 +269,7 @@ class SesProvider:
             if isinstance(failure, _NEVER_REACHED) or refused_certificate:
                 raise CallNotAcceptedError(f"ses: not reached: {named}") from failure
             raise CallOutcomeUnknownError(f"ses: no answer after the request began: {named}") from failure
+        note_http_status(int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
         try:
             results = _results(answer, call.recipient_count)
         except (UnreadableAnswerError, KeyError, TypeError, AttributeError) as broken:
@@ -277,6 +281,7 @@ class SesProvider:
         metadata = refused.response.get("ResponseMetadata", {})
         code, message = str(error.get("Code", "")), str(error.get("Message", ""))
         status = int(metadata.get("HTTPStatusCode", 0))
+        note_http_status(status)
         outcome = self.table.outcome(status, code, message)
         return provider_error(
             outcome,

@@ -163,6 +163,9 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("alert_webhook_url", SECRET),
         ("alert_urls", f"slack://a/b/c {SECRET}"),
         ("alert_late_seconds", "0"),
+        ("otlp_url", f"http://u:{SECRET}@collector:4318"),
+        ("otlp_url", f"http://collector:4318?token={SECRET}"),
+        ("otlp_url", "http://collector:4318/v1/traces"),
     ],
 )
 def test_a_wrong_value_is_named_and_never_repeated(tmp_path: Path, name: str, value: str) -> None:

@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from email_platform.adapters.providers import CallTimeouts, ProviderAccount, build_provider
+from email_platform.adapters.providers.http_status import ON_HTTP_STATUS
 from email_platform.adapters.providers.registry import provider_names
 from email_platform.domain.identity import call_id, message_id
 from email_platform.domain.ports import BulkCall, EmailProvider, RecipientResult
@@ -578,6 +579,21 @@ class TestAnswers:
         results = _send(dialect, server.url)
         assert [result.status for result in results] == ["accepted", "accepted"]
         assert tuple(result.provider_message_id for result in results) == dialect.accepted_ids
+
+    def test_whoever_watches_a_call_learns_the_status_of_its_answer_and_nobody_after_it(
+        self, dialect: _Dialect, server: _ScriptedServer
+    ) -> None:
+        server.script = [dialect.accepted, dialect.throttled, dialect.accepted]
+        seen: list[int] = []
+        token = ON_HTTP_STATUS.set(seen.append)
+        try:
+            _send(dialect, server.url)
+            with pytest.raises(CallThrottledError):
+                _send(dialect, server.url)
+        finally:
+            ON_HTTP_STATUS.reset(token)
+        _send(dialect, server.url)
+        assert seen == [dialect.accepted.status, dialect.throttled.status]
 
     def test_every_call_carries_the_credential_and_the_correlation_ids(
         self, dialect: _Dialect, server: _ScriptedServer
