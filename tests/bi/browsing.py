@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from PIL import Image
+
 from tests.bi.superset import RunningSuperset
 
 WAIT_SECONDS = 240.0
@@ -62,10 +64,25 @@ class Dashboard:
         self.until(lambda: loading.count() == 0, "charts still load")
         self.page.wait_for_timeout(2_500)
 
+    def choose(self, filter_id: str, value: str) -> None:
+        """Choose one value of a filter in the bar on the left, and apply it; then only answers to that are kept."""
+        box = self.page.get_by_role("combobox", name=filter_id, exact=True)
+        box.click(force=True)
+        box.fill(value)
+        self.page.locator(".ant-select-item-option", has_text=value).first.click()
+        self.page.wait_for_timeout(1_000)
+        self.settle()
+        self.answers.clear()
+        self.page.locator('[data-test="filter-bar__apply-button"]').click()
+
     def picture(self, file: Path) -> None:
         """The whole dashboard as PNG of 256 colours."""
-        from PIL import Image
-
+        bottom = self.page.evaluate(
+            "Math.max(...[...document.querySelectorAll('.dashboard-component-chart-holder')]"
+            ".map(one => one.getBoundingClientRect().bottom))"
+        )
+        self.page.set_viewport_size({"width": _VIEW["width"], "height": int(bottom) + 24})
+        self.settle()
         self.page.screenshot(path=file)
         with Image.open(file) as taken:
             taken.convert("RGB").quantize(256).save(file, format="png", optimize=True)

@@ -79,7 +79,7 @@ def test_a_campaign_is_chosen_by_its_name_and_every_chart_follows(superset: Runn
         opened.settle()
         newest = {row["name"] for answer in opened.answers.values() for row in rows_of(answer) if "name" in row}
         assert newest == {CAMPAIGNS[-1]}
-        opened.choose("Campaign's name", CAMPAIGNS[1])
+        opened.choose("NATIVE_FILTER-name", CAMPAIGNS[1])
         opened.settle()
         named = {row["name"] for answer in opened.answers.values() for row in rows_of(answer) if "name" in row}
         assert named == {CAMPAIGNS[1]}
