@@ -171,7 +171,7 @@ def note_reported_campaigns(context: dg.AssetExecutionContext, clickhouse: Click
             dg.AssetMaterialization(
                 _CAMPAIGN_REPORTS,
                 partition=partition_key(campaign),
-                metadata={**figures, "outcome": outcome_picture(figures)},
+                metadata={"outcome": outcome_picture(figures), **figures},
             )
         )
 
@@ -219,5 +219,5 @@ def campaign_reports(
                 else {}
             )
             links = campaign_links(settings, campaign)
-            figures = {**reported[campaign], "outcome": outcome_picture(reported[campaign])}
+            figures = {"outcome": outcome_picture(reported[campaign]), **reported[campaign]}
             context.add_asset_metadata({**figures, **shown, **links}, partition_key=key)

@@ -1,7 +1,7 @@
 """A campaign's outcome as one small bar, for places that show Markdown and no page.
 
-Invariant: counts and nothing else: no name, no address. Each lead is in one piece, and each piece is named with its count
-beside the bar, so that nobody needs to tell colours apart.
+Invariant: counts and nothing else: no name, no address. Each lead is in one piece, and each piece is named with its
+count under the bar, so that nobody needs to tell colours apart.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def outcome_picture(counts: Mapping[str, int]) -> str:
     """Markdown with the picture in it as PNG, a few kB; in words where there is nobody to show.
 
     Args:
-        counts: columns of the mart `campaign_summary`: accepted, bounced_hard, bounced_soft, blocked, rejected, unknown,
-            abandoned, not_attempted and excluded.
+        counts: columns of the mart `campaign_summary`: accepted, bounced_hard, bounced_soft, blocked, rejected,
+            unknown, abandoned, not_attempted and excluded.
     """
     pieces = {name: count for name, count in _pieces(counts).items() if count > 0}
     words = ", ".join(f"{name} {count:,}" for name, count in pieces.items())

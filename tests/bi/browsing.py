@@ -44,7 +44,9 @@ class Dashboard:
         [asked] = parse_qs(parts.query).get("form_data", ["{}"])
         chart = json.loads(asked).get("slice_id")
         if chart is not None:
-            self.answers[int(chart)] = response.json() if response.ok else {"error": f"{response.status}: {response.text()[:300]}"}
+            self.answers[int(chart)] = (
+                response.json() if response.ok else {"error": f"{response.status}: {response.text()[:300]}"}
+            )
 
     def until(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait for something of the page.
@@ -55,7 +57,7 @@ class Dashboard:
         deadline = time.monotonic() + WAIT_SECONDS
         while not is_so():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: not after {WAIT_SECONDS:.0f} s")
+                raise TimeoutError(f"{what}: not after {WAIT_SECONDS:.0f} s on {self.page.url}")
             self.page.wait_for_timeout(250)
 
     def settle(self) -> None:
@@ -100,7 +102,7 @@ def opened_dashboard(browser: Any, superset: RunningSuperset, slug: str) -> Iter
         page.locator("input#username, input[name=username]").first.fill(superset.user)
         page.locator("input#password, input[name=password]").first.fill(superset.password)
         page.locator("button[type=submit], input[type=submit]").first.click()
-        page.wait_for_url(lambda url: "/login" not in url)
+        page.wait_for_url("**/superset/welcome/", wait_until="load")
         page.on("response", dashboard.heard)
         page.goto(f"/superset/dashboard/{slug}/")
         yield dashboard

@@ -24,7 +24,9 @@ pytestmark = [
     pytest.mark.bi,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
-    pytest.mark.skipif(not (ENVIRONMENT / "superset").exists(), reason="Superset is not installed: make bi installs it"),
+    pytest.mark.skipif(
+        not (ENVIRONMENT / "superset").exists(), reason="Superset is not installed: make bi installs it"
+    ),
 ]
 
 
@@ -75,7 +77,9 @@ def test_every_chart_of_a_dashboard_gets_rows_and_is_drawn(
 
 def test_a_campaign_is_chosen_by_its_name_and_every_chart_follows(superset: RunningSuperset, browser: Any) -> None:
     with opened_dashboard(browser, superset, "campaign-report") as opened:
-        opened.until(lambda: len(opened.answers) >= len(charts_of("campaign_report")), "every chart asked the warehouse")
+        opened.until(
+            lambda: len(opened.answers) >= len(charts_of("campaign_report")), "every chart asked the warehouse"
+        )
         opened.settle()
         newest = {row["name"] for answer in opened.answers.values() for row in rows_of(answer) if "name" in row}
         assert newest == {CAMPAIGNS[-1]}

@@ -1,7 +1,7 @@
 """A small warehouse with two weeks of sending, made as the platform makes its own: staged objects, loads, dbt.
 
-Invariant: the same rows each time, and something to see in every chart: each outcome of a message, each reason to leave a
-lead out, several users, domains and days.
+Invariant: the same rows each time, and something to see in every chart: each outcome of a message, each reason to leave
+a lead out, several users, domains and days.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ _EXCLUSIONS = {
 def small_warehouse(folder: Path) -> Iterator[Reports]:
     """S3 and ClickHouse in this folder, loaded and built; stopped on leaving."""
     with (
-        running_stack(folder / "state", environ=clean_environment(), parts=("postgres", "s3", "clickhouse")) as settings,
+        running_stack(
+            folder / "state", environ=clean_environment(), parts=("postgres", "s3", "clickhouse")
+        ) as settings,
         open_warehouse(settings) as warehouse,
     ):
         target = folder / "dbt"
@@ -52,7 +54,7 @@ def small_warehouse(folder: Path) -> Iterator[Reports]:
 
 
 def _load(reports: Reports) -> None:
-    chance = random.Random(7)  # noqa: S311 - rows, not secrets
+    chance = random.Random(7)
     events: list[Mapping[str, Any]] = []
     campaigns: list[Mapping[str, Any]] = []
     for number, name in enumerate(CAMPAIGNS, 1):
@@ -67,18 +69,14 @@ def _load(reports: Reports) -> None:
                 events += _events(chance, number, lead, at)
         reports.load_deliveries(number, deliveries)
         left_out = {reason: leads * (1 + number % 3) for reason, leads in _EXCLUSIONS.items()}
-        campaigns.append(
-            campaign(
-                *(number,),
-                **{"name": name, "owner_id": owner, "subject": name, "frozen_at": starts, "started_at": starts},
-                **{"queued_at": starts, "created_at": starts, "finished_at": starts + timedelta(hours=5)},
-                **left_out,
-                eligible=recipients,
-                considered=recipients + sum(left_out.values()),
-            )
-        )
+        values: dict[str, Any] = {
+            "name": name, "owner_id": owner, "subject": name, "frozen_at": starts, "started_at": starts,
+            "queued_at": starts, "created_at": starts, "finished_at": starts + timedelta(hours=5), **left_out,
+            "considered": recipients + sum(left_out.values()),
+        }  # fmt: skip
+        campaigns.append(campaign(number, eligible=recipients, **values))
     reports.load_events(*events)
-    suppressions = [
+    suppressions: list[Mapping[str, Any]] = [
         {
             "id": f"{reason}/{day}", "created_on": (BEGAN + timedelta(days=day)).date(), "reason": reason,
             "source": "simulator/default", "sender_id": None, "suppressions": chance.randrange(1, most),

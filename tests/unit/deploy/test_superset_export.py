@@ -133,7 +133,9 @@ def test_the_files_hold_no_secret_and_no_column_with_addresses() -> None:
     assert {dataset["schema"] for dataset in DATASETS.values()} == {address.path.strip("/")}
     assert not DATABASE["expose_in_sqllab"]
     for path in EXPORT.rglob("*.yaml"):
-        assert not re.search(r"password|secret|token|encrypted_extra", path.read_text(encoding="utf-8"), re.I), path.name
+        assert not re.search(r"password|secret|token|encrypted_extra", path.read_text(encoding="utf-8"), re.I), (
+            path.name
+        )
     for dataset in DATASETS.values():
         assert ADDRESSES.isdisjoint(column["column_name"] for column in dataset["columns"]), dataset["table_name"]
 
@@ -145,7 +147,11 @@ def test_every_exposed_dashboard_is_a_file_that_reads_what_the_exposure_says(man
     for one in exposures:
         dashboard = DASHBOARDS[pointed[one["name"]].stem]
         assert one["url"].endswith(f"/superset/dashboard/{dashboard['slug']}/")
-        shown = {item["meta"]["uuid"] for item in dashboard["position"].values() if isinstance(item, dict) and item["type"] == "CHART"}
+        shown = {
+            item["meta"]["uuid"]
+            for item in dashboard["position"].values()
+            if isinstance(item, dict) and item["type"] == "CHART"
+        }
         used = {chart["dataset_uuid"] for chart in CHARTS.values() if chart["uuid"] in shown}
         read = {table for dataset in used for table in tables_of(DATASET_BY_UUID[dataset])}
         assert {name.rpartition(".")[2] for name in one["depends_on"]["nodes"]} == read, one["name"]
