@@ -98,13 +98,14 @@ def opened_dashboard(browser: Any, superset: RunningSuperset, slug: str) -> Iter
     page = context.new_page()
     dashboard = Dashboard(page)
     try:
-        page.goto("/login/")
+        page.goto("/login/", wait_until="domcontentloaded")
         page.locator("input#username, input[name=username]").first.fill(superset.user)
         page.locator("input#password, input[name=password]").first.fill(superset.password)
         page.locator("button[type=submit], input[type=submit]").first.click()
-        page.wait_for_url("**/superset/welcome/", wait_until="load")
+        # Not its load event: what it would fetch from elsewhere may never come.
+        page.wait_for_url("**/superset/welcome/", wait_until="commit")
         page.on("response", dashboard.heard)
-        page.goto(f"/superset/dashboard/{slug}/")
+        page.goto(f"/superset/dashboard/{slug}/", wait_until="domcontentloaded")
         yield dashboard
     finally:
         context.close()
