@@ -11,7 +11,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity
+.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity bi bi-show
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -64,6 +64,21 @@ test-unit: setup  ## the tests that need no engine
 # The short form, without Dagster, is one of the tests. PICTURES=folder keeps what the browser shows.
 browser: setup  ## a person's way through the console in Chromium, on the whole stack (PICTURES=folder)
 	EMAIL_PLATFORM_BROWSER=full EMAIL_PLATFORM_BROWSER_PICTURES=$(PICTURES) $(BIN)/python -m pytest tests/integration/console/test_in_a_browser.py
+
+# Superset's packages are none of ours, so it has an environment of its own. PICTURES=folder keeps what the browser shows.
+VENV_BI := .venv-bi
+READY_BI := $(VENV_BI)/.ready
+$(READY_BI): deploy/superset/requirements.txt
+	@echo "making $(VENV_BI) with Apache Superset; the first time it takes some minutes"
+	@$(PYTHON) -m venv $(VENV_BI)
+	@$(VENV_BI)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/superset/requirements.txt
+	@touch $(READY_BI)
+
+bi: setup $(READY_BI)  ## the dashboards in Apache Superset: imported, each chart asked, drawn in Chromium (PICTURES=folder)
+	EMAIL_PLATFORM_BI_PICTURES=$(PICTURES) $(BIN)/python -m pytest -m bi tests/bi
+
+bi-show: setup $(READY_BI)  ## the dashboards in Apache Superset on the warehouse that runs here, until Ctrl-C
+	$(BIN)/python -m tests.bi.show
 
 SEED ?= 1
 N ?= 25
@@ -149,4 +164,4 @@ fix: setup  ## fix what ruff can fix
 	$(BIN)/ruff format .
 
 clean:  ## remove the virtual environment, the embedded parts' data and caches
-	rm -rf $(VENV) .state build dbt_reports/target dbt_reports/logs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_BI) .state build dbt_reports/target dbt_reports/logs .pytest_cache .mypy_cache .ruff_cache

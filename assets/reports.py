@@ -28,7 +28,7 @@ from email_platform.errors import ConfigurationError
 from email_platform.runs.ending import Ending
 from resources.dbt import DbtOnWarehouse
 from resources.settings import SettingsResource
-from resources.warehouse import WarehouseResource
+from resources.warehouse import WarehouseResource, outcome_picture
 
 # The reports are refreshed after changes, and once a day without any (sensors/reports_are_stale.py): where they are
 # older, the daemon is down or builds fail.
@@ -175,7 +175,11 @@ def note_reported_campaigns(context: dg.AssetExecutionContext, clickhouse: Click
     campaigns = sorted((int(key) for key in set(known) - noted if key.isdecimal()), reverse=True)
     for campaign, figures in clickhouse.reported_to_the_end(campaigns[:KEYS_ASKED_FOR], MOST_REPORTED).items():
         context.log_event(
-            dg.AssetMaterialization(_CAMPAIGN_REPORTS, partition=partition_key(campaign), metadata=dict(figures))
+            dg.AssetMaterialization(
+                _CAMPAIGN_REPORTS,
+                partition=partition_key(campaign),
+                metadata={"outcome": outcome_picture(figures), **figures},
+            )
         )
 
 
@@ -222,4 +226,5 @@ def campaign_reports(
                 else {}
             )
             links = campaign_links(settings, campaign)
-            context.add_asset_metadata({**reported[campaign], **shown, **links}, partition_key=key)
+            figures = {"outcome": outcome_picture(reported[campaign]), **reported[campaign]}
+            context.add_asset_metadata({**figures, **shown, **links}, partition_key=key)

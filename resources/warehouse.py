@@ -1,6 +1,6 @@
 """The warehouse as a resource: ClickHouse for bulk loads and counts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,3 +30,11 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
         from email_platform.adapters.report_pages import keep_campaign_page  # draws: slow to import
 
         return keep_campaign_page(self.settings.load(), warehouse, campaign_id)
+
+
+def outcome_picture(figures: Mapping[str, int | str]) -> dg.MetadataValue:
+    """A campaign's outcome as a small picture; of its figures in the report `campaign_summary`."""
+    from email_platform.reporting import outcome_picture  # draws: slow to import
+
+    counts = {name: figure for name, figure in figures.items() if isinstance(figure, int)}
+    return dg.MetadataValue.md(outcome_picture.outcome_picture(counts))

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 COUNTED_ROWS = 5_000_000
 """So many rows are read at most to count those of a view."""
-_SUMMARY = ("eligible", "accepted", "rejected", "unknown", "abandoned", "bounced_hard", "complained", "not_loaded")
+_SUMMARY = (
+    *("eligible", "excluded", "accepted", "rejected", "unknown", "abandoned", "not_attempted"),
+    *("bounced_hard", "bounced_soft", "blocked", "complained", "not_loaded"),
+)
 _SNAPSHOTS = "dimension_snapshot"
 _MESSAGES_PER_QUERY = 500  # bound parameters travel in the request's URL: 20 KB
 

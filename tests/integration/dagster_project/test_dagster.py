@@ -309,6 +309,7 @@ def test_a_backfill_of_reports_computes_a_range_of_campaigns_in_one_run(
         link = shown[key]["report"].value
         assert link == f"{own.s3_endpoint_url}/{own.s3_bucket}/reports/campaign={key}.html".replace("=", "%3D")
         assert f"| audience | {size} |" in str(shown[key]["summary"].value)
+        assert f"![rejected {size}](data:image/png;base64," in str(shown[key]["outcome"].value)
         stored = open_store(own).client.get_object(Bucket=own.s3_bucket, Key=shown[key]["report_object"].value)
         assert stored["ContentType"] == "text/html; charset=utf-8"
         assert f"Campaign {key}: " in stored["Body"].read().decode()

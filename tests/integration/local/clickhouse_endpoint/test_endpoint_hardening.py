@@ -546,6 +546,16 @@ def test_a_protocol_version_is_refused_where_the_answer_would_be_misread(endpoin
     assert (status, answer) == (200, b"1\n"), "other formats do not depend on it"
 
 
+def test_a_client_that_asks_for_the_protocol_version_sees_that_there_is_none(endpoint: Endpoint) -> None:
+    # As clickhouse-connect 0.15 does at each connect, and reads `answer[8:16]`; a server's head is before the block.
+    asked = b"SELECT 1 AS check\n FORMAT Native"
+    status, _, answer = endpoint.ask(body=asked, client_protocol_version="54405")
+    assert (status, answer[:8]) == (200, b"\x01\x01\x05check")
+    assert answer[8:16] != b"\x01\x01\x05check"
+    more = b"SELECT 1 AS check, 2 AS more FORMAT Native"
+    assert code_of(endpoint.ask(body=more, client_protocol_version="54405")) == 48
+
+
 @pytest.fixture(scope="module")
 def client(endpoint: Endpoint) -> Iterator[Client]:
     with clickhouse_connect.get_client(
