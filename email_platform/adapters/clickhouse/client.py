@@ -8,8 +8,9 @@ exception is not chained: for a statement that does not parse, ClickHouse quotes
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import clickhouse_connect
@@ -84,7 +85,11 @@ def clickhouse_errors(address: str, secrets: Collection[str]) -> Iterator[None]:
 
 
 def connect(
-    address: ClickHouseAddress, *, database: str | None = None, timeout_seconds: float = LOAD_TIMEOUT_SECONDS
+    address: ClickHouseAddress,
+    *,
+    database: str | None = None,
+    timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
+    settings: Mapping[str, str | int] = MappingProxyType({}),
 ) -> Any:
     """A clickhouse-connect client that may be used by several threads at once.
 
@@ -92,6 +97,7 @@ def connect(
         address: the server, and the user to connect as.
         database: instead of the address's database; "" for the server's default.
         timeout_seconds: how long a statement may stay without an answer.
+        settings: of every statement; a statement's own come before them.
 
     Raises:
         ConfigurationError: wrong user, password or database.
@@ -109,6 +115,7 @@ def connect(
             send_receive_timeout=timeout_seconds,
             autogenerate_session_id=False,  # a session allows one query at a time; loaders run side by side
             client_name="email-platform",
+            settings=dict(settings),
             tz_mode="aware",  # every _at of this platform is UTC-aware
         )
     raise AssertionError("unreachable")
