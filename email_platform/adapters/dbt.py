@@ -53,9 +53,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {
         **({_PARSED: str(parsed)} if parsed is not None else {}),
         **os.environ,
-        **dbt_environment(
-            settings.clickhouse_url.get_secret_value(), sharded=form is not None and form.sharded
-        ),
+        **dbt_environment(settings.clickhouse_url.get_secret_value(), sharded=form is not None and form.sharded),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
 

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
+from email_platform.adapters.clickhouse.production_form import production_form
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
@@ -57,7 +58,7 @@ def own_settings(stack: Settings, name: str) -> Settings:
 def own_warehouse(settings: Settings, name: str) -> Settings:
     """The same with a migrated, empty database of this name in ClickHouse."""
     url = f"{settings.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/{name}"
-    upgrade_to_head(url)
+    upgrade_to_head(url, production_form(settings))
     return settings.model_copy(update={"clickhouse_url": SecretStr(url)})
 
 

@@ -7,7 +7,7 @@ half-changed.
     one server          a cluster of replicas                several shards as well
     engine = MergeTree  Replicated…MergeTree(path, replica)  <table>_local, and <table> as Distributed over it
 
-The reports' tables are dbt's, of the one server that the URL names: whatever it reads of the raw tables comes from every
+The reports' tables are dbt's, on the one server that the URL names: what they read of the raw tables comes from every
 shard, so each subquery behind ``in`` is a global one (`dbt_reports/macros/is_in.sql`).
 """
 

@@ -17,7 +17,6 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import SecretStr
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import connect
@@ -39,6 +38,7 @@ from email_platform.errors import (
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from tests.integration.clickhouse_process import DATABASE, PASSWORD, USER, running
+from tests.integration.own_databases import own_warehouse
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -49,9 +49,7 @@ _campaign_ids = itertools.count(1)
 @pytest.fixture(scope="module")
 def warehouse_settings(stack: Settings) -> Settings:
     """A database of this module's own in the running ClickHouse."""
-    url = stack.clickhouse_url.get_secret_value().rsplit("/", 1)[0] + "/test_warehouse_loads"
-    upgrade_to_head(url)
-    return stack.model_copy(update={"clickhouse_url": SecretStr(url)})
+    return own_warehouse(stack, "test_warehouse_loads")
 
 
 @pytest.fixture(scope="module")
