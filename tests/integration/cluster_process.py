@@ -6,7 +6,7 @@ Its weight is 0, so no row is sent to it. So ``Distributed`` tables have two sha
 shards is refused (code 288), and what a shard would be asked can be read.
 
 The engine has no ``on cluster`` and writes to no replicated table (chDB has neither a listener nor the threads that
-take a replica's parts): both are taken out of the DDL on its way in; `test_cluster_ddl` runs it with a real ZooKeeper.
+take a replica's parts): both are taken out of the DDL on its way in; with a ZooKeeper, only the first.
 """
 
 from __future__ import annotations
@@ -119,13 +119,21 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """Start one on free ports; stopped on leaving."""
+def running_cluster(folder: Path, keeper_port: int | None = None, replica: str = "a") -> Iterator[Cluster]:
+    """Start one on free ports; stopped on leaving.
+
+    Args:
+        folder: not there yet.
+        keeper_port: of a ZooKeeper: replicated tables are made as such, and cannot be written to.
+        replica: the name of the engine's replica of its shard.
+    """
     folder.mkdir(parents=True)
     shard = WritingShard()
+    keeper = f"<zookeeper><node><host>{LOOPBACK}</host><port>{keeper_port}</port></node></zookeeper>"
     configuration = folder / "cluster.xml"
     configuration.write_text(
-        f"""<clickhouse><tcp_port>9000</tcp_port><remote_servers><{CLUSTER}>
+        f"""<clickhouse><tcp_port>9000</tcp_port>{keeper if keeper_port else ""}
+        <macros><shard>1</shard><replica>{replica}</replica></macros><remote_servers><{CLUSTER}>
         <shard><weight>1</weight><internal_replication>true</internal_replication>
             <replica><host>{LOOPBACK}</host><port>9000</port></replica></shard>
         <shard><weight>0</weight><internal_replication>true</internal_replication>
@@ -138,7 +146,15 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     output = folder / "output.log"
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder / "data"), str(configuration), str(log)],
+            [
+                sys.executable,
+                "-m",
+                __name__,
+                str(folder / "data"),
+                str(configuration),
+                str(log),
+                str(keeper_port or ""),
+            ],
             stdout=stream,
             stderr=stream,
             env={**os.environ, "EMAIL_PLATFORM_CLICKHOUSE_PASSWORD": _PASSWORD},
@@ -161,12 +177,12 @@ def _port(process: subprocess.Popen[bytes], output: Path) -> int:
     raise AssertionError(output.read_text(encoding="utf-8"))
 
 
-_ON_CLUSTER = re.compile(rb" on cluster \w+")
+_ON_CLUSTER = re.compile(rb" on cluster " + CLUSTER.encode())
 _REPLICATED = re.compile(rb"Replicated((?:Replacing)?MergeTree)\('[^']*', '\{replica\}'(?:, )?")
 
 
-def main(data_folder: Path, configuration: Path, log: Path) -> None:
-    """Serve the engine until the process is killed."""
+def main(data_folder: Path, configuration: Path, log: Path, *, replicated: bool) -> None:
+    """Serve the engine until the process is killed; tables are replicated only where that is asked for."""
     from email_platform.local.clickhouse_endpoint import __main__ as endpoint
     from email_platform.local.clickhouse_endpoint import engine, server
 
@@ -180,7 +196,8 @@ def main(data_folder: Path, configuration: Path, log: Path) -> None:
             lines.write(f"{json.dumps(line)}\n")
         if work.insert:
             return work
-        return replace(work, text=_REPLICATED.sub(rb"\1(", _ON_CLUSTER.sub(b"", work.text)))
+        here = _ON_CLUSTER.sub(b"", work.text)
+        return replace(work, text=here if replicated else _REPLICATED.sub(rb"\1(", here))
 
     server.read_statement = read_and_written_down  # type: ignore[assignment]
     engine.write_access = lambda *_: configuration  # type: ignore[assignment]
@@ -189,4 +206,4 @@ def main(data_folder: Path, configuration: Path, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:]))
+    main(*(Path(argument) for argument in sys.argv[1:4]), replicated=bool(sys.argv[4]))

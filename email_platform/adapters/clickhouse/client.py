@@ -29,6 +29,8 @@ _WRONG_CREDENTIALS = {192, 193, 194, 516}  # unknown user, wrong password, passw
 UNKNOWN_DATABASE = 81
 _SCHEMA_BEHIND = {16, 47, 60, UNKNOWN_DATABASE}  # no such column, identifier, table, database
 _NOT_GRANTED = {497}
+# No such element in the server's configuration (a macro), no Keeper, no DDL for clusters, no such cluster.
+_CLUSTER_INCOMPLETE = {139, 225, 392, 701}
 _CODE = re.compile(r"Code: (\d+)")
 
 
@@ -59,6 +61,11 @@ def translated(error: ClickHouseError, address: str, secrets: Collection[str]) -
         )
     if code in _NOT_GRANTED:
         return ConfigurationError(f"ClickHouse at {address}: the user of {URL_VARIABLE} lacks a right: {message}")
+    if code in _CLUSTER_INCOMPLETE:
+        return ConfigurationError(
+            f"ClickHouse at {address} is not set up as the cluster of EMAIL_PLATFORM_CLICKHOUSE_CLUSTER; its "
+            f"configuration needs remote_servers, zookeeper, distributed_ddl, the macros shard and replica: {message}"
+        )
     if code in _SCHEMA_BEHIND:
         return ConfigurationError(f"ClickHouse at {address} lacks a database or table; apply the migrations: {message}")
     if code is None and isinstance(error, OperationalError):
