@@ -26,10 +26,11 @@ def another_warehouse(folder: Path) -> Iterator[Mapping[str, str]]:
     wanted = os.environ.get("EMAIL_PLATFORM_TEST_WAREHOUSE", "")
     if wanted == TWO_SHARDS:
         with running_cluster(folder) as cluster:
-            found = cluster.settings_of("email_platform")
-            yield {variable_of(name): str(value) for name, value in found.items()}
+            settings = cluster.settings_of("email_platform")
+            yield {variable_of(name): str(value) for name, value in settings.items()}
             assert cluster.shard.asked, "no test asked the cluster anything"
-            assert cluster.strangers() == set(), "a shard was asked for tables that only the server of the reports has"
+            found = cluster.strangers()
+            assert not found, f"a shard was asked for what only the server of the reports has: {sorted(found)}"
     elif wanted:
         yield {name: value for name, value in dotenv_values(wanted).items() if value}
     else:

@@ -35,7 +35,7 @@ _END_OF_STREAM = b"\x05"
 # The block without columns that ends a query's tables, uncompressed.
 _END_OF_QUERY = b"\x02\x00\x01\x00\x02\xff\xff\xff\xff\x00\x00\x00"
 _STATEMENT = re.compile(rb"(?:SELECT|WITH|INSERT) [\x20-\x7e\n\t\x80-\xff]+")
-_TABLE = re.compile(r"(?:FROM|JOIN|IN|INTO)\s+\(?`(\w+)`\.`(\w+)`")
+_TABLE = re.compile(r"(?:FROM|JOIN|IN|INTO)\s+\(?`\w+`\.`(\w+)`")
 
 
 class WritingShard:
@@ -101,8 +101,8 @@ class Cluster:
         return {
             table
             for statement in self.shard.asked
-            for database, table in _TABLE.findall(statement)
-            if database.endswith("_reports") or not table.endswith("_local")
+            for table in _TABLE.findall(statement)
+            if not table.endswith("_local")
         }
 
     def settings_of(self, database: str) -> dict[str, Any]:

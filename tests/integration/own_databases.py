@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.production_form import production_form
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
@@ -60,6 +61,11 @@ def own_warehouse(settings: Settings, name: str) -> Settings:
     url = f"{settings.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/{name}"
     upgrade_to_head(url, production_form(settings))
     return settings.model_copy(update={"clickhouse_url": SecretStr(url)})
+
+
+def change_in_place(warehouse: ClickHouseWarehouse, table: str, change: str) -> None:
+    """Change rows of a raw table behind the platform's back, on every shard."""
+    warehouse.mutate(f"{warehouse.database}.{warehouse.local_table(table)}", change, {"mutations_sync": 2})
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
 from tests.integration.another_warehouse import on_cluster
-from tests.integration.own_databases import own_warehouse
+from tests.integration.own_databases import change_in_place, own_warehouse
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -407,10 +407,7 @@ def test_campaigns_can_be_computed_again_from_rows_of_which_nothing_is_new(repor
         return [(row["accepted"], row["rejected"], row["bounced_hard"]) for row in rows]
 
     assert counts() == [(2, 0, 1), (2, 0, 0)]
-    reports.warehouse.client.command(
-        "alter table delivery update status = 'rejected', error_code = '550' where lead_id = 2",
-        settings={"mutations_sync": 2},
-    )
+    change_in_place(reports.warehouse, "delivery", "update status = 'rejected', error_code = '550' where lead_id = 2")
     reports.models()
     assert counts() == [(2, 0, 1), (2, 0, 0)], "no load is new"
     reports.models("--vars", '{"recompute_campaigns": [1, 99]}')

@@ -18,7 +18,7 @@ from email_platform.errors import ObjectQuarantinedError
 from email_platform.events import Event, event_table
 from email_platform.events.event import EventType
 from email_platform.settings import Settings
-from tests.integration.own_databases import own_warehouse
+from tests.integration.own_databases import change_in_place, own_warehouse
 
 pytestmark = pytest.mark.integration
 
@@ -104,7 +104,7 @@ def test_a_newer_reading_of_an_event_counts(
 def test_rows_that_were_deleted_are_loaded_again(warehouse: ClickHouseWarehouse, store: S3ObjectStore) -> None:
     staged = stage(store, [event("deleted", number) for number in range(5)])
     warehouse.load(staged)
-    warehouse.client.command("alter table event delete where provider = 'deleted' settings mutations_sync = 1")
+    change_in_place(warehouse, "event", "delete where provider = 'deleted'")
     assert warehouse.load(staged) == 5
     assert len(read(warehouse, "deleted")) == 5
 
