@@ -8,7 +8,7 @@ a file        lines NAME=value, the platform's variables of a cluster that runs 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ TWO_SHARDS = "two-shards"
 
 
 @contextmanager
-def another_warehouse(folder: Path) -> Iterator[Mapping[str, str]]:
+def another_warehouse(folder: Path) -> Iterator[dict[str, str]]:
     """The variables that replace the embedded warehouse; none by default."""
     wanted = os.environ.get("EMAIL_PLATFORM_TEST_WAREHOUSE", "")
     if wanted == TWO_SHARDS:

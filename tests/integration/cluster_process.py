@@ -186,7 +186,7 @@ def main(data_folder: Path, configuration: Path, log: Path, *, replicated: bool)
     from email_platform.local.clickhouse_endpoint import __main__ as endpoint
     from email_platform.local.clickhouse_endpoint import engine, server
 
-    read = server.read_statement
+    read = server.read_statement  # type: ignore[attr-defined]
 
     def read_and_written_down(*arguments: Any) -> Any:
         work = read(*arguments)
@@ -199,9 +199,9 @@ def main(data_folder: Path, configuration: Path, log: Path, *, replicated: bool)
         here = _ON_CLUSTER.sub(b"", work.text)
         return replace(work, text=here if replicated else _REPLICATED.sub(rb"\1(", here))
 
-    server.read_statement = read_and_written_down  # type: ignore[assignment]
-    engine.write_access = lambda *_: configuration  # type: ignore[assignment]
-    endpoint.confine = lambda **_: "the cluster of a test is not confined"  # type: ignore[assignment]
+    server.read_statement = read_and_written_down  # type: ignore[attr-defined]
+    engine.write_access = lambda *_: configuration  # type: ignore[attr-defined]
+    endpoint.confine = lambda **_: "the cluster of a test is not confined"  # type: ignore[attr-defined]
     endpoint.main(["--data-folder", str(data_folder), "--port", "0", "--user", _USER, "--database", "unused"])
 
 
