@@ -199,7 +199,7 @@ def main(data_folder: Path, configuration: Path, log: Path, *, replicated: bool)
         here = _ON_CLUSTER.sub(b"", work.text)
         return replace(work, text=here if replicated else _REPLICATED.sub(rb"\1(", here))
 
-    server.read_statement = read_and_written_down  # type: ignore[attr-defined]
+    server.read_statement = read_and_written_down  # type: ignore[attr-defined, assignment]
     engine.write_access = lambda *_: configuration  # type: ignore[attr-defined]
     endpoint.confine = lambda **_: "the cluster of a test is not confined"  # type: ignore[attr-defined]
     endpoint.main(["--data-folder", str(data_folder), "--port", "0", "--user", _USER, "--database", "unused"])

@@ -80,7 +80,7 @@ def test_a_server_that_is_no_such_cluster_is_named_with_what_it_lacks(form: Any,
     with (
         running_cluster(tmp_path / "cluster") as cluster,
         pytest.raises(
-            ConfigurationError, match=r"not set up as the cluster of EMAIL_PLATFORM_CLICKHOUSE_CLUSTER .*macros"
+            ConfigurationError, match=r"not set up as the cluster of EMAIL_PLATFORM_CLICKHOUSE_CLUSTER;.* macros"
         ),
     ):
         upgrade_to_head(f"{cluster.url}/mail", form)
