@@ -11,7 +11,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity bi bi-show
+.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity bi bi-show cluster
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -115,6 +115,13 @@ legacy-mysql: setup  ## import so many old rows from a MariaDB and from PostgreS
 	LEGACY_ROWS=$(ROWS) $(BIN)/python -m pytest -q -s --timeout=7200 tests/integration/runs/test_legacy_mysql.py -k so_many_rows
 adoption: setup  ## follow docs/adopting.md line by line, with an old system in PostgreSQL and one in MariaDB (minutes)
 	$(BIN)/python -m pytest -q -m adoption --timeout=3000 tests/integration/audience/test_way_over.py
+# Where the warehouse is: two-shards, or a file with the settings of a cluster that runs (deploy/cluster/run_tests.sh).
+EMAIL_PLATFORM_TEST_WAREHOUSE ?= two-shards
+CLUSTER_TESTS ?= $(addprefix tests/integration/,$(addprefix adapters/clickhouse/,test_warehouse_loads.py test_event_loads.py \
+  test_warehouse_dimensions.py test_warehouse_lookups.py test_key_index.py) $(addprefix dbt_project/,test_dbt_reports.py \
+  test_legacy_reports.py) $(addprefix runs/,test_rebuild.py test_erase.py test_explain.py))
+cluster: setup  ## the tests of the loader and of the reports on two shards (half an hour)
+	EMAIL_PLATFORM_TEST_WAREHOUSE=$(EMAIL_PLATFORM_TEST_WAREHOUSE) $(BIN)/python -m pytest -q -m "not one_server" $(CLUSTER_TESTS)
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
 	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
 

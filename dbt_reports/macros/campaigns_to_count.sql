@@ -12,7 +12,7 @@
 {#- Restricts to the campaigns that this build counts: all of them, or those with a state that is new to the table. -#}
 {% macro is_to_be_counted() -%}
     {% if is_incremental() -%}
-    campaign_id in (
+    campaign_id {{ is_in() }} (
         select campaign_id
         from {{ ref('int_computed_states') }}
         where built_at > (select max(counted_up_to) from {{ this }})

@@ -38,12 +38,12 @@ deliveries as (
     from (
         select *
         from {{ source('warehouse', 'delivery') }} final
-        where (campaign_id, lead_id) global in (select campaign_id, lead_id from keys_of_delivery) and {{ condition }}
+        where (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from keys_of_delivery) and {{ condition }}
     ) as raw
     left any join (
         select campaign_id, lead_id, status, event_reason, learnt_at
         from {{ ref('int_delivery_states') }} final
-        where (campaign_id, lead_id) global in (select campaign_id, lead_id from keys_of_delivery)
+        where (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from keys_of_delivery)
     ) as states on states.campaign_id = raw.campaign_id and states.lead_id = raw.lead_id
 )
 
@@ -52,7 +52,7 @@ from deliveries
 left any join (
     select id as campaign_id, subject, frozen_at
     from {{ source('warehouse', 'campaign') }} final
-    where id global in (select campaign_id from keys_of_delivery)
+    where id {{ is_in() }} (select campaign_id from keys_of_delivery)
 ) as campaigns on campaigns.campaign_id = deliveries.campaign_id
 
 {%- if is_of_old %}
@@ -63,7 +63,7 @@ select {{ old_email_columns() }}
 from (
     select *
     from {{ source('warehouse', 'legacy_email') }} final
-    where (campaign_id, lead_id) global in (select campaign_id, lead_id from keys_of_legacy_email) and {{ condition }}
+    where (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from keys_of_legacy_email) and {{ condition }}
         and is_deleted = 0
 )
 {%- endif %}

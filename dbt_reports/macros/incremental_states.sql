@@ -27,7 +27,7 @@
         from {{ ref('int_new_loads') }}
         where raw_table = '{{ raw_table }}'
     )
-    and (source_object, loaded_at) in (
+    and (source_object, loaded_at) {{ is_in() }} (
         select source_object, loaded_at from {{ ref('int_new_loads') }} where raw_table = '{{ raw_table }}'
     )
 {%- endmacro %}

@@ -13,5 +13,5 @@ with reasons as (
 
 select campaign_id, {{ problems | join(', ') }}
 from {{ ref('int_campaign_outcomes') }}
-where (campaign_id, {{ problems | join(', ') }}) not in (select campaign_id, {{ problems | join(', ') }} from reasons)
+where (campaign_id, {{ problems | join(', ') }}) {{ is_not_in() }} (select campaign_id, {{ problems | join(', ') }} from reasons)
     and {{ problems | join(' + ') }} > 0

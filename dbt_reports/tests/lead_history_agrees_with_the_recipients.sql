@@ -4,7 +4,7 @@
 with some as (
     select campaign_id, lead_id
     from {{ ref('campaign_recipients') }}
-    where campaign_id in (
+    where campaign_id {{ is_in() }} (
         select campaign_id
         from {{ ref('int_campaign_hours') }}
         group by campaign_id
@@ -18,13 +18,13 @@ with some as (
 as_recipients as (
     select {{ columns }}
     from {{ ref('campaign_recipients') }}
-    where (campaign_id, lead_id) in (select campaign_id, lead_id from some)
+    where (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from some)
 ),
 
 as_history as (
     select {{ columns }}
     from {{ ref('lead_history') }}
-    where lead_id in (select lead_id from some) and (campaign_id, lead_id) in (select campaign_id, lead_id from some)
+    where lead_id {{ is_in() }} (select lead_id from some) and (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from some)
 )
 
 select {{ columns }}, count() as copies

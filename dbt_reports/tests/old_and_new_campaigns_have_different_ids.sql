@@ -3,4 +3,4 @@
 -- ids begin after the old ones (docs/legacy_import.md).
 select campaign_id
 from {{ ref('int_legacy_campaigns') }}
-where campaign_id in (select campaign_id from {{ ref('stg_campaigns') }} where frozen_at is not null)
+where campaign_id {{ is_in() }} (select campaign_id from {{ ref('stg_campaigns') }} where frozen_at is not null)

@@ -2,7 +2,7 @@
 -- Of the three campaigns computed last, so that the cost does not grow with all that was ever sent.
 select campaign_id, lead_id, count() as copies
 from {{ ref('campaign_recipients') }}
-where campaign_id in (
+where campaign_id {{ is_in() }} (
     select campaign_id
     from {{ ref('int_campaign_hours') }}
     group by campaign_id

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from email_platform.adapters.clickhouse import dbt_environment
+from email_platform.adapters.clickhouse.production_form import production_form
 from email_platform.errors import ConfigurationError
 from email_platform.settings import Settings
 
@@ -48,10 +49,11 @@ def run_dbt(settings: Settings, arguments: list[str]) -> int:
 def _environment(settings: Settings) -> dict[str, str]:
     own_target = Path(os.environ.get("DBT_TARGET_PATH") or PROJECT_FOLDER / "target")
     parsed = newest_parse(PROJECT_FOLDER / "target", own_target.parent)
+    form = production_form(settings)
     return {
         **({_PARSED: str(parsed)} if parsed is not None else {}),
         **os.environ,
-        **dbt_environment(settings.clickhouse_url.get_secret_value()),
+        **dbt_environment(settings.clickhouse_url.get_secret_value(), sharded=form is not None and form.sharded),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
 

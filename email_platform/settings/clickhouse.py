@@ -14,7 +14,7 @@ class ClickHouseSettings(BaseModel):
     """Where ClickHouse is, and the form of its tables.
 
     Attributes:
-        clickhouse_url: ``http(s)://user:password@host:port/database``.
+        clickhouse_url: ``http(s)://user:password@host:port/database``; of a cluster one server, which has the reports.
         clickhouse_cluster: the tables are made on this cluster, replicated; None for one server. With
             clickhouse_sharded it has several shards.
         clickhouse_storage_policy, clickhouse_cold_after_months: rows that old go to the policy's volume ``cold``.

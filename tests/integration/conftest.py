@@ -1,6 +1,7 @@
 """The real embedded parts, started once for the session on free ports and a state folder of its own.
 
-A part that cannot start fails the tests that need it; nothing is skipped.
+A part that cannot start fails the tests that need it; nothing is skipped. The warehouse may be another one
+(`another_warehouse`): that is how the same tests run on a cluster.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.tables import erasure
 from email_platform.local.stack.stack import clean_environment, running_stack
 from email_platform.settings import Settings, variable_of
+from tests.integration.another_warehouse import another_warehouse
 from tests.integration.own_databases import OWN_BUCKETS, own_settings
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """PostgreSQL, S3, ClickHouse and the provider simulator, prepared; without Dagster."""
-    environ = clean_environment() | {variable_of("embedded_clickhouse_buckets"): ",".join(OWN_BUCKETS)}
-    with running_stack(tmp_path_factory.mktemp("stack") / "state", environ=environ) as settings:
+    folder = tmp_path_factory.mktemp("stack")
+    buckets = {variable_of("embedded_clickhouse_buckets"): ",".join(OWN_BUCKETS)}
+    with (
+        another_warehouse(folder / "warehouse") as variables,
+        running_stack(folder / "state", environ=clean_environment() | buckets | variables) as settings,
+    ):
         yield settings
 
 

@@ -11,6 +11,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
 from email_platform.adapters.clickhouse.migrate import upgrade_to_head
+from email_platform.adapters.clickhouse.production_form import production_form
+from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.migrate import upgrade_to_head as upgrade_oltp
@@ -57,8 +59,13 @@ def own_settings(stack: Settings, name: str) -> Settings:
 def own_warehouse(settings: Settings, name: str) -> Settings:
     """The same with a migrated, empty database of this name in ClickHouse."""
     url = f"{settings.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/{name}"
-    upgrade_to_head(url)
+    upgrade_to_head(url, production_form(settings))
     return settings.model_copy(update={"clickhouse_url": SecretStr(url)})
+
+
+def change_in_place(warehouse: ClickHouseWarehouse, table: str, change: str) -> None:
+    """Change rows of a raw table behind the platform's back, on every shard."""
+    warehouse.mutate(f"{warehouse.database}.{warehouse.local_table(table)}", change, {"mutations_sync": 2})
 
 
 @contextmanager

@@ -27,7 +27,7 @@ with pointing as (
     select campaign_id, provider, toUUIDOrZero(message_id) as message_id, provider_message_id, lower(recipient) as recipient
     from {{ source('warehouse', 'event') }}
     where {{ is_there_any(source('warehouse', 'event'), is_newly_loaded('event') ~ ' and normaliser_version > 1') }}
-        and event_key in (
+        and event_key {{ is_in() }} (
             select event_key
             from {{ source('warehouse', 'event') }}
             where {{ is_newly_loaded('event') }} and normaliser_version > 1
@@ -41,7 +41,7 @@ changed as (
     union distinct
     select campaign_id, lead_id
     from {{ source('warehouse', 'delivery') }}
-    where (campaign_id, message_id) in (
+    where (campaign_id, message_id) {{ is_in() }} (
         select campaign_id, message_id
         from pointing
         where campaign_id != 0 and not {{ no_message }}
@@ -55,12 +55,12 @@ changed as (
     select campaign_id, lead_id
     from {{ source('warehouse', 'delivery') }}
     where {{ is_there_any('pointing', condition) }}
-        and {{ columns }} in (select {{ values }} from pointing where {{ condition }})
+        and {{ columns }} {{ is_in() }} (select {{ values }} from pointing where {{ condition }})
     {% endfor %}
 )
 
 select *
 from {{ ref('stg_deliveries') }}
-where (campaign_id, lead_id) in (select campaign_id, lead_id from changed)
+where (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from changed)
     {{ or_is_to_be_recomputed() }}
 {% endif %}

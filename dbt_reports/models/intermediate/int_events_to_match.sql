@@ -23,19 +23,19 @@ with events as (
     with found as (
         select *
         from {{ source('warehouse', 'event') }}
-        where (campaign_id, message_id) in (
+        where (campaign_id, message_id) {{ is_in() }} (
             select campaign_id, toString(message_id) from {{ ref('int_changed_deliveries') }} -- noqa: AL03
         )
         union all
         select *
         from {{ source('warehouse', 'event') }}
-        where campaign_id = 0 and message_id in (
+        where campaign_id = 0 and message_id {{ is_in() }} (
             select toString(message_id) from {{ ref('int_changed_deliveries') }}
         )
         union all
         select *
         from {{ source('warehouse', 'event') }}
-        where message_id = '' and (provider, provider_message_id) in (
+        where message_id = '' and (provider, provider_message_id) {{ is_in() }} (
             select provider, provider_message_id
             from {{ ref('int_changed_deliveries') }}
             where provider_message_id != ''
@@ -43,7 +43,7 @@ with events as (
         union all
         select *
         from {{ source('warehouse', 'event') }}
-        where message_id = '' and provider_message_id = '' and lower(recipient) in (
+        where message_id = '' and provider_message_id = '' and lower(recipient) {{ is_in() }} (
             select lower(email) from {{ ref('int_changed_deliveries') }}
         )
     ),
@@ -53,7 +53,7 @@ with events as (
         union all
         select *
         from {{ source('warehouse', 'event') }}
-        where normaliser_version > 1 and event_key in (select event_key from found)
+        where normaliser_version > 1 and event_key {{ is_in() }} (select event_key from found)
     )
 
     select

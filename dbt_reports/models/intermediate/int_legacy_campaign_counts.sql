@@ -25,7 +25,7 @@ select
     now64(6, 'UTC') as counted_at
 from {{ ref('stg_legacy_emails') }}
 {% if is_incremental() %}
-where campaign_id in (
+where campaign_id {{ is_in() }} (
     select campaign_id
     from {{ source('warehouse', 'legacy_email') }}
     where {{ is_newly_loaded('legacy_email') }}

@@ -24,7 +24,7 @@ with rows_of_leads as (
         ifNull(sent_at, updated_at) as answered_at
     from {{ source('warehouse', 'legacy_email') }} final
     {% if is_incremental() %}
-    where (campaign_id, lead_id) in (
+    where (campaign_id, lead_id) {{ is_in() }} (
         select campaign_id, lead_id
         from {{ source('warehouse', 'legacy_email') }}
         where {{ is_newly_loaded('legacy_email') }}

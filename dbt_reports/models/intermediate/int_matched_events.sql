@@ -34,7 +34,7 @@ with_provider_message_id as (
             count() over (partition by provider, provider_message_id) as recipients_of_the_id
         from {{ ref('stg_deliveries') }}
         where {{ is_there_any(ref('int_events_to_match'), with_the_providers_id) }}
-            and (provider, provider_message_id) in (
+            and (provider, provider_message_id) {{ is_in() }} (
                 select provider, provider_message_id
                 from {{ ref('int_events_to_match') }}
                 where {{ with_the_providers_id }}
@@ -59,7 +59,7 @@ with_recipient_alone as (
         from {{ ref('stg_deliveries') }}
         where {{ is_there_any(ref('int_events_to_match'), with_the_recipient) }}
             and outcome in ('accepted', 'unknown')
-            and lower(email) in (
+            and lower(email) {{ is_in() }} (
                 select recipient
                 from {{ ref('int_events_to_match') }}
                 where {{ with_the_recipient }}

@@ -23,7 +23,7 @@ from (
     group by source_object, loaded_at
 ) as loads
 {% if done %}
-where (toString(loads.source_object), loads.loaded_at) not in (
+where (toString(loads.source_object), loads.loaded_at) {{ is_not_in() }} (
     select source_object, loaded_at
     from {{ done }}
     where raw_table = '{{ raw_table }}'

@@ -24,7 +24,7 @@ with campaigns as (
         excluded_unreadable,
         staged
     from {{ ref('stg_campaigns') }}
-    where frozen_at is not null or campaign_id not in (select campaign_id from {{ ref('int_legacy_campaigns') }})
+    where frozen_at is not null or campaign_id {{ is_not_in() }} (select campaign_id from {{ ref('int_legacy_campaigns') }})
     union all
     select
         old.campaign_id as campaign_id,
@@ -47,7 +47,7 @@ with campaigns as (
         toInt64(0) as staged
     from {{ ref('int_legacy_campaigns') }} as old
     left any join {{ ref('stg_campaigns') }} as known on known.campaign_id = old.campaign_id
-    where old.campaign_id not in (select campaign_id from {{ ref('stg_campaigns') }} where frozen_at is not null)
+    where old.campaign_id {{ is_not_in() }} (select campaign_id from {{ ref('stg_campaigns') }} where frozen_at is not null)
 ),
 
 users as (
@@ -64,7 +64,7 @@ outcomes as (
         first_sent_at,
         last_sent_at
     from {{ ref('int_campaign_outcomes') }}
-    where campaign_id in (select campaign_id from campaigns where has_audience)
+    where campaign_id {{ is_in() }} (select campaign_id from campaigns where has_audience)
 ),
 
 joined as (

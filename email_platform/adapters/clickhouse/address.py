@@ -54,8 +54,13 @@ class ClickHouseAddress:
         return f"{'https' if self.is_secure else 'http'}://{self.host}:{self.port}/{self.database}"
 
 
-def dbt_environment(clickhouse_url: str) -> dict[str, str]:
-    """The variables that ``dbt_reports/profiles.yml`` reads; the password is among them in plain text."""
+def dbt_environment(clickhouse_url: str, *, sharded: bool = False) -> dict[str, str]:
+    """The variables that ``dbt_reports`` reads; the password is among them in plain text.
+
+    Args:
+        clickhouse_url: of the warehouse.
+        sharded: the raw tables are spread over several servers.
+    """
     address = ClickHouseAddress.parse(clickhouse_url)
     return {
         "EMAIL_PLATFORM_DBT_HOST": address.host,
@@ -64,6 +69,7 @@ def dbt_environment(clickhouse_url: str) -> dict[str, str]:
         "EMAIL_PLATFORM_DBT_PASSWORD": address.password,
         "EMAIL_PLATFORM_DBT_SCHEMA": address.database,
         "EMAIL_PLATFORM_DBT_SECURE": "true" if address.is_secure else "false",
+        "EMAIL_PLATFORM_DBT_SHARDED": "true" if sharded else "false",
     }
 
 

@@ -8,8 +8,9 @@ exception is not chained: for a statement that does not parse, ClickHouse quotes
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import clickhouse_connect
@@ -28,6 +29,8 @@ _WRONG_CREDENTIALS = {192, 193, 194, 516}  # unknown user, wrong password, passw
 UNKNOWN_DATABASE = 81
 _SCHEMA_BEHIND = {16, 47, 60, UNKNOWN_DATABASE}  # no such column, identifier, table, database
 _NOT_GRANTED = {497}
+# No such element in the server's configuration (a macro), no Keeper, no DDL for clusters, no such cluster.
+_CLUSTER_INCOMPLETE = {139, 225, 392, 701}
 _CODE = re.compile(r"Code: (\d+)")
 
 
@@ -58,6 +61,11 @@ def translated(error: ClickHouseError, address: str, secrets: Collection[str]) -
         )
     if code in _NOT_GRANTED:
         return ConfigurationError(f"ClickHouse at {address}: the user of {URL_VARIABLE} lacks a right: {message}")
+    if code in _CLUSTER_INCOMPLETE:
+        return ConfigurationError(
+            f"ClickHouse at {address} is not set up as the cluster of EMAIL_PLATFORM_CLICKHOUSE_CLUSTER; its "
+            f"configuration needs remote_servers, zookeeper, distributed_ddl, the macros shard and replica: {message}"
+        )
     if code in _SCHEMA_BEHIND:
         return ConfigurationError(f"ClickHouse at {address} lacks a database or table; apply the migrations: {message}")
     if code is None and isinstance(error, OperationalError):
@@ -84,7 +92,11 @@ def clickhouse_errors(address: str, secrets: Collection[str]) -> Iterator[None]:
 
 
 def connect(
-    address: ClickHouseAddress, *, database: str | None = None, timeout_seconds: float = LOAD_TIMEOUT_SECONDS
+    address: ClickHouseAddress,
+    *,
+    database: str | None = None,
+    timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
+    settings: Mapping[str, str | int] = MappingProxyType({}),
 ) -> Any:
     """A clickhouse-connect client that may be used by several threads at once.
 
@@ -92,6 +104,7 @@ def connect(
         address: the server, and the user to connect as.
         database: instead of the address's database; "" for the server's default.
         timeout_seconds: how long a statement may stay without an answer.
+        settings: of every statement; a statement's own come before them.
 
     Raises:
         ConfigurationError: wrong user, password or database.
@@ -109,6 +122,7 @@ def connect(
             send_receive_timeout=timeout_seconds,
             autogenerate_session_id=False,  # a session allows one query at a time; loaders run side by side
             client_name="email-platform",
+            settings=dict(settings),
             tz_mode="aware",  # every _at of this platform is UTC-aware
         )
     raise AssertionError("unreachable")

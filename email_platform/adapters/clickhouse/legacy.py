@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
+from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form, session_settings
 from email_platform.domain.erasure import PSEUDONYM_END
 from email_platform.runs.legacy_table import KEY_COLUMNS, RANGE_IDS, SOURCE_SCHEMA, Fingerprint, Fingerprints, Month
 from email_platform.settings import Settings
@@ -48,9 +49,9 @@ _CHECKSUM = f"sum(toUInt128(bitShiftRight(byteSwap(reinterpretAsUInt64(substring
 class ClickHouseLegacyEmails:
     """`email_platform.runs.legacy_import.LegacyWarehouse` over the table ``legacy_email``."""
 
-    def __init__(self, address: ClickHouseAddress) -> None:
+    def __init__(self, address: ClickHouseAddress, form: ProductionForm | None = None) -> None:
         self._address = address
-        self._client = connect(address)
+        self._client = connect(address, settings=session_settings(form))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ClickHouseLegacyEmails:
@@ -60,7 +61,7 @@ class ClickHouseLegacyEmails:
             ConfigurationError: wrong URL, credentials or database.
             PartUnavailableError: nothing answers.
         """
-        return cls(ClickHouseAddress.parse(settings.clickhouse_url.get_secret_value()))
+        return cls(ClickHouseAddress.parse(settings.clickhouse_url.get_secret_value()), production_form(settings))
 
     def close(self) -> None:
         """Close the connections."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import clickhouse_errors, connect
-from email_platform.adapters.clickhouse.production_form import ProductionForm
+from email_platform.adapters.clickhouse.production_form import ProductionForm, session_settings
 from email_platform.errors import ConfigurationError
 
 MIGRATIONS_FOLDER = Path(__file__).parent / "migrations"
@@ -119,7 +119,7 @@ def upgrade_to_head(url: str, form: ProductionForm | None = None) -> list[str]:
     if not _DATABASE_NAME.fullmatch(address.database):
         raise ConfigurationError("EMAIL_PLATFORM_CLICKHOUSE_URL: the database's name must be letters, digits and _")
     _create_database(address, form)
-    client = connect(address)
+    client = connect(address, settings=session_settings(form))
     try:
         with clickhouse_errors(str(address), [address.password]):
             return apply_migrations(client, read_migrations(), form)

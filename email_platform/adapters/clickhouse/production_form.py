@@ -6,6 +6,9 @@ half-changed.
 
     one server          a cluster of replicas                several shards as well
     engine = MergeTree  Replicated…MergeTree(path, replica)  <table>_local, and <table> as Distributed over it
+
+The reports' tables are dbt's, on the one server that the URL names: what they read of the raw tables comes from every
+shard, so each subquery behind ``in`` is a global one (`dbt_reports/macros/is_in.sql`).
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ _SHARDING_KEYS: Mapping[str, str] = {
     "legacy_email": "cityHash64(campaign_id)",
     "email_key": "cityHash64(kind, key_hash)",
 }
+_QUORUM_TIMEOUT_MS = 300_000  # half of what a load may take: its failure comes back while somebody waits for it
 _BY_ONE_SHARD = "0"  # small tables, whole on the first shard
 # The time by which a table's rows grow old; tables without one stay where they are.
 _TIME_COLUMNS: Mapping[str, str] = {
@@ -87,6 +91,26 @@ class ProductionForm:
         if altered := _ALTER.fullmatch(statement):
             return self._altered(altered)
         raise ConfigurationError(f"no production form is known for the statement {statement.splitlines()[0]!r} …")
+
+    @property
+    def session_settings(self) -> Mapping[str, str | int]:
+        """Settings of every statement on a cluster, so that a load is where it is looked for once it is acknowledged.
+
+        Source: ClickHouse's documentation, operations/settings/settings, under each name.
+        """
+        return {
+            # Acknowledged when a majority of a shard's replicas has it: whatever counts as loaded outlives one of them.
+            # One load may not wait for another, so insert_quorum_parallel stays on, and reads are not sequential:
+            # select_sequential_consistency does not work beside it.
+            "insert_quorum": "auto",
+            "insert_quorum_timeout": _QUORUM_TIMEOUT_MS,
+            # Else a load is counted before it arrives: the default is a queue on the server that took it.
+            "distributed_foreground_insert": 1,
+            # Rows lie where the sharding key says; by default, a copy between two tables stays on each shard.
+            "parallel_distributed_insert_select": 0,
+            # Else a shard's lagging replica may answer for one that has the rows; this takes the same one each time.
+            "load_balancing": "in_order",
+        }
 
     def database(self, name: str) -> str:
         """The statement that makes the database on every server."""
@@ -139,6 +163,11 @@ class ProductionForm:
         if self.sharded and found["what"] == "column":  # indexes and projections are the local table's alone
             statements.append(f"alter table {table} on cluster {self.cluster} {change}")
         return statements
+
+
+def session_settings(form: ProductionForm | None) -> Mapping[str, str | int]:
+    """Settings of every statement of a connection; none on one server."""
+    return form.session_settings if form is not None else {}
 
 
 def production_form(settings: Settings) -> ProductionForm | None:

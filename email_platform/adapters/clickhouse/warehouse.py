@@ -23,7 +23,7 @@ from email_platform.adapters.clickhouse.key_index import TABLES as KEY_TABLES
 from email_platform.adapters.clickhouse.key_index import fill
 from email_platform.adapters.clickhouse.loading import ObjectLoader
 from email_platform.adapters.clickhouse.object_queries import ObjectQueries
-from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form
+from email_platform.adapters.clickhouse.production_form import ProductionForm, production_form, session_settings
 from email_platform.adapters.clickhouse.staging_location import StagingLocation
 from email_platform.adapters.clickhouse.targets import TARGETS
 from email_platform.domain.manifest import EXCLUSION_REASONS
@@ -96,12 +96,13 @@ class ClickHouseWarehouse:
         """
         address = ClickHouseAddress.parse(settings.clickhouse_url.get_secret_value())
         location = StagingLocation.from_settings(settings)
+        form = production_form(settings)
         return cls(
-            connect(address, timeout_seconds=timeout_seconds),
+            connect(address, timeout_seconds=timeout_seconds, settings=session_settings(form)),
             location,
             address=str(address),
             password=address.password,
-            form=production_form(settings),
+            form=form,
         )
 
     def __repr__(self) -> str:
@@ -305,14 +306,15 @@ class ClickHouseWarehouse:
                 self.client.command(self._form.emptied(table) if self._form else f"truncate table {table}")
 
     def mutate(self, table: str, change: str, settings: Mapping[str, Any]) -> None:
-        """Change rows of a table of one server in place (``alter table ... update``), on every server of a cluster.
+        """Change rows of a table in place (``alter table ... update``): a raw one on every server of a cluster.
 
         Args:
-            table: with its database; not a Distributed one.
+            table: with its database; not a Distributed one. The reports' tables are this server's alone.
             change: the rest of the statement.
             settings: of the statement.
         """
-        everywhere = f" on cluster {self._form.cluster}" if self._form else ""
+        is_raw = table.startswith(f"{self.database}.")
+        everywhere = f" on cluster {self._form.cluster}" if self._form and is_raw else ""
         with clickhouse_errors(self._address, self._secrets):
             self.client.command(f"alter table {table}{everywhere} {change}", settings=dict(settings))
 

@@ -19,12 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from pydantic import SecretStr
 
 from assets.catalog import holds_addresses
 from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse import dbt_environment, reports_database
-from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.domain.identity import call_id, message_id
@@ -35,6 +33,8 @@ from email_platform.events.event import EVENT_SCHEMA, EventType, status_rank
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
+from tests.integration.another_warehouse import on_cluster
+from tests.integration.own_databases import change_in_place, own_warehouse
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -99,10 +99,11 @@ class Reports:
             *(str(Path(sys.executable).with_name("dbt")), *arguments, "--project-dir", str(PROJECT)),
             *("--profiles-dir", str(PROJECT), "--target-path", str(self.target), "--log-path", str(self.target)),
         ]
-        environment = {**os.environ, **dbt_environment(url), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        warehouse = dbt_environment(url, sharded=self.settings.clickhouse_sharded)
+        environment = {**os.environ, **warehouse, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        password = dbt_environment(url)["EMAIL_PLATFORM_DBT_PASSWORD"]
+        password = warehouse["EMAIL_PLATFORM_DBT_PASSWORD"]
         assert password not in ended.stdout + ended.stderr + (self.target / "dbt.log").read_text()
         found = json.loads((self.target / results).read_text())["results"]
         return {result["unique_id"]: result["status"] for result in found}
@@ -151,9 +152,8 @@ def reports(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     url = f"{stack.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/test_reports"
     with open_warehouse(stack) as any_warehouse:
         for name in ("test_reports", reports_database(url)):
-            any_warehouse.client.command(f"drop database if exists {name} sync")
-    upgrade_to_head(url)
-    settings = stack.model_copy(update={"clickhouse_url": SecretStr(url)})
+            any_warehouse.client.command(f"drop database if exists {name}{on_cluster(stack)} sync")
+    settings = own_warehouse(stack, "test_reports")
     target = tmp_path_factory.getbasetemp() / "dbt"
     target.mkdir(exist_ok=True)
     folder = tmp_path_factory.mktemp("reports")
@@ -407,10 +407,7 @@ def test_campaigns_can_be_computed_again_from_rows_of_which_nothing_is_new(repor
         return [(row["accepted"], row["rejected"], row["bounced_hard"]) for row in rows]
 
     assert counts() == [(2, 0, 1), (2, 0, 0)]
-    reports.warehouse.client.command(
-        "alter table delivery update status = 'rejected', error_code = '550' where lead_id = 2",
-        settings={"mutations_sync": 2},
-    )
+    change_in_place(reports.warehouse, "delivery", "update status = 'rejected', error_code = '550' where lead_id = 2")
     reports.models()
     assert counts() == [(2, 0, 1), (2, 0, 0)], "no load is new"
     reports.models("--vars", '{"recompute_campaigns": [1, 99]}')

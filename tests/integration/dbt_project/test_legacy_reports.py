@@ -15,6 +15,7 @@ import pytest
 from email_platform.domain.ports import StagedObject
 from email_platform.runs.legacy_table import LEGACY_EMAIL_SCHEMA
 from tests.integration.dbt_project.test_dbt_reports import HOSTILE, NOON, Reports, campaign, delivery, reports, user
+from tests.integration.own_databases import change_in_place
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -131,10 +132,7 @@ def test_what_an_import_corrects_later_is_corrected_in_the_reports(reports: Repo
 def test_old_campaigns_can_be_computed_again_from_rows_of_which_nothing_is_new(reports: Reports) -> None:
     load_old(reports, "january", [old_row(one, 900_000 + one, 1, "sent") for one in (1, 2)])
     reports.models()
-    reports.warehouse.client.command(
-        "alter table legacy_email update status = 'failed', subject = 'Mended' where 1",
-        settings={"mutations_sync": 2},
-    )
+    change_in_place(reports.warehouse, "legacy_email", "update status = 'failed', subject = 'Mended' where 1")
     reports.build("--vars", '{"recompute_campaigns": [900001]}')
     mended, left = reports.rows("campaign_summary", "campaign_id")
     assert (mended["name"], mended["accepted"], mended["rejected"]) == ("Mended", 0, 1)

@@ -158,7 +158,7 @@ def everything_that_is_kept(world: World) -> Iterator[tuple[str, str]]:
         {"databases": [world.warehouse.database, reports_database_beside(world.warehouse.database)]},
     ):
         for row in world.warehouse.query(f"select * from {database}.{name}", {}):
-            yield name, repr(row)
+            yield name.removesuffix("_local"), repr(row)
     for (row,) in world.warehouse.query("select command from system.mutations", {}):
         yield "system.mutations", row
 

@@ -20,7 +20,6 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
 
-from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.old_systems import import_legacy_month
@@ -30,7 +29,7 @@ from email_platform.errors import ConfigurationError, LegacySourceError, PartUna
 from email_platform.local.demo.legacy_emails import COLUMNS, INDEXES, LegacyTable, generate_legacy_emails
 from email_platform.runs.legacy_table import RANGE_IDS, Month
 from email_platform.settings import Settings
-from tests.integration.own_databases import own_bucket
+from tests.integration.own_databases import own_bucket, own_warehouse
 from tests.integration.runs.erased_old_rows import check_that_nobody_comes_back
 from tests.integration.runs.imported_emails import ImportedEmails
 
@@ -75,12 +74,9 @@ def old(stack: Settings) -> Iterator[Old]:
         connection.execute(text(f"create database {name}"))
     url = server.set(database=name).render_as_string(hide_password=False)
     engine = create_oltp_engine(url)
-    clickhouse_url = f"{stack.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/test_{name}"
-    upgrade_to_head(clickhouse_url)
-    settings = stack.model_copy(
+    settings = own_warehouse(stack, f"test_{name}").model_copy(
         update={
             "legacy_url": SecretStr(url),
-            "clickhouse_url": SecretStr(clickhouse_url),
             "legacy_rows_per_second": 10_000_000.0,
             "s3_bucket": own_bucket(),
         }

@@ -44,7 +44,7 @@ from email_platform.staging.accounting import require_all
 from email_platform.staging.dimensions import refresh_dimensions
 from tests.integration.campaign_rows import in_city, numbered, queue_campaign, seed_leads
 from tests.integration.dbt_project.test_dbt_reports import about, event
-from tests.integration.own_databases import closing_engine, own_warehouse
+from tests.integration.own_databases import change_in_place, closing_engine, own_warehouse
 from tests.integration.own_world import OwnWorld, own_world
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -227,8 +227,8 @@ def test_only_what_is_missing_is_loaded(world: World) -> None:
     with world.empty_warehouse() as (_, rebuilt):
         complete = world.rebuild(rebuilt)
         lost = deliveries_key(world.campaigns[0], 1)
-        rebuilt.client.command(f"delete from delivery where source_object = '{lost}'")
-        rebuilt.client.command("truncate table event")
+        change_in_place(rebuilt, "delivery", f"delete where source_object = '{lost}'")
+        change_in_place(rebuilt, "event", "delete where 1")
         report = world.rebuild(rebuilt)
         assert report.after == complete.after
         assert sorted(report.changed_tables()) == ["delivery", "event"]

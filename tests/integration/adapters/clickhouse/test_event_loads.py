@@ -10,9 +10,7 @@ from itertools import count
 
 import pyarrow.parquet as pq
 import pytest
-from pydantic import SecretStr
 
-from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.domain.ports import StagedObject
@@ -20,6 +18,7 @@ from email_platform.errors import ObjectQuarantinedError
 from email_platform.events import Event, event_table
 from email_platform.events.event import EventType
 from email_platform.settings import Settings
+from tests.integration.own_databases import change_in_place, own_warehouse
 
 pytestmark = pytest.mark.integration
 
@@ -37,9 +36,7 @@ _numbers = count()
 @pytest.fixture(scope="module")
 def warehouse(stack: Settings) -> Iterator[ClickHouseWarehouse]:
     """A database of this module's own in the running ClickHouse."""
-    url = stack.clickhouse_url.get_secret_value().rsplit("/", 1)[0] + "/test_event_loads"
-    upgrade_to_head(url)
-    opened = ClickHouseWarehouse.from_settings(stack.model_copy(update={"clickhouse_url": SecretStr(url)}))
+    opened = ClickHouseWarehouse.from_settings(own_warehouse(stack, "test_event_loads"))
     yield opened
     opened.close()
 
@@ -107,7 +104,7 @@ def test_a_newer_reading_of_an_event_counts(
 def test_rows_that_were_deleted_are_loaded_again(warehouse: ClickHouseWarehouse, store: S3ObjectStore) -> None:
     staged = stage(store, [event("deleted", number) for number in range(5)])
     warehouse.load(staged)
-    warehouse.client.command("alter table event delete where provider = 'deleted' settings mutations_sync = 1")
+    change_in_place(warehouse, "event", "delete where provider = 'deleted'")
     assert warehouse.load(staged) == 5
     assert len(read(warehouse, "deleted")) == 5
 

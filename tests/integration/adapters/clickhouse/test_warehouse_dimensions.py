@@ -10,10 +10,8 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
-from pydantic import SecretStr
 from sqlalchemy import Engine, delete, insert, update
 
-from email_platform.adapters.clickhouse.migrate import upgrade_to_head
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.object_store import S3ObjectStore
 from email_platform.adapters.postgres.dimensions import PostgresDimensionSource
@@ -25,6 +23,7 @@ from email_platform.domain.odd_rows import OddRow
 from email_platform.domain.storage_layout import dimension_key, manifest_prefix
 from email_platform.settings import Settings
 from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
+from tests.integration.own_databases import own_warehouse
 
 pytestmark = pytest.mark.integration
 
@@ -35,9 +34,7 @@ NOON = datetime(2026, 3, 29, 12, 0, 0, 123456, tzinfo=UTC)
 @pytest.fixture
 def warehouse(stack: Settings) -> Iterator[ClickHouseWarehouse]:
     """An empty warehouse of the test's own."""
-    url = f"{stack.clickhouse_url.get_secret_value().rsplit('/', 1)[0]}/test_dimensions_{uuid4().hex[:8]}"
-    upgrade_to_head(url)
-    opened = ClickHouseWarehouse.from_settings(stack.model_copy(update={"clickhouse_url": SecretStr(url)}))
+    opened = ClickHouseWarehouse.from_settings(own_warehouse(stack, f"test_dimensions_{uuid4().hex[:8]}"))
     yield opened
     opened.close()
 

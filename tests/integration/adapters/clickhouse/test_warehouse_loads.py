@@ -17,7 +17,6 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import SecretStr
 
 from email_platform.adapters.clickhouse.address import ClickHouseAddress
 from email_platform.adapters.clickhouse.client import connect
@@ -39,6 +38,7 @@ from email_platform.errors import (
 from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from tests.integration.clickhouse_process import DATABASE, PASSWORD, USER, running
+from tests.integration.own_databases import change_in_place, own_warehouse
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -49,9 +49,7 @@ _campaign_ids = itertools.count(1)
 @pytest.fixture(scope="module")
 def warehouse_settings(stack: Settings) -> Settings:
     """A database of this module's own in the running ClickHouse."""
-    url = stack.clickhouse_url.get_secret_value().rsplit("/", 1)[0] + "/test_warehouse_loads"
-    upgrade_to_head(url)
-    return stack.model_copy(update={"clickhouse_url": SecretStr(url)})
+    return own_warehouse(stack, "test_warehouse_loads")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +117,7 @@ def raw(warehouse: ClickHouseWarehouse, campaign_id: int) -> tuple[int, Any]:
     return int(row[0]), row[1]
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(("rows", "row_group_rows"), [(10_000, 10_000), (50_000, 50_000), (50_000, 700), (1, 1)])
 def test_an_object_is_inserted_as_one_block_and_a_replay_changes_nothing(
     warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int, rows: int, row_group_rows: int
@@ -210,9 +209,7 @@ def test_rows_lost_while_the_token_is_remembered_come_back(
 ) -> None:
     staged = stage(store, deliveries_key(campaign_id, 0), parquet(delivery_rows(campaign_id, 30)), 30)
     warehouse.load(staged)
-    warehouse.client.command(
-        f"alter table delivery delete where campaign_id = {campaign_id}", settings={"mutations_sync": 2}
-    )
+    change_in_place(warehouse, "delivery", f"delete where campaign_id = {campaign_id}")
     assert raw(warehouse, campaign_id)[0] == 0
     assert warehouse.load(staged) == 30
     assert warehouse.delivery_counts(campaign_id)["accepted"] == 30
@@ -353,6 +350,7 @@ def test_many_objects_load_together_once_in_whatever_groups(
     assert raw(warehouse, campaign_id)[0] == 14_000
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_few_small_objects_are_one_insert(
     warehouse: ClickHouseWarehouse, store: S3ObjectStore, campaign_id: int, count: int
@@ -370,10 +368,7 @@ def test_a_group_cut_short_by_a_crash_is_completed(
 ) -> None:
     objects = chunks(store, campaign_id, 3)
     outcomes(warehouse, objects)
-    warehouse.client.command(
-        f"alter table delivery delete where campaign_id = {campaign_id} and lead_id % 7 = 0",
-        settings={"mutations_sync": 2},
-    )
+    change_in_place(warehouse, "delivery", f"delete where campaign_id = {campaign_id} and lead_id % 7 = 0")
     assert outcomes(warehouse, objects) == {staged.key: 200 for staged in objects}
     assert warehouse.delivery_counts(campaign_id)["accepted"] == 600
 
@@ -455,6 +450,7 @@ def test_an_s3_that_does_not_answer_is_reported_in_bounded_time(tmp_path: Path, 
     assert "hidden-secret" not in str(failure.value)
 
 
+@pytest.mark.one_server
 def test_an_s3_that_clickhouse_may_not_reach_is_a_setting_to_mend(
     warehouse: ClickHouseWarehouse, campaign_id: int
 ) -> None:

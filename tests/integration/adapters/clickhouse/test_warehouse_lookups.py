@@ -112,6 +112,7 @@ def granules(client: Any, sql: str) -> list[tuple[int, int]]:
     return [(int(found[-1][0]), int(found[0][1])) for found in tables if found]
 
 
+@pytest.mark.one_server
 def test_a_look_up_reads_few_of_the_granules_of_raw_rows_and_of_reports(reports: Reports) -> None:
     fill(reports.warehouse.client)
     reports.dbt("run")
@@ -136,6 +137,7 @@ def test_a_look_up_reads_few_of_the_granules_of_raw_rows_and_of_reports(reports:
             assert all(some * 5 <= there for some, there in read), (sql, read)
 
 
+@pytest.mark.one_server
 def test_rows_from_before_the_filters_are_found_by_them_too(stack: Settings) -> None:
     address = ClickHouseAddress.parse(stack.clickhouse_url.get_secret_value())
     database = f"test_lookups_{uuid4().hex[:8]}"

@@ -45,6 +45,7 @@ def test_dbt_gets_the_same_address() -> None:
         "EMAIL_PLATFORM_DBT_PASSWORD": "p/:%w",
         "EMAIL_PLATFORM_DBT_SCHEMA": "mail",
         "EMAIL_PLATFORM_DBT_SECURE": "true",
+        "EMAIL_PLATFORM_DBT_SHARDED": "false",
     }
     assert reports_database(URL) == "mail_reports"
 
