@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger=logger,
             server_threadpool_executor=threads,
             loadable_target_origin=LoadableTargetOrigin(
-                executable_path=sys.executable, module_name=given.module, working_directory=os.getcwd()
+                executable_path=sys.executable, module_name=given.module, working_directory=str(Path.cwd())
             ),
             entry_point=[sys.executable, "-m", "dagster"],
         ),

@@ -1,9 +1,9 @@
 """How a code server starts the processes of its runs: forked from a server that has the definitions loaded.
 
-Dagster's code server starts an interpreter for each run, which imports Dagster and the definitions: most of what a small
-campaign costs. Here the fork server of `multiprocessing` imports them once, and a run's process is a copy of it. The
-fork server is an interpreter of its own, with one thread and without a connection: nothing of the code server (gRPC's
-threads and channels, its database connections) is inherited by a run.
+Dagster's code server starts an interpreter for each run, which imports Dagster and the definitions: most of what a
+small campaign costs. Here the fork server of `multiprocessing` imports them once, and a run's process is a copy of it.
+The fork server is an interpreter of its own that has only imported: nothing of the code server (gRPC's threads and
+channels, its database connections) is inherited by a run.
 
 Invariant: a run counts as at work as long as its process is there, whatever became of the fork server; and a run works
 with the code that was there when the fork server began, which is the code server's own code unless the fork server

@@ -179,6 +179,7 @@ def stack_with(names: tuple[str, ...]) -> Iterator[tuple[Stack, Parts, Engine]]:
     environment = clean_environment() | {
         variable_of("start_timeout_seconds"): "300",
         variable_of("reports_interval_seconds"): "3600",
+        variable_of("stall_seconds"): "900",  # where the machine is busy, a slow start is no silence
     }
     with (
         tempfile.TemporaryDirectory(prefix="small-campaigns-") as folder,

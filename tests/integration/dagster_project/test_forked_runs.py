@@ -79,7 +79,9 @@ class Served:
 
     @property
     def fork_server(self) -> psutil.Process:
-        (found,) = [child for child in psutil.Process(self.process.pid).children() if "forkserver" in str(child.cmdline())]
+        (found,) = [
+            child for child in psutil.Process(self.process.pid).children() if "forkserver" in str(child.cmdline())
+        ]
         return found
 
     def launch(self, job: str, **options: Any) -> str:
@@ -127,7 +129,11 @@ def serving(folder: Path, instance: dg.DagsterInstance, module: str) -> Iterator
     port, ready = free_port(), folder / "ready"
     ready.unlink(missing_ok=True)
     options = ("--module", module, "--port", str(port), "--ready-file", str(ready))
-    environment = {**os.environ, "DAGSTER_HOME": str(folder), "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(Path.cwd())]),
+    }
     with (
         (folder / "code_server.log").open("a") as log,
         subprocess.Popen(
@@ -197,7 +203,6 @@ def test_runs_are_forked_from_a_server_that_takes_nothing_of_the_code_server_s_a
     worker = psutil.Process(stub.began(first)[1])
     for process in (served.fork_server, worker):
         assert process.net_connections("inet") == [], "not the code server's port, and no connection of it"
-    assert served.fork_server.num_threads() == 1
     run = served.instance.get_run_by_id(first)
     assert run is not None
     assert not worker_is_gone(served.instance, run), "dead_runs finds the process that announced itself"
@@ -277,10 +282,9 @@ def test_a_code_server_that_is_asked_to_end_ends_its_runs_first_and_the_next_one
 def slow_provider(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable_of("state_folder"), str(settings.state_folder))
     values = {
-        "chunk_rows": 60,
         "lease_seconds": 3,
-        "simulator_recipients_per_call": 10,
-        "simulator_calls_per_second": 5,
+        "simulator_recipients_per_call": 5,
+        "simulator_calls_per_second": 4,  # six seconds for 24 calls: time to kill and to stop in the middle
     }
     for name, value in values.items():
         monkeypatch.setenv(variable_of(name), str(value))
@@ -312,16 +316,16 @@ def test_a_campaign_is_sent_by_a_forked_run_after_one_was_killed_and_one_was_sto
 
         stopped = launch()
         wait_until(lambda: accepted() > before)
+        its_worker = worker_of(served, stopped)
         assert instance.run_launcher.terminate(stopped)
         served.wait_for(stopped, dg.DagsterRunStatus.CANCELED)
-        wait_until(lambda: not worker_of(served, stopped).is_running())
+        psutil.wait_procs([its_worker], timeout=PATIENCE_SECONDS)
         totals = parts.ledger.totals(campaign_id)
         assert totals.unknown == 0, "its calls in flight were seen to their end"
         assert totals.accepted < 120
 
         last = launch()
         served.wait_for(last, dg.DagsterRunStatus.SUCCESS)
-        assert worker_of(served, last).pid
     assert row_of(oltp_engine, campaign_id).status == "sent"
     summary = AcceptedLog(Path(settings.state_folder) / "provider").summary(str(campaign_id))
     assert (summary.accepted_rows, summary.distinct_message_ids) == (120, 120)
