@@ -11,7 +11,7 @@ LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
-.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity bi bi-show cluster
+.PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity bi bi-show cluster bench-small
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -106,6 +106,8 @@ bench: setup  ## the old table in PostgreSQL against this platform, side by side
 BACKLOG ?= 10000
 backlog: setup  ## how long a tick of each sensor takes: 10,000 queued, 10,000 silent, 100,000 past campaigns (BACKLOG=1000 for a tenth)
 	$(BIN)/python -m bench.sensor_backlog --queued $(BACKLOG) --silent $(BACKLOG) --past $(BACKLOG)0
+bench-small: setup  ## what a small campaign costs beyond its sending, with a plain and with our code server (about 10 minutes)
+	$(BIN)/python -m bench.small_campaigns
 bench-send: setup  ## what sending costs: beside a bare loop, the whole path, a peer (SCALE=small for 5 minutes)
 	$(BIN)/python -m bench.send --scale $(SCALE) $(if $(filter full,$(SCALE)),--docs docs)
 capacity: setup  ## what so many emails a day need, by a model fitted to what is measured here (SCALE=tiny for a try)

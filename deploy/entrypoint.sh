@@ -6,8 +6,10 @@ set -eu
 case "${1:-}" in
 dagster*) email-platform dagster-yaml --output "$DAGSTER_HOME/dagster.yaml" ;;
 email-platform)
-    # The metrics read Dagster's storage too.
-    if [ "${2:-}" = metrics ]; then email-platform dagster-yaml --output "$DAGSTER_HOME/dagster.yaml"; fi
+    # The code server's runs and the metrics read Dagster's storage too.
+    case "${2:-}" in
+    code-server | metrics) email-platform dagster-yaml --output "$DAGSTER_HOME/dagster.yaml" ;;
+    esac
     ;;
 esac
 exec "$@"

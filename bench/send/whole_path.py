@@ -66,11 +66,8 @@ def kind_of(command: list[str]) -> str | None:
     for mark, kind in (
         ("dagster._daemon", "daemon"),
         ("dagster_webserver", "webserver"),
-        ("execute_run", "run worker"),
-        ("code-server", "code server"),
-        ("grpc", "code server"),
-        ("forkserver", "step"),
-        ("multiprocessing.spawn", "step"),
+        ("assets.code_server", "code server"),
+        ("forkserver", "run worker or step"),
         ("email_platform.receiver", "receiver"),
     ):
         if mark in line:

@@ -1,4 +1,4 @@
-"""`email-platform migrate`, `roles`, `events`, `dagster-yaml`, `worker`: what production runs.
+"""`email-platform migrate`, `roles`, `events`, `dagster-yaml`, `code-server`, `worker`: what production runs.
 
 Invariant: nothing here needs the embedded engines. Drivers are imported inside the commands, so that help and shell
 completion do not wait for them.
@@ -105,6 +105,31 @@ def dagster_yaml(
     if not write_production_dagster_yaml(output, settings.max_concurrent_runs):
         note(f"{output} is a file of your own (it lacks our first line) and was left as it is")
     require_possible(launcher_of(output), settings.steps)
+
+
+@app.command("code-server")
+def code_server(
+    host: Annotated[str, typer.Option(help="The address to listen on; it has no login.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=1, max=65535, envvar=variable_of("code_server_port"), help="Where daemon and webserver ask it."
+        ),
+    ] = 4000,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Made when the server listens, and removed when it ends.")
+    ] = None,
+) -> None:
+    """Serve the definitions to Dagster and start its runs until Ctrl-C or SIGTERM.
+
+    A run's process is forked from a server that has the definitions loaded. After a change of the code start it again.
+    """
+    options = [
+        *("--host", host, "--port", str(port)),
+        *(["--ready-file", str(ready_file.absolute())] if ready_file is not None else []),
+    ]
+    # In place of this process, so that a signal reaches the server itself.
+    os.execv(sys.executable, [sys.executable, "-m", "assets.code_server", *options])  # noqa: S606
 
 
 @app.command()

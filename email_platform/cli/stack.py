@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _DOWN_TIMEOUT_SECONDS = 180.0
-_PART_NAMES_HELP = f"{', '.join(PART_NAMES)}, api, dagster-webserver, dagster-daemon, worker, metrics"
+_PART_NAMES_HELP = f"{', '.join(PART_NAMES)}, api, code-server, dagster-webserver, dagster-daemon, worker, metrics"
 _PART_COLUMNS = (
     Column("name", "part"),
     Column("address", "address"),
@@ -44,7 +44,7 @@ def up(
         list[str] | None, typer.Option("--only", help=f"Start only this part; repeatable: {_PART_NAMES_HELP}.")
     ] = None,
     without_dagster: Annotated[
-        bool, typer.Option("--without-dagster", help="Start no webserver and no daemon.")
+        bool, typer.Option("--without-dagster", help="Start no code server, no webserver and no daemon.")
     ] = False,
 ) -> None:
     """Start the parts and keep them running until Ctrl-C.

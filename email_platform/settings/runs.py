@@ -15,6 +15,7 @@ class RunSettings(BaseModel):
 
     Attributes:
         dagster_port: of the UI on a bare machine.
+        code_server_port: where the code server listens, which serves the definitions and starts the runs.
         max_concurrent_runs: how many Dagster runs go side by side. It comes into ``dagster.yaml`` when that file is
             written: by `email-platform up` and `email-platform dagster-yaml`.
         one_process_rows: up to so many recipients a campaign's steps run in the run's own process and start no others;
@@ -30,6 +31,7 @@ class RunSettings(BaseModel):
     """
 
     dagster_port: Port = 3000
+    code_server_port: Port = 4000
     max_concurrent_runs: PositiveInt = 4
     one_process_rows: Annotated[int, Field(ge=0)] = 5_000
     steps: Literal["processes", "celery"] = "processes"

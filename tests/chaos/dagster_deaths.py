@@ -34,7 +34,7 @@ from email_platform.adapters.clickhouse.address import reports_database
 from email_platform.adapters.dagster_yaml import CAMPAIGN_ID_TAG
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.events.inbox import inbox_is_waiting
-from email_platform.local.stack.dagster_processes import dagster_home
+from email_platform.local.stack.dagster_processes import CODE_SERVER, dagster_home
 from email_platform.local.stack.stack import ALL_PART_NAMES, Stack, clean_environment, started_stack
 from email_platform.settings import Settings, variable_of
 from tests.chaos.invariant import InvariantBrokenError, OnUnknown, queue_chaos_campaign
@@ -50,7 +50,13 @@ from tests.chaos.series import (
 )
 
 Victim = Literal[
-    "run worker", "step process", "fork server", "code server", "daemon", "run worker and code server, at one moment"
+    "run worker",
+    "step process",
+    "fork server",  # of a run worker, for its steps
+    "code server",
+    "daemon",
+    "run worker and code server, at one moment",
+    "fork server of the runs",  # of the code server
 ]
 VICTIMS: tuple[Victim, ...] = get_args(Victim)
 JOBS = (campaign_job.name, load_events_job.name, reports_job.name)
@@ -253,27 +259,23 @@ class DagsterWorld:
                     return [worker]
                 case "fork server":
                     return servers
+                case "fork server of the runs":
+                    return [server for code_server in self._part(CODE_SERVER) for server in _forked(code_server)]
                 case "step process":
                     return [step for server in servers for step in _forked(server)][:1]
                 case "code server":
-                    return self._code_servers()
+                    return self._part(CODE_SERVER)
                 case "run worker and code server, at one moment":
-                    return [worker, *self._code_servers()]
+                    return [worker, *self._part(CODE_SERVER)]
                 case "daemon":
-                    return self._daemon()
+                    return self._part("dagster-daemon")
         return []
 
-    def _daemon(self) -> list[psutil.Process]:
+    def _part(self, name: str) -> list[psutil.Process]:
         return [
             psutil.Process(started.process_id)
             for started in self.stack.supervisor.started_parts()
-            if started.part.name == "dagster-daemon" and started.process_id is not None
-        ]
-
-    def _code_servers(self) -> list[psutil.Process]:
-        """The daemon's, which starts the run workers; the webserver has one of its own."""
-        return [
-            child for daemon in self._daemon() for child in daemon.children() if {"api", "grpc"} <= set(child.cmdline())
+            if started.part.name == name and started.process_id is not None
         ]
 
     def worker_of(self, run: dg.DagsterRun) -> psutil.Process | None:
@@ -326,7 +328,7 @@ class DagsterWorld:
 
 
 def _forked(process: psutil.Process) -> list[psutil.Process]:
-    """A run worker's fork server, or a fork server's step processes, whose command lines are alike."""
+    """A process's fork server, or the processes that a fork server forked: their command lines are alike."""
     return [
         child for child in process.children() if any("multiprocessing.forkserver" in part for part in child.cmdline())
     ]

@@ -29,6 +29,7 @@ from sqlalchemy import select
 
 from email_platform.adapters.assembly import open_oltp, open_parts
 from email_platform.adapters.postgres.tables import chunk
+from email_platform.local.stack.dagster_processes import CODE_SERVER
 from email_platform.local.stack.stack import ENGINE_NAMES
 from tests.chaos.dagster_deaths import (
     AT_WORK,
@@ -266,7 +267,7 @@ def _id_inside(process_id: int) -> int:
 @contextmanager
 def hosts_world(folder: Path) -> Iterator[HostsWorld]:
     """Start the first machine and the hosts; everything ends on leaving."""
-    parts = [*ENGINE_NAMES, "dagster-webserver", "dagster-daemon"]
+    parts = [*ENGINE_NAMES, CODE_SERVER, "dagster-webserver", "dagster-daemon"]
     with ExitStack() as stack:
         redis = stack.enter_context(running_redis(folder / "redis", keeps_its_data=True))
         own = {

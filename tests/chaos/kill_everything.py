@@ -3,7 +3,7 @@
 python -m tests.chaos.kill_everything --leads 100000 [--report FILE]
 
 Killed at one moment: the supervisor, the guards, PostgreSQL with its backends, the S3 server, the ClickHouse endpoint,
-the provider, the receivers, Dagster's webserver, daemon and code servers, run workers and step processes. Nothing is
+the provider, the receivers, Dagster's webserver, daemon and code server, run workers and step processes. Nothing is
 cleaned up. The second start finds the state folder as the first one left it.
 """
 
@@ -34,6 +34,7 @@ from email_platform.settings import Settings, variable_of
 
 PORT_SETTINGS = (
     *("postgres_port", "s3_port", "clickhouse_port", "provider_port", "dagster_port", "receiver_port", "metrics_port"),
+    "code_server_port",
 )
 SHARE_SENT_BEFORE_THE_KILL = 0.4
 PATIENCE_SECONDS = 3600.0
@@ -175,13 +176,12 @@ def kind_of(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
     for sign, kind in (
         ("guard.py", "guard"),
-        ("multiprocessing.spawn", "run worker"),
-        ("multiprocessing.forkserver", "step process or fork server"),
+        ("multiprocessing.forkserver", "run worker, step process or fork server"),
         ("multiprocessing.resource_tracker", "multiprocessing's resource tracker"),
         ("compute_logs", "capture of a step's log"),
         ("dagster._daemon", "Dagster daemon"),
         ("dagster_webserver", "Dagster webserver"),
-        ("dagster api grpc", "code server"),
+        ("assets.code_server", "code server"),
         ("postgres", "PostgreSQL server and backends"),
         ("object_store_server", "S3 server"),
         ("clickhouse_endpoint", "ClickHouse endpoint"),

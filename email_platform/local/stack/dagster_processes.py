@@ -1,4 +1,4 @@
-"""Dagster's webserver and daemon and a Celery worker as parts, and the ``dagster.yaml`` of their home.
+"""Dagster's code server, webserver and daemon and a Celery worker as parts, and the files of their home.
 
 Invariant: every process of Dagster, run workers included, uses the same PostgreSQL storage and the same state
 folder, and ``dagster.yaml`` holds no secret.
@@ -17,7 +17,8 @@ from email_platform.local.stack.part import LOOPBACK, Part, http_status
 from email_platform.local.stack.python_parts import project_folder, python_environment
 from email_platform.settings import Settings, variable_of
 
-WORKSPACE_FILE = "workspace.yaml"
+CODE_SERVER = "code-server"
+_LOCATION_NAME = "email_platform"  # as in the project's workspace.yaml: runs and sensors are found by it
 _STORAGE_VARIABLE = variable_of("dagster_postgres_url")
 _DAEMON_HEALTH = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"
 
@@ -36,6 +37,14 @@ def write_dagster_yaml(settings: Settings) -> Path:
     return path
 
 
+def write_workspace(settings: Settings) -> Path:
+    """Write which code server the webserver and the daemon ask into Dagster's home; returns the file's path."""
+    server = {"host": LOOPBACK, "port": settings.code_server_port, "location_name": _LOCATION_NAME}
+    path = dagster_home(settings) / "workspace.yaml"
+    write_whole(path, json.dumps({"load_from": [{"grpc_server": server}]}, indent=2) + "\n")  # JSON is YAML
+    return path
+
+
 def dagster_environment(settings: Settings, variables: Mapping[str, str]) -> dict[str, str]:
     """The caller's whole environment, since providers' accounts are in it, and Dagster's own variables."""
     return {
@@ -47,6 +56,30 @@ def dagster_environment(settings: Settings, variables: Mapping[str, str]) -> dic
         variable_of("state_folder"): str(settings.state_folder),
         _STORAGE_VARIABLE: settings.dagster_postgres_url.get_secret_value(),
     }
+
+
+def code_server_part(settings: Settings, log_file: Path, variables: Mapping[str, str], _workspace: Path) -> Part:
+    """Serves the definitions and starts the runs, whose processes end with it."""
+    ready_file = settings.state_folder / "code-server.ready"
+    port = settings.code_server_port
+    return Part(
+        name=CODE_SERVER,
+        command=(
+            *(sys.executable, "-m", "assets.code_server", "--host", LOOPBACK, "--port", str(port)),
+            *("--ready-file", str(ready_file)),
+        ),
+        environment=dagster_environment(settings, variables),
+        working_folder=project_folder(),
+        data_folder=None,
+        log_file=log_file,
+        address=f"grpc://{LOOPBACK}:{port}",
+        is_ready=ready_file.exists,
+        port=port,
+        port_variable=variable_of("code_server_port"),
+        before_start=lambda: ready_file.unlink(missing_ok=True),
+        # Steps end their provider calls in flight first.
+        grace_seconds=30.0,
+    )
 
 
 def webserver_part(settings: Settings, log_file: Path, variables: Mapping[str, str], workspace: Path) -> Part:
@@ -104,6 +137,7 @@ def worker_part(settings: Settings, log_file: Path, variables: Mapping[str, str]
 
 
 DAGSTER_PARTS: Mapping[str, Callable[[Settings, Path, Mapping[str, str], Path], Part]] = {
+    CODE_SERVER: code_server_part,
     "dagster-webserver": webserver_part,
     "dagster-daemon": daemon_part,
     "worker": worker_part,

@@ -23,10 +23,11 @@ from email_platform.adapters.preparation import prepare
 from email_platform.errors import ConfigurationError, PartUnavailableError
 from email_platform.local.stack.credentials import complete_values, read_embedded_file, write_embedded_file
 from email_platform.local.stack.dagster_processes import (
+    CODE_SERVER,
     DAGSTER_PARTS,
-    WORKSPACE_FILE,
     dagster_environment,
     write_dagster_yaml,
+    write_workspace,
 )
 from email_platform.local.stack.part import Part, held_free_ports
 from email_platform.local.stack.postgres import Limits, initialise, postgres_part, prepare_server
@@ -64,6 +65,7 @@ _PORT_FIELDS = (
     "receiver_port",
     "api_port",
     "dagster_port",
+    "code_server_port",
     "metrics_port",
 )
 _LOCK_FILE = "supervisor.lock"
@@ -104,7 +106,7 @@ def started_stack(
         environ: the settings, and the environment that the parts inherit.
         parts: which of `ALL_PART_NAMES`; those whose address is in `environ` are external and not started.
         ports: "free" chooses ports at each start, for tests.
-        workspace: what Dagster loads; the project's own by default.
+        workspace: what Dagster loads instead of the platform; then no code server is started for the platform.
         say: shows the operator one line.
         stop_requested: is given the function that makes `Supervisor.watch`, or a start under way, end.
 
@@ -314,14 +316,18 @@ def _start_dagster(
     workspace: Path | None,
     supervisor: Supervisor,
 ) -> None:
-    wanted = [name for name in DAGSTER_PART_NAMES if name in parts and (name != "worker" or settings.steps == "celery")]
+    needless = {*(["worker"] if settings.steps != "celery" else []), *([CODE_SERVER] if workspace is not None else [])}
+    wanted = [name for name in DAGSTER_PART_NAMES if name in parts and name not in needless]
     if not wanted:
         return
     write_dagster_yaml(settings)
-    loaded = workspace or project_folder() / WORKSPACE_FILE
-    if not loaded.is_file():
-        raise ConfigurationError(f"{loaded} is missing: run from the project's checkout, or use --without-dagster")
-    # One after the other: the first makes the storage's tables, and the daemon's health is asked of the webserver.
+    if not (project_folder() / "assets").is_dir():
+        raise ConfigurationError(
+            f"{project_folder()} has no assets: run from the project's checkout, or use --without-dagster"
+        )
+    loaded = workspace or write_workspace(settings)
+    # One after the other: the first makes the storage's tables, the webserver and the daemon ask the code server, and
+    # the daemon's health is asked of the webserver.
     for name in wanted:
         log_file = settings.state_folder / "logs" / f"{name}.log"
         supervisor.start([DAGSTER_PARTS[name](settings, log_file, environ, loaded)])

@@ -89,7 +89,7 @@ def test_the_code_server_s_port_is_the_one_the_workspace_names() -> None:
     workspace = yaml.safe_load((DEPLOY / "workspace.yaml").read_text(encoding="utf-8"))
     server = workspace["load_from"][0]["grpc_server"]
     command = compose_services()["code"]["command"]
-    assert command[command.index("-p") + 1] == str(server["port"])
+    assert command[command.index("--port") + 1] == str(server["port"])
     assert server["host"] in compose_services()
 
 
