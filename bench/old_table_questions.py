@@ -5,15 +5,17 @@ Invariant: a row follows from its number alone, so both engines hold the same em
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from hashlib import md5
+from typing import Any, Literal
+from uuid import UUID
 
-from email_platform.adapters.clickhouse.key_index import CONDITIONS
-from email_platform.adapters.clickhouse.lookups import LookupBy
+from email_platform.adapters.clickhouse.key_index import KeyKind
 
 CAMPAIGN_ROWS = 20_000
+LEADS = 1_000_003
+BLOCK_ROWS = 10_000_000  # of so many rows each lead has ten emails; the next ones are to other leads
 OBJECT_ROWS = (10_000, 50_000)  # the default chunk, and a larger one
 FIRST_STAGED_CAMPAIGN = 1_000_000
 
@@ -50,14 +52,15 @@ PG_ROWS = f"""
 insert into email (campaign_id, user_id, lead_id, email, subject, status, provider_message_id, error, sent_at,
     created_at, updated_at)
 select
-    n / {CAMPAIGN_ROWS}, n / {CAMPAIGN_ROWS} %% 40, n * 7368787 %% 1000003,
-    'first.last' || n * 7368787 %% 1000003 || '@' || (array{list(DOMAINS)})[n * 7368787 %% 1000003 %% 7 + 1],
+    n / {CAMPAIGN_ROWS}, n / {CAMPAIGN_ROWS} %% 40, lead,
+    'first.last' || lead || '@' || (array{list(DOMAINS)})[lead %% 7 + 1],
     'News for you', case when n %% 200 < 185 then 'sent' when n %% 200 < 191 then 'failed' else 'bounced' end,
     '0100018f-' || md5(n::text), case when n %% 200 >= 185 then '550 5.1.1 user unknown' end,
     timestamptz '2025-01-01 00:00+00' + n * interval '0.5 second',
     timestamptz '2025-01-01 00:00+00' + n * interval '0.5 second',
     timestamptz '2025-01-01 00:00+00' + n * interval '0.5 second'
 from generate_series(%(first)s::bigint, %(last)s::bigint - 1) as n
+cross join lateral (select n / {BLOCK_ROWS} * {LEADS} + n * 7368787 %% {LEADS} as lead) as of_lead
 """
 
 
@@ -65,7 +68,7 @@ def clickhouse_rows(first: int, rows: int, campaign: str = f"intDiv(n, {CAMPAIGN
     """A select of `DELIVERY_SCHEMA` for emails `first` and following."""
     domains = ", ".join(f"'{name}'" for name in DOMAINS)
     return f"""
-        with number + {first} as n, n * 7368787 % 1000003 as lead
+        with number + {first} as n, intDiv(n, {BLOCK_ROWS}) * {LEADS} + n * 7368787 % {LEADS} as lead
         select
             toInt64({campaign}) as campaign_id, toInt64(lead) as lead_id,
             toString(reinterpretAsUUID(MD5(toString(n)))) as message_id, toInt64({campaign} % 40) as owner_id,
@@ -82,115 +85,170 @@ def clickhouse_rows(first: int, rows: int, campaign: str = f"intDiv(n, {CAMPAIGN
     """
 
 
+def lead_of(number: int) -> int:
+    """The lead of email `number`, as both engines compute it."""
+    return number // BLOCK_ROWS * LEADS + number * 7_368_787 % LEADS
+
+
+def values_of(number: int) -> Mapping[str, Any]:
+    """What the questions may ask of email `number`."""
+    lead, campaign = lead_of(number), number // CAMPAIGN_ROWS
+    digest = md5(str(number).encode(), usedforsecurity=False)
+    # `reinterpretAsUUID` reads both halves with the lowest byte first.
+    halves = (int.from_bytes(part, "little") for part in (digest.digest()[:8], digest.digest()[8:]))
+    return {
+        "id": number + 1,
+        "lead": lead,
+        "campaign": campaign,
+        "user": campaign % 40,
+        "address": f"first.last{lead}@{DOMAINS[lead % 7]}",
+        "provider_message_id": f"0100018f-{digest.hexdigest()}",
+        "message_id": str(UUID(int=next(halves) << 64 | next(halves))),
+    }
+
+
+Kind = Literal["whole table", "some rows", "single key", "floor"]
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One report question in both dialects; `{campaign}`, `{user}`, `{lead}`, `{address}` are filled in.
+    """One report question in both dialects; what `values_of` gives is filled in.
 
     Attributes:
-        from_marts: the new side reads what dbt built, `{reports}`; asked only where that is built.
+        kind: whether every row is read, those of a campaign or a user, or those of one key; ``floor`` asks nothing.
+        new: SQL; or the kind of key by which the platform's own look-up finds the emails, `find_emails`.
+        from_marts: the new side reads what dbt built, `{reports}`. The raw question of the same name is its pair.
     """
 
     name: str
+    kind: Kind
     old: str
     new: str
+    by: KeyKind | None = None
     from_marts: bool = False
 
 
-def look_up(by: LookupBy, wanted: str) -> str:
-    """The condition of `email-platform warehouse find` with the text in place of its bound parameter."""
-    return re.sub(r"\{wanted:\w+\}", wanted, CONDITIONS[by])
-
-
-_OF_LEAD, _OF_ADDRESS = look_up("lead", "{lead}"), look_up("address", "'{address}'")
 # What a mart tells apart; here a bounce is a rejected delivery in the raw rows, as there are no events.
 _OLD_TOTALS = "count(*) filter (where status = 'sent'), count(*) filter (where status in ('failed', 'bounced'))"
 _OLD_STATUS = "case when status = 'sent' then 'sent' else 'rejected' end"
+_OLD_EMAIL = "select campaign_id, status from email where {} order by campaign_id"
+_OLD_EMAIL_STATUS = (
+    "select campaign_id, case when status = 'sent' then 'sent' else 'failed' end from email where {} order by 1"
+)
+_VIEW = "select campaign_id, toString(status) from {reports}"
 
 QUERIES = (
-    Query(
-        "leads by campaign by user",
-        "select count(*), count(distinct lead_id) from email where user_id = {user} and campaign_id = {campaign}",
-        "select count(), uniqExact(lead_id) from delivery final where campaign_id = {campaign} and owner_id = {user}",
-    ),
+    Query("select 1", "floor", "select 1", "select 1"),
     Query(
         "campaign totals, all campaigns",
+        "whole table",
         "select campaign_id, count(*) filter (where status = 'sent'), count(*) filter (where status = 'failed'), "
         "count(*) filter (where status = 'bounced') from email group by campaign_id order by campaign_id",
         "select campaign_id, countIf(status = 'accepted'), countIf(error_code = 'failed'), "
         "countIf(error_code = 'bounced') from delivery final group by campaign_id order by campaign_id",
     ),
     Query(
-        "totals of one campaign",
-        "select count(*) filter (where status = 'sent'), count(*) filter (where status = 'failed'), "
-        "count(*) filter (where status = 'bounced') from email where campaign_id = {campaign}",
-        "select countIf(status = 'accepted'), countIf(error_code = 'failed'), countIf(error_code = 'bounced') "
-        "from delivery final where campaign_id = {campaign}",
-    ),
-    Query(
-        "lead history",
-        "select campaign_id, status from email where lead_id = {lead} order by created_at",
-        "select campaign_id, multiIf(status = 'accepted', 'sent', toString(error_code)) from delivery final "
-        f"where {_OF_LEAD} order by occurred_at",
+        "campaign totals, all campaigns (mart)",
+        "whole table",
+        f"select campaign_id, {_OLD_TOTALS} from email group by campaign_id order by campaign_id",
+        "select campaign_id, accepted, rejected from {reports}.int_campaign_outcomes order by campaign_id",
+        from_marts=True,
     ),
     Query(
         "bounces by domain",
+        "whole table",
         "select split_part(email, '@', 2) as domain, count(*), count(*) filter (where status = 'bounced') from email "
         "group by domain order by domain",
         "select splitByChar('@', email)[2] as domain, count(), countIf(error_code = 'bounced') from delivery final "
         "group by domain order by domain",
     ),
     Query(
-        "address look-up",
-        "select campaign_id, status from email where lower(email) = '{address}' order by created_at",
-        "select campaign_id, multiIf(status = 'accepted', 'sent', toString(error_code)) from delivery final "
-        f"where {_OF_ADDRESS} order by occurred_at",
-    ),
-    Query(
-        "campaign totals, all campaigns (mart)",
-        f"select campaign_id, {_OLD_TOTALS} from email group by campaign_id order by campaign_id",
-        "select campaign_id, accepted, rejected from {reports}.int_campaign_outcomes order by campaign_id",
-        from_marts=True,
-    ),
-    Query(
-        "totals of one campaign (mart)",
-        f"select {_OLD_TOTALS} from email where campaign_id = {{campaign}}",
-        "select accepted, rejected from {reports}.int_campaign_outcomes where campaign_id = {campaign}",
-        from_marts=True,
-    ),
-    Query(
-        "lead history (mart)",
-        f"select campaign_id, {_OLD_STATUS} from email where lead_id = {{lead}} order by created_at",
-        "select campaign_id, toString(status) from {reports}.lead_history where lead_id = {lead} order by occurred_at",
-        from_marts=True,
-    ),
-    Query(
-        "address look-up (mart)",
-        f"select campaign_id, {_OLD_STATUS} from email where lower(email) = '{{address}}' order by created_at",
-        f"select campaign_id, toString(status) from {{reports}}.lead_history where {_OF_ADDRESS} order by occurred_at",
-        from_marts=True,
-    ),
-    Query(
         "bounces by domain (mart)",
+        "whole table",
         f"select split_part(email, '@', 2) as domain, {_OLD_TOTALS} from email group by domain order by domain",
         "select recipient_domain, sum(accepted), sum(rejected) from {reports}.domain_deliverability "
         "group by recipient_domain order by recipient_domain",
         from_marts=True,
     ),
     Query(
-        "a user's emails by day (mart)",
-        "select sent_at::date as day, count(*) from email where user_id = {user} group by day order by day",
-        "select activity_date, accepted + rejected from {reports}.sender_activity "
-        "where user_id = {user} order by activity_date",
+        "totals of one campaign",
+        "some rows",
+        "select count(*) filter (where status = 'sent'), count(*) filter (where status = 'failed'), "
+        "count(*) filter (where status = 'bounced') from email where campaign_id = {campaign}",
+        "select countIf(status = 'accepted'), countIf(error_code = 'failed'), countIf(error_code = 'bounced') "
+        "from delivery final where campaign_id = {campaign}",
+    ),
+    Query(
+        "totals of one campaign (mart)",
+        "some rows",
+        f"select {_OLD_TOTALS} from email where campaign_id = {{campaign}}",
+        "select accepted, rejected from {reports}.int_campaign_outcomes where campaign_id = {campaign}",
         from_marts=True,
     ),
     Query(
-        "leads by campaign by user (mart)",
+        "leads by campaign by user",
+        "some rows",
+        "select count(*), count(distinct lead_id) from email where user_id = {user} and campaign_id = {campaign}",
+        "select count(), uniqExact(lead_id) from delivery final where campaign_id = {campaign} and owner_id = {user}",
+    ),
+    Query(
+        "a page of a campaign's leads",
+        "some rows",
+        f"select lead_id, email, {_OLD_STATUS} from email where user_id = {{user}} and campaign_id = {{campaign}} "
+        "order by lead_id limit 100",
+        "select lead_id, email, if(status = 'accepted', 'sent', 'rejected') from delivery final "
+        "where campaign_id = {campaign} and owner_id = {user} order by lead_id limit 100",
+    ),
+    Query(
+        "a page of a campaign's leads (mart)",
+        "some rows",
         f"select lead_id, email, {_OLD_STATUS} from email where user_id = {{user}} and campaign_id = {{campaign}} "
         "order by lead_id limit 100",
         "select lead_id, email, toString(status) from {reports}.campaign_recipients "
         "where campaign_id = {campaign} and user_id = {user} order by lead_id limit 100",
         from_marts=True,
     ),
+    Query(
+        "a user's emails by day",
+        "some rows",
+        "select sent_at::date as day, count(*) from email where user_id = {user} group by day order by day",
+        "select toDate(occurred_at) as day, count() from delivery final where owner_id = {user} "
+        "group by day order by day",
+    ),
+    Query(
+        "a user's emails by day (mart)",
+        "some rows",
+        "select sent_at::date as day, count(*) from email where user_id = {user} group by day order by day",
+        "select activity_date, accepted + rejected from {reports}.sender_activity "
+        "where user_id = {user} order by activity_date",
+        from_marts=True,
+    ),
+    Query("a lead's emails", "single key", _OLD_EMAIL.format("lead_id = {lead}"), "{lead}", by="lead"),
+    Query(
+        "a lead's emails (mart)",
+        "single key",
+        f"select campaign_id, {_OLD_STATUS} from email where lead_id = {{lead}} order by campaign_id",
+        "select campaign_id, toString(status) from {reports}.lead_history where lead_id = {lead} order by campaign_id",
+        from_marts=True,
+    ),
+    Query(
+        "an address's emails", "single key", _OLD_EMAIL.format("lower(email) = '{address}'"), "{address}", by="address"
+    ),
+    Query(
+        "an address's emails (view)",
+        "single key",
+        _OLD_EMAIL_STATUS.format("lower(email) = '{address}'"),
+        f"{_VIEW}.email_of_address(address = '{{address}}') order by campaign_id",
+        from_marts=True,
+    ),
+    Query(
+        "the provider's message id",
+        "single key",
+        _OLD_EMAIL.format("provider_message_id = '{provider_message_id}'"),
+        "{provider_message_id}",
+        by="provider_message_id",
+    ),
+    Query("our message id", "single key", _OLD_EMAIL.format("id = {id}"), "{message_id}", by="message_id"),
 )
 
 OLD_COLUMNS = (

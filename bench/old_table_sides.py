@@ -61,6 +61,7 @@ class Sides:
     staged: list[StagedObject] = field(default_factory=list)
     next_campaign: int = FIRST_STAGED_CAMPAIGN
     has_marts: bool = False
+    has_keys: bool = False
 
     @property
     def scale(self) -> Scale:
@@ -70,7 +71,11 @@ class Sides:
     @property
     def questions(self) -> list[Query]:
         """Those that can be asked now."""
-        return [query for query in QUERIES if self.has_marts or not query.from_marts]
+        return [
+            query
+            for query in QUERIES
+            if (self.has_marts or not query.from_marts) and (self.has_keys or query.by is None)
+        ]
 
     @property
     def reports_database(self) -> str:
