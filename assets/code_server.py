@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--port", type=int, default=4000)
     options.add_argument("--ready-file", type=Path, help="made when the server listens, removed when it ends")
     given = options.parse_args(arguments)
+    # A shell starts what it puts into the background with SIGINT ignored, and Dagster gives SIGTERM the same handler:
+    # neither this server nor a run that it forks could be ended.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     setup_interrupt_handlers()
     configure_loggers(log_level="INFO")
     logger = logging.getLogger("dagster.code_server")

@@ -66,8 +66,8 @@ random_page_cost = 1.1
 
 
 @dataclass(slots=True)
-class Bench(Writers):
-    """The two sides and what was measured so far."""
+class Asked(Writers):
+    """The two sides and the questions of the reports."""
 
     def reports(self, rows: int, *, old: bool) -> None:
         """Times of every report question on both sides in turns, first at rest, then under the same write load."""
@@ -140,7 +140,10 @@ class Bench(Writers):
         told = {"accepted": "sent"}
         return sorted((one.campaign_id, told.get(one.status, one.error.partition(":")[0])) for one in found)
 
-    # --- correctness, size, refresh --------------------------------------------------------------------------------
+
+@dataclass(slots=True)
+class Bench(Asked):
+    """The two sides and what was measured so far."""
 
     def reconcile(self, rows: int) -> None:
         """Both sides must answer the same before times mean anything."""

@@ -48,8 +48,8 @@ from email_platform.local.clickhouse_endpoint.request import (
 from email_platform.local.clickhouse_endpoint.settings import EndpointSettings
 from email_platform.local.clickhouse_endpoint.statement import (
     Kind,
+    asks_for_the_version,
     kind_of,
-    tokens,
 )
 
 _logger = logging.getLogger("email_platform.clickhouse_endpoint")
@@ -75,17 +75,6 @@ _CONTENT_TYPES = {
     "arrowstream": "application/octet-stream",
     "rowbinary": "application/octet-stream",
 }
-
-
-# clickhouse-connect asks so, to see whether the version that it names is honoured: it reads the answer's bytes and
-# stays with version 0 where no head is before them (driver/client.py of 0.15, driver/_backend/orchestration.py of
-# 1.12).
-# Before 1.0, the releases that Apache Superset 6.1 asks for, it cannot connect where the question is refused.
-_PROTOCOL_QUESTION = (b"SELECT", b"1", b"AS", b"CHECK", b"FORMAT", b"NATIVE")
-
-
-def _asks_for_the_version(statement: bytes) -> bool:
-    return tuple(token.text.upper() for token in tokens(statement)) == _PROTOCOL_QUESTION
 
 
 class EndpointServer(ThreadingHTTPServer):
@@ -237,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (
             work.parameters.flag("client_protocol_version")
             and engine.execution.gives(statement) == "native"
-            and not _asks_for_the_version(statement.text)
+            and not asks_for_the_version(statement.text)
         ):
             # A server puts a head before each block for such a client, which would misread ours.
             raise self._refuse(

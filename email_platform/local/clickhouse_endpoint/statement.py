@@ -262,3 +262,15 @@ def quote(text: str) -> str:
 def quote_identifier(name: str) -> str:
     """Return a name as a quoted SQL identifier."""
     return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+# clickhouse-connect asks so, to see whether the version that it names is honoured: it reads the answer's bytes and
+# stays with version 0 where no head is before them (driver/client.py of 0.15, driver/_backend/orchestration.py of
+# 1.12).
+# Before 1.0, the releases that Apache Superset 6.1 asks for, it cannot connect where the question is refused.
+_PROTOCOL_QUESTION = (b"SELECT", b"1", b"AS", b"CHECK", b"FORMAT", b"NATIVE")
+
+
+def asks_for_the_version(statement: bytes) -> bool:
+    """Whether it is the question by which a client sees whether the protocol version that it names is honoured."""
+    return tuple(token.text.upper() for token in tokens(statement)) == _PROTOCOL_QUESTION

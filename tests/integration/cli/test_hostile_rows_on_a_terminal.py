@@ -143,6 +143,7 @@ PRINTS_NO_ROWS = {
     **dict.fromkeys(("migrate", "roles", "doctor", "dagster-yaml", "warehouse ddl"), "names of parts, roles, tables"),
     **dict.fromkeys(("events", "metrics serve", "api"), "they serve; their log is JSON or a line for each request"),
     "worker": "Celery's log: names and ids of steps",
+    "code-server": "Dagster's log: names and ids of runs",
     **dict.fromkeys(("report show", "report export", "suppression export"), "they write files, and say how much"),
     "dbt": "dbt's own output",
     **dict.fromkeys(("retention run", "retention restore"), "ids, counts and fixed reasons"),

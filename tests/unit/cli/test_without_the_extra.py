@@ -29,7 +29,10 @@ HELP_OF_EVERY_COMMAND = (
 
 def modules_outside_local() -> list[str]:
     found = [one.name for one in pkgutil.walk_packages(email_platform.__path__, "email_platform.")]
-    left_out = ("email_platform.local", "email_platform.definitions", "email_platform.adapters.postgres.migrations")
+    left_out = (
+        *("email_platform.local", "email_platform.definitions", "email_platform.adapters.postgres.migrations"),
+        "email_platform.adapters.tracing.spans",  # of the extra `tracing`
+    )
     return [name for name in found if not name.startswith(left_out)]
 
 
