@@ -189,7 +189,7 @@ class Bench(Asked):
         """dbt: what was written meanwhile is taken in, then builds after 1 % new rows."""
         self._dbt()
         objects, after = max(1, rows // 100 // 10_000), []
-        for _ in range(2):
+        for _ in range(min(2, self.scale.rounds)):
             for staged in self.stage(10_000, objects):
                 self.warehouse.load(staged)
             after.append(self._dbt())
