@@ -17,6 +17,7 @@ import dagster as dg
 import psutil
 from sqlalchemy import Engine, text
 
+from bench.sampling import sampled
 from bench.send.campaigns import queue, seed_leads
 from email_platform.adapters.assembly import open_oltp, open_parts, open_store, open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
@@ -77,22 +78,9 @@ class Measured:
 def memory_watched() -> Iterator[list[float]]:
     """Appends this process's proportional share of memory (PSS), in bytes, ten times a second."""
     seen: list[float] = []
-    is_over = threading.Event()
     own = psutil.Process()
-
-    def watch() -> None:
-        while True:
-            seen.append(float(own.memory_full_info().pss))
-            if is_over.wait(0.1):
-                return
-
-    thread = threading.Thread(target=watch, name="memory-watch", daemon=True)
-    thread.start()
-    try:
+    with sampled(lambda: seen.append(float(own.memory_full_info().pss)), 0.1):
         yield seen
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def processor_seconds(mark: str) -> float:

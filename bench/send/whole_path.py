@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 import psutil
 from sqlalchemy import Engine, text
 
+from bench.sampling import sampled
 from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse.address import reports_database
 from email_platform.settings import Settings
@@ -78,28 +78,20 @@ def kind_of(command: list[str]) -> str | None:
 @contextmanager
 def memory_watched() -> Iterator[Memory]:
     """Samples the resident memory of this stack's processes within the block, twice a second."""
-    seen = Memory()
-    is_over = threading.Event()
+    seen, own = Memory(), psutil.Process()
 
-    def watch() -> None:
-        own = psutil.Process()
-        while not is_over.wait(0.5):
-            for process in own.children(recursive=True):
-                try:
-                    kind = kind_of(process.cmdline())
-                    if kind is not None:
-                        size = process.memory_info().rss / 1e6
-                        seen.peak_mb[kind] = max(seen.peak_mb.get(kind, 0.0), size)
-                except psutil.Error:
-                    continue
+    def look() -> None:
+        for process in own.children(recursive=True):
+            try:
+                kind = kind_of(process.cmdline())
+                if kind is not None:
+                    size = process.memory_info().rss / 1e6
+                    seen.peak_mb[kind] = max(seen.peak_mb.get(kind, 0.0), size)
+            except psutil.Error:
+                continue
 
-    thread = threading.Thread(target=watch, name="memory-watch", daemon=True)
-    thread.start()
-    try:
+    with sampled(look, 0.5):
         yield seen
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def write_counters(engine: Engine) -> tuple[int, int]:
