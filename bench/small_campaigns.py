@@ -41,7 +41,7 @@ import dagster as dg
 import psutil
 from sqlalchemy import Engine
 
-from bench.send.campaigns import queue, seed_leads
+from bench.send.campaigns import queue, seed_leads, send_here
 from email_platform.adapters.assembly import open_oltp, open_parts
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.local.stack.dagster_processes import (
@@ -58,10 +58,7 @@ from email_platform.local.stack.stack import (
     clean_environment,
     started_stack,
 )
-from email_platform.runs.finish import finish_sending
-from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.parts import Parts
-from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings, variable_of
 
 CITY = "small"
@@ -136,14 +133,6 @@ def sending_alone(campaigns: int, leads: int) -> Cost:
         seconds, own = time.monotonic() - began, own_cpu_seconds() - own_before
         spent = {"this process": own, **differences(before, cpu_by_part(stack))}
     return Cost(campaigns, {name: one / campaigns for name, one in spent.items()}, {}, seconds)
-
-
-def send_here(parts: Parts, campaign_id: int) -> None:
-    """What a campaign's run does, without Dagster."""
-    manifest = freeze_audience(parts, campaign_id).manifest
-    for chunk_index in range(manifest.chunk_count):
-        send_chunk(parts, campaign_id, chunk_index, holder="bench")
-    finish_sending(parts, campaign_id)
 
 
 def through_dagster(code_server: str, campaigns: int, leads: int) -> Cost:

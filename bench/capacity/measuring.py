@@ -11,28 +11,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 
 import dagster as dg
 import psutil
 from sqlalchemy import Engine, text
 
 from bench.sampling import sampled
-from bench.send.campaigns import queue, seed_leads
+from bench.send.campaigns import queue, seed_leads, send_here
 from email_platform.adapters.assembly import open_oltp, open_parts, open_store, open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
-from email_platform.runs.finish import finish_sending
-from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.load import load_staged
-from email_platform.runs.parts import Parts
-from email_platform.runs.send import send_chunk
 from email_platform.sending.rate_limit import AccountRate
 from email_platform.settings import Settings
 
 CALL_ROWS_VARIABLE = "EMAIL_PLATFORM_SIMULATOR_RECIPIENTS_PER_CALL"
 TABLES = ("send_call", "chunk", "campaign_manifest", "staged_object", "campaign")
-_numbers = count(1)
 _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 RUN_CHUNK_ROWS = 50
 
@@ -174,7 +168,8 @@ class Campaigns:
             before = counters.read()
             with memory_watched() as pss_bytes, open_parts(settings, variables) as parts:
                 for campaign_id in ids:
-                    _send(parts, campaign_id, shape.recipients_each)
+                    accepted = send_here(parts, campaign_id)
+                    assert accepted == shape.recipients_each, (accepted, shape.recipients_each)
                 report = load_staged(parts.register, warehouse)
             _wait_for_statistics(engine)
             after = counters.read()
@@ -213,15 +208,6 @@ def set_full_pages(engine: Engine, *, are_written: bool) -> None:
         shown = "on" if are_written else "off"
         while connection.execute(text("show full_page_writes")).scalar_one() != shown:
             time.sleep(0.05)
-
-
-def _send(parts: Parts, campaign_id: int, recipients: int) -> None:
-    manifest = freeze_audience(parts, campaign_id).manifest
-    accepted = 0
-    for chunk_index in range(manifest.chunk_count):
-        accepted += send_chunk(parts, campaign_id, chunk_index, holder=f"capacity-{next(_numbers)}").progress.accepted
-    assert accepted == recipients, (accepted, recipients)
-    finish_sending(parts, campaign_id)
 
 
 def measure_runs(settings: Settings, chunk_counts: tuple[int, ...]) -> list[Measured]:

@@ -1,4 +1,4 @@
-"""Leads and campaigns that the benchmarks of sending queue."""
+"""Leads and campaigns that the benchmarks of sending queue, and how they are sent without Dagster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from sqlalchemy import Engine, insert, text
 from bench.send.newsletters import newsletter
 from email_platform.adapters.postgres.tables import app_user, campaign, sender
 from email_platform.domain.campaigns import CampaignStatus
+from email_platform.runs.finish import finish_sending
+from email_platform.runs.freeze import freeze_audience
+from email_platform.runs.parts import Parts
+from email_platform.runs.send import send_chunk
 
 _numbers = count(1)
 
@@ -55,3 +59,17 @@ def queue(engine: Engine, city: str, html_bytes: int = 2_000) -> int:
                 .returning(campaign.c.id)
             ).scalar_one()
         )
+
+
+def send_all(parts: Parts, campaign_id: int, chunks: int) -> int:
+    """Send every chunk in this process; returns the recipients accepted."""
+    return sum(
+        send_chunk(parts, campaign_id, chunk_index, holder="bench").progress.accepted for chunk_index in range(chunks)
+    )
+
+
+def send_here(parts: Parts, campaign_id: int) -> int:
+    """What a campaign's run does, in this process; returns the recipients accepted."""
+    accepted = send_all(parts, campaign_id, freeze_audience(parts, campaign_id).manifest.chunk_count)
+    finish_sending(parts, campaign_id)
+    return accepted

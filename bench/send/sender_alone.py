@@ -24,13 +24,12 @@ from typing import Any
 import aiohttp
 from sqlalchemy import Engine
 
-from bench.send.campaigns import queue
+from bench.send.campaigns import queue, send_all
 from email_platform.adapters.assembly import open_oltp, open_parts
 from email_platform.domain.campaigns import Sender as CampaignSender
 from email_platform.domain.ports import BulkCall, EmailProvider, EncodedCall
 from email_platform.runs.freeze import freeze_audience
 from email_platform.runs.parts import Parts
-from email_platform.runs.send import send_chunk
 from email_platform.settings import Settings
 
 
@@ -88,13 +87,6 @@ class Recording:
         encoded = self._provider.encode(call)
         self._bodies.append((encoded.body, self._provider._headers(encoded)))  # type: ignore[attr-defined]
         return encoded
-
-
-def send_all(parts: Parts, campaign_id: int, chunks: int) -> int:
-    """Send every chunk in this process; returns the recipients accepted."""
-    return sum(
-        send_chunk(parts, campaign_id, chunk_index, holder="bench").progress.accepted for chunk_index in range(chunks)
-    )
 
 
 async def _post_all(url: str, bodies: Sequence[tuple[bytes, Mapping[str, str]]], at_once: int) -> None:
