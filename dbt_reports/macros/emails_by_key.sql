@@ -25,19 +25,19 @@ deliveries as (
         raw.campaign_id as campaign_id,
         raw.lead_id as lead_id,
         raw.message_id as message_id,
-        raw.owner_id as user_id,
+        raw.user_id as user_id,
         raw.email as email,
         raw.provider_message_id as provider_message_id,
         raw.error_code as error_code,
         raw.error_message as error_message,
         raw.occurred_at as occurred_at,
         ifNull(states.learnt_at >= raw.loaded_at, 0) as is_known,
-        multiIf(is_known, toString(states.status), raw.status = 'accepted', 'sent', toString(raw.status)) as status,
+        multiIf(is_known, toString(states.status), raw.outcome = 'accepted', 'sent', toString(raw.outcome)) as status,
         if(is_known, states.event_reason, '') as event_reason,
         if(is_known, states.learnt_at, raw.loaded_at) as learnt_at
     from (
         select *
-        from {{ source('warehouse', 'delivery') }} final
+        from {{ ref('stg_deliveries') }}
         where (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from keys_of_delivery) and {{ condition }}
     ) as raw
     left any join (
@@ -50,9 +50,9 @@ deliveries as (
 select {{ email_columns() }}
 from deliveries
 left any join (
-    select id as campaign_id, subject, frozen_at
-    from {{ source('warehouse', 'campaign') }} final
-    where id {{ is_in() }} (select campaign_id from keys_of_delivery)
+    select campaign_id, subject, frozen_at
+    from {{ ref('stg_campaigns') }}
+    where campaign_id {{ is_in() }} (select campaign_id from keys_of_delivery)
 ) as campaigns on campaigns.campaign_id = deliveries.campaign_id
 
 {%- if is_of_old %}
@@ -62,9 +62,8 @@ union all
 select {{ old_email_columns() }}
 from (
     select *
-    from {{ source('warehouse', 'legacy_email') }} final
+    from {{ ref('stg_legacy_emails') }}
     where (campaign_id, lead_id) {{ is_in() }} (select campaign_id, lead_id from keys_of_legacy_email) and {{ condition }}
-        and is_deleted = 0
 )
 {%- endif %}
 
