@@ -1,6 +1,6 @@
 """Look-ups of single emails by key, as a client sees them over HTTP, beside `select 1`, at one size after another.
 
-Fills the raw tables inside ClickHouse, builds the reports once a size (which fills `email_key`), loads another object
+Fills the raw tables inside ClickHouse, fills `email_key`, loads another object
 whose keys are not in there yet, and asks for leads, addresses and ids in random order. One run, one machine: how many
 times longer than `select 1`, and from size to size, is the result.
 
@@ -20,20 +20,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bench.old_table_or_platform import UNTIL_SAFE_SECONDS
 from bench.refresh_of_the_reports import OBJECT_ROWS, engine_cpu_seconds, fill, tell
-from email_platform.adapters.clickhouse.key_index import KeyKind
-from email_platform.adapters.clickhouse.key_index import fill as fill_keys
+from email_platform.adapters.clickhouse.key_index import KEYS, KeyKind
 from email_platform.adapters.clickhouse.lookups import ClickHouseEmailLookup, find_emails
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.local.stack.stack import clean_environment, running_stack
 
 _SETTLED_SECONDS = 300.0
-_KEYS: Mapping[KeyKind, str] = {
-    "lead": "lead_id",
-    "address": "email",
-    "provider_message_id": "provider_message_id",
-    "message_id": "toString(message_id)",
-}
 
 
 def settle(warehouse: ClickHouseWarehouse) -> None:
@@ -45,13 +39,13 @@ def settle(warehouse: ClickHouseWarehouse) -> None:
 
 def wanted(warehouse: ClickHouseWarehouse, kind: KeyKind, rows: int, count: int) -> list[int | str]:
     """Keys of emails all over the table."""
-    column = _KEYS[kind]
+    text = KEYS["delivery"][kind]
     found = warehouse.query(
-        f"select {column} from delivery where cityHash64(message_id) % {max(rows // (count * 4), 1)} = 0 "
-        f"and {column} != {0 if kind == 'lead' else repr('')} limit {count * 2}",
+        f"select {text} from delivery where cityHash64(message_id) % {max(rows // (count * 4), 1)} = 0 "
+        f"and {text} != '' limit {count * 2}",
         {},
     )
-    keys = [row[0] for row in found]
+    keys = [int(key) if kind == "lead" else key for (key,) in found]
     random.Random(7).shuffle(keys)
     return keys[:count]
 
@@ -75,7 +69,7 @@ def measure(warehouse: ClickHouseWarehouse, rows: int, count: int) -> dict[str, 
     function = ClickHouseEmailLookup(warehouse)
     questions: dict[str, tuple[float, float, float]] = {}
     questions["`select 1`"] = timed(lambda key: warehouse.query("select 1", {}), list(range(count)))
-    for kind in _KEYS:
+    for kind in KEYS["delivery"]:
         keys = wanted(warehouse, kind, rows, count)
         questions[f"by {kind.replace('_', ' ')}"] = timed(
             lambda key, by=kind: find_emails(warehouse, by, key, 50),  # type: ignore[misc]
@@ -102,11 +96,11 @@ def main() -> None:
             for rows in given.rows:
                 fill(warehouse, there, rows - there)
                 tell(warehouse, "delivered", str(rows), rank=40, later_seconds=2, every=20, offset=0)
-                fill_keys(warehouse)
                 there = rows
                 settle(warehouse)
-                time.sleep(6)
-                fill_keys(warehouse)
+                time.sleep(UNTIL_SAFE_SECONDS)
+                warehouse.fill_keys()
+                settle(warehouse)
                 fill(warehouse, there, OBJECT_ROWS)
                 there += OBJECT_ROWS
                 sizes[rows] = measure(warehouse, rows, given.questions)

@@ -51,7 +51,7 @@ from email_platform.local.stack.stack import clean_environment, running_stack
 Answer = list[tuple[Any, ...]]
 
 PROJECT = Path(__file__).parents[1]
-_UNTIL_SAFE_SECONDS = 6  # loads of the last five seconds are left to the next fill
+UNTIL_SAFE_SECONDS = 6  # loads of the last five seconds are left to the next fill
 
 # As RDS gives a machine of this memory; durability as RDS has it (fsync and synchronous_commit on).
 POSTGRES_TUNING = """
@@ -137,8 +137,9 @@ class Asked(Writers):
         if query.by is None:
             return [tuple(row) for row in self.warehouse.client.query(asked).result_rows]
         found = find_emails(self.warehouse, query.by, int(asked) if query.by == "lead" else asked, 100)
-        told = {"accepted": "sent"}
-        return sorted((one.campaign_id, told.get(one.status, one.error.partition(":")[0])) for one in found)
+        return sorted(
+            (one.campaign_id, "sent" if one.status == "accepted" else one.error.partition(":")[0]) for one in found
+        )
 
 
 @dataclass(slots=True)
@@ -181,7 +182,7 @@ class Bench(Asked):
         self.rows = rows
         self.keep(f"full build at {rows}", {"rows": rows, "seconds": self._dbt("--full-refresh")})
         self.has_marts = self.has_keys = True
-        time.sleep(_UNTIL_SAFE_SECONDS)
+        time.sleep(UNTIL_SAFE_SECONDS)
         began = time.perf_counter()
         self.keep(f"keys at {rows}", {"rows": self.warehouse.fill_keys(), "seconds": time.perf_counter() - began})
 

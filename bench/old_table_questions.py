@@ -135,7 +135,6 @@ _OLD_EMAIL = "select campaign_id, status from email where {} order by campaign_i
 _OLD_EMAIL_STATUS = (
     "select campaign_id, case when status = 'sent' then 'sent' else 'failed' end from email where {} order by 1"
 )
-_VIEW = "select campaign_id, toString(status) from {reports}"
 
 QUERIES = (
     Query("select 1", "floor", "select 1", "select 1"),
@@ -238,7 +237,8 @@ QUERIES = (
         "an address's emails (view)",
         "single key",
         _OLD_EMAIL_STATUS.format("lower(email) = '{address}'"),
-        f"{_VIEW}.email_of_address(address = '{{address}}') order by campaign_id",
+        "select campaign_id, toString(status) from {reports}.email_of_address(address = '{address}') "
+        "order by campaign_id",
         from_marts=True,
     ),
     Query(
