@@ -13,7 +13,7 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What the model is told and does not measure.
+    """What is assumed and not measured.
 
     Attributes:
         campaign_recipients, chunk_rows, call_rows: the shape of the campaigns.
@@ -85,16 +85,16 @@ class Needs:
 
 
 def needs(
-    emails_per_day: float, fits: Mapping[str, Fit], step_pss_bytes: float, told: Assumptions = Assumptions()
+    emails_per_day: float, fits: Mapping[str, Fit], step_pss_bytes: float, assumed: Assumptions = Assumptions()
 ) -> Needs:
     """What a day of so many emails needs.
 
     A call's reservation is counted as a transaction of its own, which is the most that it can be: the sender books
     those that may start together in one.
     """
-    day = told.units(emails_per_day, DAY_SECONDS)
-    emails_per_second = emails_per_day / DAY_SECONDS * told.peak_factor
-    second = told.units(emails_per_second, 1.0)
+    day = assumed.units(emails_per_day, DAY_SECONDS)
+    emails_per_second = emails_per_day / DAY_SECONDS * assumed.peak_factor
+    second = assumed.units(emails_per_second, 1.0)
 
     def of_day(name: str) -> float:
         return fits[name].predict(day)
@@ -102,7 +102,7 @@ def needs(
     def of_second(name: str) -> float:
         return fits[name].predict(second)
 
-    sender_cores = of_second("sender_cpu_seconds") / told.busy_share
+    sender_cores = of_second("sender_cpu_seconds") / assumed.busy_share
     step_processes = max(1, math.ceil(sender_cores))
     return Needs(
         emails_per_day=emails_per_day,
@@ -111,38 +111,38 @@ def needs(
         sender_cores=sender_cores,
         step_processes=step_processes,
         step_memory_bytes=step_processes * step_pss_bytes,
-        postgres_cores=of_second("postgres_cpu_seconds") / told.busy_share,
+        postgres_cores=of_second("postgres_cpu_seconds") / assumed.busy_share,
         postgres_commits_per_second=of_second("postgres_commits"),
         wal_bytes_per_second=of_second("postgres_wal_bytes"),
         wal_bytes_per_day=of_day("postgres_wal_bytes"),
         ledger_rows_per_day=day["calls"],
-        ledger_bytes_kept=of_day("postgres_bytes") * told.ledger_days,
-        reservations_per_second=second["calls"] / told.accounts,
+        ledger_bytes_kept=of_day("postgres_bytes") * assumed.ledger_days,
+        reservations_per_second=second["calls"] / assumed.accounts,
         s3_objects_per_day=of_day("s3_objects"),
         s3_bytes_per_day=of_day("s3_bytes"),
-        clickhouse_cores=of_second("clickhouse_cpu_seconds") / told.busy_share,
+        clickhouse_cores=of_second("clickhouse_cpu_seconds") / assumed.busy_share,
         clickhouse_bytes_per_day=of_day("clickhouse_bytes"),
         event_log_rows_per_day=of_day("event_log_rows"),
-        event_log_bytes_kept=of_day("event_log_bytes") * told.run_days,
-        dagster_cores=of_second("run_cpu_seconds") / told.busy_share,
+        event_log_bytes_kept=of_day("event_log_bytes") * assumed.run_days,
+        dagster_cores=of_second("run_cpu_seconds") / assumed.busy_share,
     )
 
 
 def full_at(
-    fits: Mapping[str, Fit], step_pss_bytes: float, reservations_ceiling: float, told: Assumptions = Assumptions()
+    fits: Mapping[str, Fit], step_pss_bytes: float, reservations_ceiling: float, assumed: Assumptions = Assumptions()
 ) -> dict[str, float]:
     """At how many emails a day each thing of which there is only one is full, the first to be full first."""
     ceilings: Mapping[str, tuple[str, float]] = {
         "the row of one provider account in the limiter": ("reservations_per_second", reservations_ceiling),
-        f"PostgreSQL's processor ({told.postgres_cores} cores)": ("postgres_cores", told.postgres_cores),
-        f"PostgreSQL's log ({told.wal_bytes_per_second / 1e6:.0f} MB/s)": (
-            "wal_bytes_per_second", told.wal_bytes_per_second,
+        f"PostgreSQL's processor ({assumed.postgres_cores} cores)": ("postgres_cores", assumed.postgres_cores),
+        f"PostgreSQL's log ({assumed.wal_bytes_per_second / 1e6:.0f} MB/s)": (
+            "wal_bytes_per_second", assumed.wal_bytes_per_second,
         ),
-        f"ClickHouse's processor for loads ({told.clickhouse_cores} cores)": (
-            "clickhouse_cores", told.clickhouse_cores,
+        f"ClickHouse's processor for loads ({assumed.clickhouse_cores} cores)": (
+            "clickhouse_cores", assumed.clickhouse_cores,
         ),
     }  # fmt: skip
-    nothing, much = (needs(emails, fits, step_pss_bytes, told).figures() for emails in (0.0, 1e9))
+    nothing, much = (needs(emails, fits, step_pss_bytes, assumed).figures() for emails in (0.0, 1e9))
     found = {
         name: (ceiling - nothing[need]) / (much[need] - nothing[need]) * 1e9
         for name, (need, ceiling) in ceilings.items()

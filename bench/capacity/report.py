@@ -17,6 +17,7 @@ from bench.capacity.needs import Assumptions, Needs, full_at, needs
 PAGE = "capacity.md"
 BY_HAND = "<!-- by hand -->"
 VOLUMES = (10e6, 100e6, 1e9)
+_ASSUMED = Assumptions()
 NEED_LABELS: Mapping[str, tuple[str, float, str]] = {
     "emails_per_second": ("emails a second", 1, ",.0f"),
     "calls_per_second": ("provider calls a second", 1, ",.0f"),
@@ -28,14 +29,14 @@ NEED_LABELS: Mapping[str, tuple[str, float, str]] = {
     "wal_bytes_per_second": ("PostgreSQL: log without full pages, MB a second", 1e6, ",.2f"),
     "wal_bytes_per_day": ("PostgreSQL: the same, GB a day", 1e9, ",.1f"),
     "ledger_rows_per_day": ("ledger rows a day, M", 1e6, ",.2f"),
-    "ledger_bytes_kept": ("ledger and registers kept 180 days, GB", 1e9, ",.0f"),
+    "ledger_bytes_kept": (f"ledger and registers kept {_ASSUMED.ledger_days} days, GB", 1e9, ",.0f"),
     "reservations_per_second": ("limiter: reservations a second, one account", 1, ",.0f"),
     "s3_objects_per_day": ("S3: objects a day", 1, ",.0f"),
     "s3_bytes_per_day": ("S3: GB a day", 1e9, ",.1f"),
     "clickhouse_cores": ("ClickHouse: cores for loads", 1, ",.2f"),
     "clickhouse_bytes_per_day": ("ClickHouse: GB a day, delivery and exclusion", 1e9, ",.1f"),
     "event_log_rows_per_day": ("Dagster: event-log rows a day", 1, ",.0f"),
-    "event_log_bytes_kept": ("Dagster: event log kept 60 days, GB", 1e9, ",.1f"),
+    "event_log_bytes_kept": (f"Dagster: event log kept {_ASSUMED.run_days} days, GB", 1e9, ",.1f"),
     "dagster_cores": ("Dagster's own cores in the steps", 1, ",.2f"),
 }
 """What is shown of the needs: words, the unit in which, and how."""
@@ -89,11 +90,13 @@ class Findings:
             "fits": {
                 name: {"per": dict(each.per), "median_error": each.median_error} for name, each in self.fits.items()
             },
-            "held_out": [{"name": name, "predicted": said, "measured": found} for name, said, found in self.checks()],
+            "held_out": [
+                {"name": name, "predicted": predicted, "measured": found} for name, predicted, found in self.checks()
+            ],
             "wal_bytes_with_full_pages": self.wal_bytes_with_full_pages,
             "reservations_per_second": self.reservations_ceiling,
             "step_pss_bytes": self.step_pss_bytes,
-            "assumptions": asdict(Assumptions()),
+            "assumptions": asdict(_ASSUMED),
             "needs": [each.figures() for each in self.volumes()],
             "full_at_emails_per_day": self.full_at(),
         }
@@ -112,9 +115,9 @@ def fit_rows(findings: Findings) -> Iterator[tuple[str, ...]]:
 
 def check_rows(findings: Findings) -> Iterator[tuple[str, ...]]:
     """Predicted beside measured of what was not in the fit."""
-    for name, said, found in findings.checks():
-        error = f"{said / found - 1:+.0%}" if found > 0 else "-"
-        yield name, _short(said), _short(found), error
+    for name, predicted, found in findings.checks():
+        error = f"{predicted / found - 1:+.0%}" if found > 0 else "-"
+        yield name, _short(predicted), _short(found), error
 
 
 def need_rows(findings: Findings) -> Iterator[tuple[str, ...]]:
@@ -146,7 +149,6 @@ def write_page(findings: Findings, folder: Path) -> None:
     """The page and its plots; what is written by hand below its mark stays."""
     page = folder / PAGE
     by_hand = page.read_text(encoding="utf-8").partition(BY_HAND)[2] if page.exists() else "\n"
-    told = Assumptions()
     lines = [
         "# Capacity",
         "",
@@ -155,10 +157,10 @@ def write_page(findings: Findings, folder: Path) -> None:
         f"{findings.load_average:.0f} with other work), and what follows from it. Processor seconds, bytes and rows "
         "were counted, no time; only the limiter's ceiling is by the clock.",
         "",
-        f"Assumed and not measured: campaigns of {told.campaign_recipients:,}, chunks of {told.chunk_rows:,}, calls of "
-        f"{told.call_rows}; the busiest hour at {told.peak_factor:g} times the day's mean; cores planned to be "
-        f"{told.busy_share:.0%} busy; {told.accounts} provider account; a load every "
-        f"{told.load_seconds:g} s.",
+        f"Assumed and not measured: campaigns of {_ASSUMED.campaign_recipients:,}, chunks of {_ASSUMED.chunk_rows:,}, "
+        f"calls of {_ASSUMED.call_rows}; the busiest hour at {_ASSUMED.peak_factor:g} times the day's mean; cores "
+        f"planned to be {_ASSUMED.busy_share:.0%} busy; {_ASSUMED.accounts} provider account; a load every "
+        f"{_ASSUMED.load_seconds:g} s.",
         "",
     ]
     for title, head, rows in _tables(findings):

@@ -1,7 +1,7 @@
 """A campaign's outcome as one small bar, for places that show Markdown and no page.
 
 Invariant: counts and nothing else: no name, no address. Each lead is in one piece, and each piece is named with its
-count under the bar, so that nobody needs to tell colours apart.
+count under the bar, so that nobody needs to distinguish colours.
 """
 
 from __future__ import annotations

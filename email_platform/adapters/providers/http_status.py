@@ -1,4 +1,4 @@
-"""Tells whoever watches a call which HTTP status its answer had; nobody does unless calls are traced."""
+"""The HTTP status of a call's answer, for whoever watches the call; nobody does unless calls are traced."""
 
 from __future__ import annotations
 

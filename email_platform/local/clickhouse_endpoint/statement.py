@@ -266,8 +266,7 @@ def quote_identifier(name: str) -> str:
 
 # clickhouse-connect asks so, to see whether the version that it names is honoured: it reads the answer's bytes and
 # stays with version 0 where no head is before them (driver/client.py of 0.15, driver/_backend/orchestration.py of
-# 1.12).
-# Before 1.0, the releases that Apache Superset 6.1 asks for, it cannot connect where the question is refused.
+# 1.12). Before 1.0, the releases that Apache Superset 6.1 asks for, it cannot connect where the question is refused.
 _PROTOCOL_QUESTION = (b"SELECT", b"1", b"AS", b"CHECK", b"FORMAT", b"NATIVE")
 
 

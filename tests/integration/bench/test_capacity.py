@@ -53,9 +53,9 @@ def test_needs_grow_with_the_mail_and_the_ceiling_is_where_a_need_meets_it() -> 
     assert small.emails_per_second == pytest.approx(10e6 / 86_400 * 3)
     assert large.calls_per_second == pytest.approx(10 * small.calls_per_second)
     assert large.sender_cores > small.sender_cores
-    told = Assumptions(postgres_cores=4)
-    for name, emails in full_at(fits, 300e6, reservations_ceiling=100.0, told=told).items():
-        at = needs(emails, fits, 300e6, told)
+    assumed = Assumptions(postgres_cores=4)
+    for name, emails in full_at(fits, 300e6, reservations_ceiling=100.0, assumed=assumed).items():
+        at = needs(emails, fits, 300e6, assumed)
         expected = {
             "the row of one provider account in the limiter": (at.reservations_per_second, 100.0),
             "PostgreSQL's processor (4 cores)": (at.postgres_cores, 4.0),
