@@ -54,6 +54,7 @@ _ACCEPTED_TYPES = {
     pa.timestamp("us", tz="UTC"): {"timestamp with time zone"},
 }
 _REFUSED = {"28000", "28P01", "3D000", "42501"}  # authentication, database, privilege
+_FAILED_TRANSACTION = "25P02"  # the state of every statement that follows one that failed
 
 
 def canonical_sql() -> str:
@@ -242,6 +243,12 @@ class PostgresLegacySource:
             return ConfigurationError(
                 f"the old database at {self._address} refuses the user, password, database or right of "
                 f"{URL_VARIABLE}: {message[:300]}"
+            )
+        if state == _FAILED_TRANSACTION:
+            limits = ", ".join(f"{setting} {seconds:g} s" for setting, seconds in self._timeouts.items())
+            message = (
+                f"an earlier statement of the transaction failed and the driver did not hand on the reason; "
+                f"look at the server's log, or allow more time (now {limits.replace('_', ' ')})"
             )
         return PartUnavailableError(f"the old database at {self._address} did not do it: {message[:300]}")
 
