@@ -24,9 +24,13 @@ WAREHOUSE = "warehouse"
 _TEMPLATE = """\
 {heading}
 storage:
-  postgres:
-    postgres_url:
-      env: {storage_variable}
+  custom:
+    # dagster-postgres with a connection that is kept, where its own makes one for each question.
+    module: resources.dagster_storage
+    class: PooledPostgresStorage
+    config:
+      postgres_url:
+        env: {storage_variable}
 
 run_coordinator:
   module: dagster

@@ -1,0 +1,99 @@
+"""Dagster's storage keeps its connection: one login for many questions, and nothing depends on that one."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy.engine import make_url
+
+from email_platform.adapters.dagster_yaml import embedded_dagster_yaml
+from email_platform.settings import Settings, variable_of
+from resources.dagster_storage import KEPT
+
+pytestmark = pytest.mark.integration
+
+DATABASE = "dagster_kept"
+QUESTIONS = 50
+
+
+@pytest.fixture
+def watch(stack: Settings) -> Iterator[Engine]:
+    """Of a database beside the one that the instance has."""
+    engine = create_engine(
+        stack.dagster_postgres_url.get_secret_value(), poolclass=NullPool, isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(text(f"drop database if exists {DATABASE} with (force)"))
+        connection.execute(text(f"create database {DATABASE}"))
+    yield engine
+
+
+@pytest.fixture
+def instance(
+    stack: Settings, watch: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """The instance that our own dagster.yaml describes, on an empty database."""
+    url = make_url(stack.dagster_postgres_url.get_secret_value()).set(database=DATABASE)
+    (tmp_path / "dagster.yaml").write_text(embedded_dagster_yaml(2, tmp_path / "logs"), encoding="utf-8")
+    monkeypatch.setenv(variable_of("dagster_postgres_url"), url.render_as_string(hide_password=False))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as found:
+        yield found
+
+
+def sessions(watch: Engine) -> list[int]:
+    """The processes of the server that the instance's database has at the moment."""
+    at_work = "select pid from pg_stat_activity where datname = :name order by 1"
+    with watch.connect() as connection:
+        return list(connection.execute(text(at_work), {"name": DATABASE}).scalars())
+
+
+def ask_everything(instance: dg.DagsterInstance) -> None:
+    """A question to each of the three storages."""
+    assert instance.get_run_records(limit=1) == []
+    assert instance.get_latest_materialization_event(dg.AssetKey("campaign_audience")) is None
+    assert list(instance.all_instigator_state()) == []
+
+
+def test_many_questions_to_all_storages_are_asked_by_the_same_session(
+    instance: dg.DagsterInstance, watch: Engine
+) -> None:
+    ask_everything(instance)
+    kept = sessions(watch)
+    assert len(kept) <= KEPT
+    for _ in range(QUESTIONS):
+        ask_everything(instance)
+        assert sessions(watch) == kept
+
+
+def test_a_session_that_the_server_ended_costs_nothing(instance: dg.DagsterInstance, watch: Engine) -> None:
+    ask_everything(instance)
+    before = sessions(watch)
+    with watch.connect() as connection:
+        ended = "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = :name"
+        assert set(connection.execute(text(ended), {"name": DATABASE}).scalars()) == {True}
+    ask_everything(instance)
+    assert not set(before) & set(sessions(watch))
+
+
+def test_a_forked_process_has_a_session_of_its_own(instance: dg.DagsterInstance, watch: Engine) -> None:
+    ask_everything(instance)
+    kept = sessions(watch)
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+
+    def ask_and_report() -> None:
+        ask_everything(instance)
+        sending.send(sessions(watch))
+
+    child = multiprocessing.get_context("fork").Process(target=ask_and_report)
+    child.start()
+    seen: list[int] = receiving.recv() if receiving.poll(60) else []
+    child.join()
+    assert child.exitcode == 0
+    assert set(kept) < set(seen), "the parent's session is still there, beside the child's"
+    ask_everything(instance)
+    assert sessions(watch) == kept
