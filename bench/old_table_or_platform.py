@@ -90,14 +90,16 @@ class Asked(Writers):
                 times.setdefault(query.name, {})[side] = []
         with self.connect() as connection:
             connection.autocommit = True
-            for turn in range(3):
+            turns = self.scale.rounds
+            for turn in range(turns):
                 if old:
                     with self.old_writer(loaded) as count:
                         self._ask(times, "old", lambda query, values: self.ask_old(connection, query, values), turn)
-                    written["old"] = written.get("old", 0.0) + count() / 3
-                with self.new_writer(loaded, written.get("old", 3_000.0 * (turn + 1)) * 3 / (turn + 1)) as count:
+                    written["old"] = written.get("old", 0.0) + count() / turns
+                rate = written.get("old", 3_000.0 * (turn + 1)) * turns / (turn + 1)
+                with self.new_writer(loaded, rate) as count:
                     self._ask(times, "new", self.ask_new, turn)
-                written["new"] = written.get("new", 0.0) + count() / 3
+                written["new"] = written.get("new", 0.0) + count() / turns
         self.keep(
             f"reports at {self.rows} {at}",
             {
@@ -123,7 +125,7 @@ class Asked(Writers):
                 ask(query, values)
                 ended = time.perf_counter()
                 times[query.name][side].append(ended - started)
-                # Enough for a 95th percentile over the three turns, or as many as the time allows.
+                # Enough for a 95th percentile over the turns, or as many as the time allows.
                 if repetition >= 2 and (repetition >= 30 or ended - began > self.scale.query_seconds):
                     break
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +32,7 @@ from email_platform.settings import Settings
 from email_platform.staging.delivery_rows import DELIVERY_SCHEMA, DeliveryStatus, delivery_version
 from email_platform.staging.dimensions import DIMENSION_SCHEMAS, DimensionName, refresh_dimensions
 from tests.integration.another_warehouse import on_cluster
+from tests.integration.forked_dbt import run_dbt
 from tests.integration.own_databases import change_in_place, own_warehouse
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -95,16 +94,17 @@ class Reports:
     def dbt(self, *arguments: str, results: str = "run_results.json") -> dict[str, str]:
         """Run dbt; the statuses of what it ran."""
         url = self.settings.clickhouse_url.get_secret_value()
-        command = [
-            *(str(Path(sys.executable).with_name("dbt")), *arguments, "--project-dir", str(PROJECT)),
-            *("--profiles-dir", str(PROJECT), "--target-path", str(self.target), "--log-path", str(self.target)),
-        ]
+        folders = (
+            *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)),
+            *("--target-path", str(self.target), "--log-path", str(self.target)),
+        )
         warehouse = dbt_environment(url, sharded=self.settings.clickhouse_sharded)
         environment = {**os.environ, **warehouse, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        password = warehouse["EMAIL_PLATFORM_DBT_PASSWORD"]
-        assert password not in ended.stdout + ended.stderr + (self.target / "dbt.log").read_text()
+        output = self.target / "output.txt"
+        code = run_dbt([*arguments, *folders], environment, output)
+        printed = output.read_text(encoding="utf-8")
+        assert code == 0, printed
+        assert warehouse["EMAIL_PLATFORM_DBT_PASSWORD"] not in printed + (self.target / "dbt.log").read_text()
         found = json.loads((self.target / results).read_text())["results"]
         return {result["unique_id"]: result["status"] for result in found}
 
