@@ -81,7 +81,9 @@ def open_store(settings: Settings, *, patience_seconds: float | None = None) -> 
 @contextmanager
 def open_oltp(settings: Settings) -> Iterator[Engine]:
     """The OLTP database; its connections are closed on leaving."""
-    engine = create_oltp_engine(settings.postgres_url.get_secret_value(), settings.lease_seconds)
+    engine = create_oltp_engine(
+        settings.postgres_url.get_secret_value(), settings.lease_seconds, settings.postgres_pooler
+    )
     try:
         yield engine
     finally:

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 import uvicorn
 from starlette.applications import Starlette
 
+from email_platform.adapters.assembly import open_oltp
 from email_platform.adapters.health.serving import serving_health
 from email_platform.adapters.object_store import S3ObjectStore
-from email_platform.adapters.postgres.engine import create_oltp_engine
 from email_platform.adapters.postgres.erased import erasure_key
 from email_platform.adapters.postgres.events import PostgresSuppressions
 from email_platform.adapters.postgres.lead_relation import LeadRelation
@@ -79,8 +79,7 @@ def open_app(
     accounts = WebhookAccounts({**simulator, **variables}, fetch_from_sns, utc_now)
     store = S3ObjectStore.from_settings(settings)
     inbox = EventInbox(store, utc_now, inbox_limits)
-    engine = create_oltp_engine(settings.postgres_url.get_secret_value())
-    try:
+    with open_oltp(settings) as engine:
         mailed = ManifestAddresses(store, PostgresManifestStore(engine).find)
         suppressions = PostgresSuppressions(engine, erasure_key(settings), LeadRelation.from_settings(settings))
         page = UnsubscribePage(signer.verify, suppressions, mailed, inbox, utc_now)
@@ -89,8 +88,6 @@ def open_app(
         # Without S3 no event can be taken; without PostgreSQL events still are, and opt-outs by link are not.
         with serving_health(settings, {"S3"}, warehouse=False) as parts:
             yield create_app(receiver, page, inbox, parts)
-    finally:
-        engine.dispose()
 
 
 class Server(uvicorn.Server):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, SecretStr, model_validator
@@ -11,6 +11,7 @@ from email_platform.settings.names import ReplaceablePart
 from email_platform.settings.values import POSTGRES_SCHEMES, Port, PostgresUrl, plain
 
 DAGSTER_DATABASE = "dagster"
+Pooler = Literal["none", "transaction"]
 POSTGRES = ReplaceablePart(
     "postgres",
     addresses=("postgres_url",),
@@ -26,6 +27,9 @@ class PostgresSettings(BaseModel):
         dagster_postgres_url: Dagster's storage, by default the database ``dagster`` on the same server as
             `postgres_url`. Its driver is always psycopg2, which dagster-postgres is written for: SQLAlchemy 2.1
             gives a bare ``postgresql://`` psycopg 3, with which its NOTIFY statements are syntax errors.
+        postgres_pooler: what `postgres_url` leads to. ``none``: the database itself, or a pooler that keeps a session
+            on one connection. ``transaction``: a pooler that may give each transaction another one (PgBouncer's
+            ``pool_mode = transaction``); Dagster's storage then needs an address of its own.
         postgres_port: of the embedded server.
         lead_relation: a table or view of `postgres_url`'s database that has the leads, as it stands in SQL
             (``app.customer``); it is only read. Empty: our own table ``lead``.
@@ -37,6 +41,7 @@ class PostgresSettings(BaseModel):
 
     postgres_url: PostgresUrl
     dagster_postgres_url: PostgresUrl = SecretStr("")
+    postgres_pooler: Pooler = "none"
     postgres_port: Port = 15432
     lead_relation: str = ""
     lead_attributes: str = ""
@@ -49,6 +54,11 @@ class PostgresSettings(BaseModel):
         if not isinstance(values, dict):
             return values
         url = plain(values.get("postgres_url"))
+        if url and values.get("postgres_pooler") == "transaction" and not values.get("dagster_postgres_url"):
+            raise ValueError(
+                "EMAIL_PLATFORM_DAGSTER_POSTGRES_URL: must be set to the database itself where "
+                "EMAIL_PLATFORM_POSTGRES_POOLER is transaction: Dagster's storage changes settings of its sessions"
+            )
         dagster_url = plain(values.get("dagster_postgres_url")) or _with_database(url, DAGSTER_DATABASE)
         return {
             **values,

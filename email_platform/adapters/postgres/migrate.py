@@ -39,13 +39,14 @@ def upgrade_to_head(url: str, settings: Settings | None = None) -> None:
 
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``.
-        settings: name the users and senders of somebody else's that take the place of our tables; None: ours.
+        settings: name the users and senders of somebody else's that take the place of our tables, and the pooler that
+            `url` leads to; None: our tables, and no pooler.
 
     Raises:
         ConfigurationError: PostgreSQL refuses the user, password or database; or such users or senders cannot be read.
         PartUnavailableError: nothing answers at the address.
     """
-    engine = create_oltp_engine(url)
+    engine = create_oltp_engine(url, pooler=settings.postgres_pooler if settings else "none")
     try:
         check_connection(engine)
         with engine.begin() as connection:

@@ -119,6 +119,14 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
     assert "or start the embedded part with `email-platform up`" in str(failure.value)
 
 
+def test_behind_a_transaction_pooler_dagster_s_storage_has_an_address_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="EMAIL_PLATFORM_DAGSTER_POSTGRES_URL: must be set to the database"):
+        load(tmp_path, postgres_pooler="transaction")
+    direct = "postgresql+psycopg2://u:p@db:5432/dagster"
+    assert load(tmp_path, postgres_pooler="transaction", dagster_postgres_url=direct).postgres_pooler == "transaction"
+    assert load(tmp_path).postgres_pooler == "none"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -141,6 +149,7 @@ def test_a_missing_address_is_named_with_both_ways_to_mend_it(tmp_path: Path, va
         ("receiver_processes", "0"),
         ("unsubscribe_secret", "short"),
         ("postgres_port", "0"),
+        ("postgres_pooler", "session"),
         ("s3_port", "many"),
         ("chunk_rows", "-1"),
         ("lease_seconds", "0"),
