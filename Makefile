@@ -9,6 +9,8 @@ DBT_SOURCES := $(shell find dbt_reports -type f \( -name '*.sql' -o -name '*.yml
 PACKAGES := $(shell grep -c '^[a-zA-Z]' requirements.txt)
 LEADS ?= 100000
 export DAGSTER_DISABLE_TELEMETRY := 1
+# Where it is set, every process compiles our modules again, and hundreds of them are started.
+unexport PYTHONDONTWRITEBYTECODE
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
 .PHONY: audit browser sbom fuzz openapi help setup dbt-manifest dbt-docs dbt-freshness demo up test test-quick test-unit chaos chaos-dagster chaos-demo chaos-hosts backlog flood legacy-mysql adoption check fix clean bench bench-send capacity bi bi-show cluster bench-small

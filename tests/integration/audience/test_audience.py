@@ -469,10 +469,10 @@ def chunk_indexes(engine: Engine, campaign_id: int) -> list[int]:
         return list(connection.execute(statement).scalars())
 
 
-def test_two_hundred_thousand_wide_leads_take_no_more_memory_than_one_chunk_of_them(
+def test_a_hundred_thousand_wide_leads_take_no_more_memory_than_one_chunk_of_them(
     engine: Engine, source: PostgresAudienceSource
 ) -> None:
-    lead_rows, attribute_bytes, chunk_rows = 200_000, 1_000, 10_000
+    lead_rows, attribute_bytes, chunk_rows = 100_000, 1_000, 5_000
     with engine.begin() as connection:
         connection.execute(
             text(
@@ -507,7 +507,7 @@ def test_two_hundred_thousand_wide_leads_take_no_more_memory_than_one_chunk_of_t
     assert manifest.eligible_rows == lead_rows
     assert len(arrow_peaks) == 21
     assert max(arrow_peaks) - arrow_before < 4 * chunk_bytes
-    assert max(python_peaks) < 4 * chunk_bytes, "of 200 MB in all"
+    assert max(python_peaks) < 4 * chunk_bytes, "of 100 MB in all"
 
 
 class DiscardingStore(InMemoryObjectStore):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from contextlib import suppress
 
@@ -10,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_platform.domain.addresses import is_valid_address, mailable_address, normalised_address, trimmed_address
+from email_platform.domain.addresses import (
+    CAPITAL_LETTERS,
+    is_valid_address,
+    mailable_address,
+    normalised_address,
+    trimmed_address,
+)
 
 VALID = [
     "a@b.co",
@@ -129,3 +136,9 @@ def test_one_address_in_several_spellings_is_one() -> None:
     ]
     assert {normalised_address(one) for one in spellings} == {"ann@xn--bcher-kva.example"}
     assert normalised_address("I@example.com") == "i@example.com", "in Turkish too"
+
+
+def test_no_capital_letter_is_left_out() -> None:
+    everywhere = (chr(code) for code in range(0x80, sys.maxunicode + 1))
+    capitals = (one for one in everywhere if unicodedata.ucd_3_2_0.category(one) in ("Lu", "Lt"))
+    assert "".join(one for one in capitals if one.lower() != one and len(one.lower()) == 1) == CAPITAL_LETTERS
