@@ -4,9 +4,9 @@ dagster-postgres opens a connection for each question and closes it after it (`N
 connections per DagsterInstance"), except in the webserver. A new connection costs both sides a login and the server a
 process, and the run of one small campaign asks some hundreds of times.
 
-Invariant: an instance keeps `KEPT` connections at most, for its three storages together, and has more only while threads
-ask at the same moment. A kept one is asked whether it is alive before it is used, so a restart of the server costs a run
-nothing that it did not cost before. A forked process uses none of its parent's.
+Invariant: an instance keeps `KEPT` connections at most, for its three storages together, and has more only while
+threads ask at the same moment. A kept one is asked whether it is alive before it is used, so a restart of the server
+costs a run nothing that it did not cost before. A forked process uses none of its parent's.
 
 Sources: dagster_postgres 0.29, `PostgresRunStorage.__init__` and `optimize_for_webserver`; Dagster's reference of
 dagster.yaml, `storage: custom`; SQLAlchemy's *Connection Pooling*, "Disconnect Handling - Pessimistic" and "Using

@@ -1,7 +1,7 @@
 """dbt without its start: a server that has imported dbt and parsed the project forks a process for each command.
 
-The start (imports, and reading what was parsed) takes dbt as long as the models of an empty warehouse, and the tests run
-it some fifty times. Each command has a process of its own, as in production; what it prints is its own too.
+The start (imports, and reading what was parsed) takes dbt as long as the models of an empty warehouse, and the tests
+run it some fifty times. Each command has a process of its own, as in production; what it prints is its own too.
 
 `python tests/integration/forked_dbt.py` is the server: a line of JSON to its input for each command, the exit code in a
 line of its output.

@@ -22,7 +22,7 @@ QUESTIONS = 50
 
 
 @pytest.fixture
-def watch(stack: Settings) -> Iterator[Engine]:
+def watch(stack: Settings) -> Engine:
     """Of a database beside the one that the instance has."""
     engine = create_engine(
         stack.dagster_postgres_url.get_secret_value(), poolclass=NullPool, isolation_level="AUTOCOMMIT"
@@ -30,7 +30,7 @@ def watch(stack: Settings) -> Iterator[Engine]:
     with engine.connect() as connection:
         connection.execute(text(f"drop database if exists {DATABASE} with (force)"))
         connection.execute(text(f"create database {DATABASE}"))
-    yield engine
+    return engine
 
 
 @pytest.fixture
