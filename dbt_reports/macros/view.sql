@@ -10,10 +10,8 @@
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
 
-    {%- set stands = existing is not none and existing.is_view and not should_full_refresh() and run_query(
-        "select count() from system.tables where database = '" ~ this.schema ~ "' and name = '" ~ this.identifier
-        ~ "' and endsWith(comment, '" ~ definition ~ "')"
-    ).columns[0].values()[0] > 0 -%}
+    {%- set stands = existing is not none and existing.is_view and not should_full_refresh()
+        and (comments_of_views(this.schema).get(this.identifier) or '').endswith(definition) -%}
 
     {% if stands %}
         {% do store_raw_result(name='main', message='unchanged', code='unchanged', rows_affected='0') %}
@@ -35,3 +33,19 @@
     {{ run_hooks(post_hooks, inside_transaction=False) }}
     {{ return({'relations': [target_relation]}) }}
 {% endmaterialization %}
+
+
+{#- Of every view of the database, asked once a build: `graph` is one dictionary for all of a build's models. -#}
+{% macro comments_of_views(database) -%}
+    {%- set kept = 'comments of views of ' ~ database -%}
+    {%- if kept not in graph -%}
+        {%- set comments = {} -%}
+        {%- for row in run_query(
+            "select name, comment from system.tables where database = '" ~ database ~ "' and engine = 'View'"
+        ).rows -%}
+            {%- do comments.update({row[0]: row[1]}) -%}
+        {%- endfor -%}
+        {%- do graph.update({kept: comments}) -%}
+    {%- endif -%}
+    {{ return(graph[kept]) }}
+{%- endmacro %}
