@@ -6,15 +6,16 @@ end; what is in flight is seen to its end and recorded.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from itertools import count
 from typing import Any
 
 import dagster as dg
 
 from email_platform.errors import PartUnavailableError, SendingInterruptedError
+from email_platform.repeating import repeated_beside
 from email_platform.sending.orphan_watch import CHECK_SECONDS, ending_with_ancestors
 
 IN_ONE_PROCESS: Mapping[str, Any] = {"execution": {"config": {"in_one_process": True}}}
@@ -84,23 +85,17 @@ def ending_with_the_run(context: dg.OpExecutionContext, stop: Callable[[], None]
                 raise
 
 
-@contextmanager
-def _watching(at_work: Callable[[], bool], is_stopping: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
+def _watching(
+    at_work: Callable[[], bool], is_stopping: Callable[[], bool], stop: Callable[[], None]
+) -> AbstractContextManager[None]:
     """Call `stop` once, soon after the run is over or the worker is to end; the watch ends with the block."""
-    is_over = threading.Event()
+    looks = count(1)
 
-    def watch() -> None:
-        looks = 0
-        while not is_over.wait(CHECK_SECONDS):
-            looks += 1
-            if is_stopping() or (looks % LOOKS_PER_QUESTION == 0 and not at_work()):
-                stop()
-                return
+    def look() -> bool:
+        asks = next(looks) % LOOKS_PER_QUESTION == 0
+        if is_stopping() or (asks and not at_work()):
+            stop()
+            return True
+        return False
 
-    thread = threading.Thread(target=watch, name="run-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+    return repeated_beside(look, CHECK_SECONDS, name="run-watch")

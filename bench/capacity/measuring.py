@@ -16,11 +16,11 @@ import dagster as dg
 import psutil
 from sqlalchemy import Engine, text
 
-from bench.sampling import sampled
 from bench.send.campaigns import queue, seed_leads, send_here
 from email_platform.adapters.assembly import open_oltp, open_parts, open_store, open_warehouse
 from email_platform.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from email_platform.adapters.postgres.rate_limit import PostgresRateLimiter
+from email_platform.repeating import repeated_beside
 from email_platform.runs.load import load_staged
 from email_platform.sending.rate_limit import AccountRate
 from email_platform.settings import Settings
@@ -73,7 +73,11 @@ def memory_watched() -> Iterator[list[float]]:
     """Appends this process's proportional share of memory (PSS), in bytes, ten times a second."""
     seen: list[float] = []
     own = psutil.Process()
-    with sampled(lambda: seen.append(float(own.memory_full_info().pss)), 0.1):
+
+    def look() -> None:
+        seen.append(float(own.memory_full_info().pss))
+
+    with repeated_beside(look, 0.1, name="memory-watch", at_once=True):
         yield seen
 
 

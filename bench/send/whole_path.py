@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 from sqlalchemy import Engine, text
 
-from bench.sampling import sampled
 from email_platform.adapters.assembly import open_warehouse
 from email_platform.adapters.clickhouse.address import reports_database
+from email_platform.repeating import repeated_beside
 from email_platform.settings import Settings
 
 POLL_SECONDS = 0.2
@@ -90,7 +90,7 @@ def memory_watched() -> Iterator[Memory]:
             except psutil.Error:
                 continue
 
-    with sampled(look, 0.5):
+    with repeated_beside(look, 0.5, name="memory-watch", at_once=True):
         yield seen
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from email_platform.adapters.postgres.tables import work_lease
 from email_platform.adapters.postgres.transactions import oltp_transaction
 from email_platform.errors import PartUnavailableError
+from email_platform.repeating import repeated_beside
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.5
@@ -72,20 +72,14 @@ def _holder() -> str:
 
 @contextmanager
 def _renewed(engine: Engine, name: str, holder: str, lease_seconds: float) -> Iterator[Callable[[], bool]]:
-    is_over = threading.Event()
-
     def renew() -> None:
-        while not is_over.wait(lease_seconds / 4):
-            with suppress(PartUnavailableError):  # the next renewal may come in time
-                _take(engine, name, holder, lease_seconds)
+        with suppress(PartUnavailableError):  # the next renewal may come in time
+            _take(engine, name, holder, lease_seconds)
 
-    thread = threading.Thread(target=renew, name="work-lease", daemon=True)
-    thread.start()
     try:
-        yield lambda: _take(engine, name, holder, lease_seconds)
+        with repeated_beside(renew, lease_seconds / 4, name="work-lease"):
+            yield lambda: _take(engine, name, holder, lease_seconds)
     finally:
-        is_over.set()
-        thread.join()
         with suppress(PartUnavailableError), oltp_transaction(engine) as connection:
             is_ours = (work_lease.c.name == name) & (work_lease.c.holder == holder)
             connection.execute(delete(work_lease).where(is_ours))

@@ -6,9 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import dagster as dg
@@ -22,6 +21,7 @@ from email_platform.adapters.postgres.tables import send_call
 from email_platform.definitions import defs
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.local.provider_simulator import AcceptedLog
+from email_platform.repeating import repeated_beside
 from email_platform.runs.launch import Launch
 from email_platform.settings import Settings, variable_of
 from resources.parts import PartsResource
@@ -59,24 +59,18 @@ def answered_calls(engine: Engine, campaign_id: int) -> int:
         return int(connection.execute(select(func.count()).where(is_answered)).scalar_one())
 
 
-@contextmanager
-def once_two_calls_are_answered(engine: Engine, campaign_id: int, do: Callable[[], object]) -> Iterator[None]:
+def once_two_calls_are_answered(
+    engine: Engine, campaign_id: int, do: Callable[[], object]
+) -> AbstractContextManager[None]:
     """Do it while the body runs the campaign."""
-    is_over = Event()
 
-    def wait_and_do() -> None:
-        while not is_over.wait(0.05):
-            if answered_calls(engine, campaign_id) >= 2:
-                do()
-                return
+    def look() -> bool:
+        are_answered = answered_calls(engine, campaign_id) >= 2
+        if are_answered:
+            do()
+        return are_answered
 
-    thread = Thread(target=wait_and_do)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+    return repeated_beside(look, 0.05, name="two-calls-answered")
 
 
 def stop(settings: Settings, campaign_id: int, status: CampaignStatus) -> None:
