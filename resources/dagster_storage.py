@@ -20,19 +20,24 @@ import weakref
 from typing import Any
 
 from dagster_postgres import DagsterPostgresStorage
-from dagster_postgres.utils import pg_url_from_config
-from sqlalchemy import Engine, create_engine
+from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
+from sqlalchemy import Engine
 
 KEPT = 1
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):
-    """`dagster_postgres.DagsterPostgresStorage`, whose storages share a pool; configured by a URL as that one is."""
+    """`dagster_postgres.DagsterPostgresStorage`, whose storages share a pool; its configuration is the same."""
 
-    def __init__(self, postgres_url: str, *, should_autocreate_tables: bool = True, inst_data: Any = None) -> None:
-        super().__init__(postgres_url, should_autocreate_tables, inst_data)
-        engine = create_engine(
-            postgres_url, isolation_level="AUTOCOMMIT", pool_size=KEPT, max_overflow=-1, pool_pre_ping=True
+    def __init__(self, postgres_url: str, *, token_provider: Any = None, **options: Any) -> None:
+        super().__init__(postgres_url, token_provider=token_provider, **options)
+        engine = create_pg_engine(
+            postgres_url,
+            token_provider,
+            isolation_level="AUTOCOMMIT",
+            pool_size=KEPT,
+            max_overflow=-1,
+            pool_pre_ping=True,
         )
         _engines.add(engine)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
@@ -41,8 +46,12 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Any) -> PooledPostgresStorage:
         """As Dagster makes it of dagster.yaml."""
-        autocreate = config_value.get("should_autocreate_tables", True)
-        return cls(pg_url_from_config(config_value), should_autocreate_tables=autocreate, inst_data=inst_data)
+        return cls(
+            pg_url_from_config(config_value),
+            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+            inst_data=inst_data,
+            token_provider=get_token_provider_from_config(config_value),
+        )
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
