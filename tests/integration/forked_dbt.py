@@ -38,7 +38,8 @@ def run_dbt(
     assert server.stdout is not None
     folders = {"--project-dir": project, "--profiles-dir": project, "--target-path": target, "--log-path": target}
     request = {
-        "arguments": [*arguments, *(word for name, path in folders.items() for word in (name, str(path)))],
+        "arguments": [*arguments],
+        "folders": [word for name, path in folders.items() for word in (name, str(path))],
         "environment": {**environment},
         "target": str(target),
     }
@@ -78,8 +79,7 @@ def serve() -> None:
 def _parse(request: Mapping[str, Any]) -> Any:
     from dbt.cli.main import dbtRunner
 
-    folders = request["arguments"][-8:]
-    result = dbtRunner().invoke(["parse", "--quiet", "--no-write-json", *folders])
+    result = dbtRunner().invoke(["parse", "--quiet", "--no-write-json", *request["folders"]])
     if not result.success:
         raise RuntimeError("dbt cannot parse the project") from result.exception
     return result.result
@@ -93,7 +93,7 @@ def _be_dbt(request: Mapping[str, Any], parsed: Any) -> int:
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    result = dbtRunner(manifest=parsed).invoke(request["arguments"])
+    result = dbtRunner(manifest=parsed).invoke([*request["arguments"], *request["folders"]])
     found = getattr(result.result, "results", None) or []
     statuses = {one.node.unique_id: str(one.status) for one in found if hasattr(one, "node")}
     (target / "statuses.json").write_text(json.dumps(statuses), encoding="utf-8")

@@ -6,9 +6,8 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,6 +17,8 @@ from urllib.parse import quote
 
 import pymysql
 import pytest
+
+from tests.integration.server_start import wait_for_server
 
 _databases = count(1)
 
@@ -85,15 +86,13 @@ def running_mariadb(*options: str) -> Iterator[MariaDb]:
 
 
 def _answering(server: MariaDb, process: subprocess.Popen[bytes], log: Path) -> MariaDb:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
+    def answers() -> bool:
+        with suppress(OSError, pymysql.err.OperationalError):
             with socket.socket(socket.AF_UNIX) as knock:  # the driver leaves its socket open where nobody listens
                 knock.connect(str(server.socket))
             server.connect().close()
-        except (OSError, pymysql.err.OperationalError):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"MariaDB did not start:\n{log.read_text() if log.exists() else ''}") from None
-            time.sleep(0.1)
-        else:
-            return server
+            return True
+        return False
+
+    wait_for_server("MariaDB", process, answers, log, patience_seconds=120)
+    return server

@@ -7,7 +7,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ import pytest
 from sqlalchemy.engine import URL, make_url
 
 from email_platform.local.stack.part import LOOPBACK, free_port
+from tests.integration.server_start import PATIENCE_SECONDS, wait_for_server
 
-PATIENCE_SECONDS = 60.0
 # Nothing is ignored that a client asks for when it connects: `ignore_startup_parameters` is empty by default.
 _CONFIGURATION = """
 [databases]
@@ -55,6 +54,12 @@ class PgBouncer:
         """The same database and user through it; other databases than its server's it does not know."""
         through = make_url(server_url).set(host=LOOPBACK, port=self.port)
         return through.render_as_string(hide_password=False)
+
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1):
+            return True
+        return False
 
     def show(self, what: str) -> list[dict[str, Any]]:
         """What its console shows: ``clients`` or ``servers``, a row for each connection; its own are left out."""
@@ -103,20 +108,10 @@ def running_pgbouncer(server_url: str, *, server_connections: int, wait_seconds:
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([program, str(configuration)], stdout=log, stderr=log, cwd=folder, **as_user)
         try:
-            _wait_until_it_listens(bouncer.port, process, folder / "log")
+            wait_for_server("PgBouncer", process, bouncer.listens, folder / "log")
             yield bouncer
         finally:
             process.terminate()  # it drops its clients
             process.wait(PATIENCE_SECONDS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
-            return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"PgBouncer did not start:\n{log.read_text(errors='replace')}")
-        time.sleep(0.05)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from email_platform.local.stack.part import LOOPBACK, free_port
-
-PATIENCE_SECONDS = 60.0
+from tests.integration.server_start import wait_for_server
 
 
 @dataclass
@@ -44,11 +42,7 @@ class Redis:
              "--save", "", "--daemonize", "no", *always],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("Redis did not start")
-            time.sleep(0.05)
+        wait_for_server("Redis", self.process, self._answers)
 
     def kill(self) -> None:
         """SIGKILL."""

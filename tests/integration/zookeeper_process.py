@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from email_platform.local.stack.part import LOOPBACK, free_port
+from tests.integration.server_start import PATIENCE_SECONDS, wait_for_server
 
 _PROGRAM = Path("/usr/share/java/zookeeper.jar")
 _LOGGING = Path("/etc/zookeeper/conf_example")
 _JAVA = ("java", "-Xmx128m", "-Dzookeeper.root.logger=WARN,CONSOLE", "-cp", f"{_LOGGING}:{_PROGRAM}")
-_PATIENCE_SECONDS = 60.0
 
 
 @contextmanager
@@ -37,11 +36,7 @@ def running_zookeeper(folder: Path) -> Iterator[int]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"ZooKeeper did not start: {log.read_text(encoding='utf-8')[-2_000:]}")
-            time.sleep(0.1)
+        wait_for_server("ZooKeeper", process, lambda: _answers(port), log)
         yield port
     finally:
         process.kill()
@@ -58,5 +53,5 @@ def _answers(port: int) -> bool:
 def nodes(port: int, below: str) -> set[str]:
     """The paths of the nodes below one, as ZooKeeper's own client lists them."""
     command = [*_JAVA, "org.apache.zookeeper.ZooKeeperMain", "-server", f"{LOOPBACK}:{port}", "ls", "-R", below]
-    listed = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True)
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
     return {line for line in listed.stdout.splitlines() if line.startswith(below)}
