@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.integration
 
 DATABASE = "dagster_kept"
 QUESTIONS = 50
+INSTANCES = 12
 OF_CLIENTS = "datname = :name and backend_type = 'client backend'"
 
 
@@ -35,14 +37,18 @@ def watch(stack: Settings) -> Engine:
 
 
 @pytest.fixture
-def instance(
-    stack: Settings, watch: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dg.DagsterInstance]:
-    """The instance that our own dagster.yaml describes, on an empty database."""
+def instance_folder(stack: Settings, watch: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With our own dagster.yaml, for an empty database."""
     url = make_url(stack.dagster_postgres_url.get_secret_value()).set(database=DATABASE)
     (tmp_path / "dagster.yaml").write_text(embedded_dagster_yaml(2, tmp_path / "logs"), encoding="utf-8")
     monkeypatch.setenv(variable_of("dagster_postgres_url"), url.render_as_string(hide_password=False))
-    with dg.DagsterInstance.from_config(str(tmp_path)) as found:
+    return tmp_path
+
+
+@pytest.fixture
+def instance(instance_folder: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance that the folder describes."""
+    with dg.DagsterInstance.from_config(str(instance_folder)) as found:
         yield found
 
 
@@ -69,6 +75,21 @@ def test_many_questions_to_all_storages_are_asked_by_the_same_session(
     for _ in range(QUESTIONS):
         ask_everything(instance)
         assert sessions(watch) == kept
+
+
+def test_instances_that_nobody_closes_keep_one_session_together(instance_folder: Path, watch: Engine) -> None:
+    """The code server makes one for each tick, and Celery's workers one for each step; a server takes a hundred."""
+    made = []
+    for _ in range(INSTANCES):
+        made.append(dg.DagsterInstance.from_config(str(instance_folder)))
+        ask_everything(made[-1])
+    assert len(sessions(watch)) <= KEPT
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        list(threads.map(ask_everything, made))
+    assert len(sessions(watch)) <= KEPT
+    for one in made:
+        one.dispose()
+        ask_everything(made[0])  # an instance that is closed takes nothing from the others
 
 
 def test_a_session_that_the_server_ended_costs_nothing(instance: dg.DagsterInstance, watch: Engine) -> None:
