@@ -4,10 +4,11 @@
     (email_platform/adapters/clickhouse/key_index.py says why none is missed), and an email that the states do not know yet,
     or know by an older load, is shown as the raw row has it. Events count from the next refresh on, as `as_of` says.
     kind: of the key; text: of the key as the table of keys hashes it; condition: as in the filters of migrations 0027 and
-    0029, since any other form reads every row; is_of_old: whether the old system's emails have such a key. -#}
+    0029, since any other form reads every row. A fill counts half a minute after it was recorded: this is one statement, and the
+    engine may open `email_key` before it knows up to when that is filled (SETTLED_SECONDS there). is_of_old: whether the old system's emails have such a key. -#}
 {% macro emails_by_key(kind, text, condition, is_of_old=true) -%}
 {%- set email_key = source('warehouse', 'delivery').incorporate(path={'identifier': 'email_key'}) -%}
-{%- set email_key_fill = source('warehouse', 'delivery').incorporate(path={'identifier': 'email_key_fill'}) -%}
+{%- set email_key_filled = source('warehouse', 'delivery').incorporate(path={'identifier': 'email_key_filled'}) -%}
 with
 {% for table in ['delivery'] + (['legacy_email'] if is_of_old else []) %}
 keys_of_{{ table }} as (
@@ -17,7 +18,13 @@ keys_of_{{ table }} as (
     union all
     select campaign_id, lead_id
     from {{ source('warehouse', table) }}
-    where loaded_at >= (select max(filled_to) from {{ email_key_fill }}) and {{ condition }}
+    where
+        loaded_at >= (
+            select max(filled_to)
+            from {{ email_key_filled }}
+            where recorded_at < now64(3, 'UTC') - toIntervalSecond(30)
+        )
+        and {{ condition }}
 ),
 {% endfor %}
 deliveries as (

@@ -1,9 +1,12 @@
-"""Where single emails are, by key: the tables `email_key` and `email_key_fill`, filled off the load path.
+"""Where single emails are, by key: the tables `email_key` and `email_key_filled`, filled off the load path.
 
 Invariant: every email of the raw tables is among the candidates of its keys at any moment. Either its load is before
-`email_key_fill.filled_to` and its keys are in `email_key`, or it is read from the raw table by its `loaded_at`, with
+`email_key_filled.filled_to` and its keys are in `email_key`, or it is read from the raw table by its `loaded_at`, with
 the filters of migration 0027. A candidate without the key is possible (another key with the same hash, a row that a
 newer one replaced): the reader compares the raw row.
+
+A reader asks for `filled_to` before it reads `email_key`. In one statement nobody says which table is opened first, and
+what is filled in between would be in neither half: there, a fill counts `SETTLED_SECONDS` after it was recorded.
 
 `filled_to` is never after a load that runs: an INSERT takes its ``loaded_at`` when it is analysed, after it is listed
 in ``system.processes`` (ClickHouse's documentation, system-tables/processes), so the oldest INSERT there bounds it. All
@@ -22,7 +25,9 @@ from email_platform.errors import ConfigurationError
 
 KeyKind = Literal["lead", "address", "provider_message_id", "message_id"]
 
-TABLES = ("email_key", "email_key_fill")
+TABLES = ("email_key", "email_key_filled", "email_key_fill")  # the last is that of the version before
+SETTLED_SECONDS = 30
+"""Longer than a statement takes to open its tables; the macro `emails_by_key` has it too."""
 
 # The key as a text, by raw table and kind; an empty one is none.
 KEYS: Mapping[str, Mapping[KeyKind, str]] = {
@@ -86,7 +91,7 @@ def key_hash(text: str) -> str:
 
 def filled_to(warehouse: _Warehouse) -> datetime:
     """Up to when every load has its keys in `email_key`; 1970 where nothing was filled. An older answer stays right."""
-    ((moment,),) = warehouse.query("select max(filled_to) from email_key_fill", {})
+    ((moment,),) = warehouse.query("select max(filled_to) from email_key_filled", {})
     return moment  # type: ignore[no-any-return]
 
 
@@ -157,7 +162,7 @@ def fill(warehouse: _Warehouse) -> int:
             rows += count
     if safe_to > since:
         warehouse.command(
-            "insert into email_key_fill select 'all', {to:DateTime64(3, 'UTC')}",
+            "insert into email_key_filled select now64(3, 'UTC'), {to:DateTime64(3, 'UTC')}",
             _FILL_SETTINGS,
             {"to": _text(safe_to)},
         )

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 FORM = ProductionForm(CLUSTER, sharded=True, keep_events_months=24)
 TABLES = {
     *("schema_version", "delivery", "exclusion", "campaign", "app_user", "dimension_snapshot", "event"),
-    *("legacy_email", "suppression", "email_key", "email_key_fill"),
+    *("legacy_email", "suppression", "email_key", "email_key_fill", "email_key_filled"),
 }
 # In chDB no replica takes part in replication, so what must be agreed on with other replicas is refused.
 READ_ONLY, NO_MUTATION = 242, 236

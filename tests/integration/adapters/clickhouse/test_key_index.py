@@ -102,7 +102,7 @@ def test_look_ups_equal_a_full_scan_whatever_was_loaded_filled_and_loaded_again(
     for _ in range(2):
         assert_same(warehouse, leads, [*texts, "moved@example.org"])
         warehouse.fill_keys()
-    ((filled_to, now),) = warehouse.query("select max(filled_to), now64(3, 'UTC') from email_key_fill", {})
+    ((filled_to, now),) = warehouse.query("select max(filled_to), now64(3, 'UTC') from email_key_filled", {})
     assert now - filled_to < timedelta(minutes=12 if warehouse.on_cluster else 1)
     warehouse.client.command(f"optimize table {warehouse.local_table('email_key')} final")
     assert_same(warehouse, leads, [*texts, "moved@example.org"])
