@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -173,18 +174,22 @@ def add_small_campaign(oltp: Engine) -> int:
 
 
 def tick_all(instance: dg.DagsterInstance, ticks: int, small: int) -> dict[str, Any]:
-    """Let Dagster's sensor iteration run so often, without minimum intervals."""
+    """Let Dagster's sensor iteration run so often, without minimum intervals.
+
+    One sensor ticks after the other; its runs are submitted by as many threads as `dagster.yaml` gives the daemon.
+    """
     logger = logging.getLogger("dagster.daemon")
     target = ModuleTarget("email_platform.definitions", None, None, "email_platform")
     small_after = 0
     with (
         create_test_daemon_workspace_context(target, instance) as workspace,
         patch("dagster._daemon.sensor.is_under_min_interval", return_value=False),
+        ThreadPoolExecutor(instance.get_sensor_settings()["num_submit_workers"]) as submitting,
     ):
         logger.setLevel(logging.ERROR)
-        list(execute_sensor_iteration(workspace, logger, None, None))  # the first one only starts the sensors
+        list(execute_sensor_iteration(workspace, logger, None, submitting))  # the first one only starts the sensors
         for number in range(1, ticks + 1):
-            list(execute_sensor_iteration(workspace, logger, None, None))
+            list(execute_sensor_iteration(workspace, logger, None, submitting))
             if not small_after and instance.get_run_ids(dg.RunsFilter(tags={CAMPAIGN_ID_TAG: str(small)}), limit=1):
                 small_after = number
         repository = next(

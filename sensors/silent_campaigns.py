@@ -29,7 +29,7 @@ from sensors.runs_on_record import attempt_of, runs_by_campaign
 WAITING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
 AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 CAMPAIGNS_PER_TICK = 50
-RELAUNCHES_PER_TICK = 6  # each ends a dead run on record and makes a new one
+RELAUNCHES_PER_TICK = 4  # each ends a dead run on record and makes a new one
 ENDING_SECONDS = 0.3
 """For ending dead runs on record, in one tick: each takes Dagster 50 to 250 ms. One is ended in any case."""
 

@@ -28,8 +28,8 @@ WAITING_LAUNCHES_PER_TICK = 1
 LARGE_ROWS = 20_000
 """From so many recipients on a campaign is large: large ones never take the last place of the run queue."""
 SIZED_PER_TICK = 50
-SIZING_SECONDS = 0.2  # of estimates, in one tick
-COUNTING_SECONDS = 0.2  # and of counts, all campaigns of one tick together
+SIZING_SECONDS = 0.1  # of estimates, in one tick
+COUNTING_SECONDS = 0.1  # and of counts, all campaigns of one tick together
 FRUITLESS_ATTEMPTS = 8  # with doubling pauses that is more than two hours at a silence of one minute
 
 Size = Literal["small", "large"]
