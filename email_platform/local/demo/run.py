@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from email_platform.adapters.assembly import open_oltp, open_parts, open_warehouse
+from email_platform.adapters.assembly import open_explain, open_oltp, open_parts, open_warehouse
 from email_platform.adapters.clickhouse.address import reports_database
 from email_platform.adapters.clickhouse.report_frames import read_overview
 from email_platform.domain.campaigns import CampaignStatus
 from email_platform.domain.storage_layout import deliveries_prefix
 from email_platform.errors import EmailPlatformError
+from email_platform.local.demo.explained import explained_lines
 from email_platform.local.demo.feedback import (
     event_lines,
     feedback_is_reported,
@@ -95,8 +96,13 @@ def run_demo(settings: Settings, leads: int, seed: int, console: Console) -> Non
         with ProgressDisplay(console) as display:
             _wait(lambda: _sent(follow_up, display), "the fourth campaign to be sent")
             _wait(lambda: _loaded(follow_up), "its deliveries to be loaded")
+            display.say("loaded; waiting for the provider's events")
+            _wait(lambda: _events_taken_in(follow_up), "the provider's events to be loaded")
         print_skipped(follow_up, console)
         lines = [*_accounting(watch), *event_lines(watch), *_accounting(follow_up), *skipped_lines(watch, follow_up)]
+        with open_explain(settings) as explaining:
+            everything = replace(watch, campaigns=watch.campaigns + follow_up.campaigns)
+            lines += explained_lines(everything, explaining, console)
         if not print_reconciliation(lines, console=console):
             raise DemoFailedError("the accounting does not add up")
 

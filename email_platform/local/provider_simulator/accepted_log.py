@@ -37,6 +37,20 @@ where sequence > ? and (? is null or campaign = ?)
 order by sequence
 limit ?
 """
+# A bare column beside min() is that of the row with the minimum: https://www.sqlite.org/lang_select.html#bareagg
+_SELECT_FIRST_OF_PLANS = """
+select min(sequence), account, idempotency_key, call_id, campaign, recipient, message_id, provider_message_id,
+    planned_events, accepted_at_ms
+from accepted
+where true {and_campaign}
+group by planned_events
+order by planned_events
+"""
+_SELECT_FIRST_OF_REFUSALS = """
+select recipient, message_id, code, message
+from (select min(sequence), * from rejected where true {and_campaign} group by code)
+order by code
+"""
 _SELECT_SUMMARY = """
 select count(*), count(distinct message_id), count(distinct lower(recipient)), count(distinct call_sequence)
 from accepted
@@ -71,6 +85,16 @@ class AcceptedRow:
     provider_message_id: str
     planned_events: str
     accepted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """One recipient that was refused by itself, as the answer to its call had it."""
+
+    recipient: str
+    message_id: str
+    code: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +170,7 @@ class AcceptedLog:
     def page(self, campaign: str | None = None, *, after_sequence: int = 0, limit: int = 1000) -> list[AcceptedRow]:
         """Return up to ``limit`` rows in order of sequence, starting behind ``after_sequence``."""
         # Not by the campaign's index: that would sort the whole campaign again for every page.
-        found = self._query(_SELECT_ACCEPTED, after_sequence, campaign, campaign, limit)
-        return [replace(AcceptedRow(*row), accepted_at=datetime.fromtimestamp(row[9] / 1000, UTC)) for row in found]
+        return _rows(self._query(_SELECT_ACCEPTED, after_sequence, campaign, campaign, limit))
 
     def rows(self, campaign: str | None = None) -> Iterator[AcceptedRow]:
         """Iterate over all rows in order of sequence, in constant memory."""
@@ -155,6 +178,14 @@ class AcceptedLog:
         while page := self.page(campaign, after_sequence=after_sequence, limit=5000):
             yield from page
             after_sequence = page[-1].sequence
+
+    def one_of_each_plan(self, campaign: str) -> list[AcceptedRow]:
+        """Return the first recipient of each sequence of events that the campaign's recipients call for."""
+        return _rows(self._query(_SELECT_FIRST_OF_PLANS, campaign=campaign))
+
+    def one_of_each_refusal(self, campaign: str) -> list[RefusedRow]:
+        """Return the first refused recipient of each code."""
+        return [RefusedRow(*row) for row in self._query(_SELECT_FIRST_OF_REFUSALS, campaign=campaign)]
 
     def message_ids(self, campaign: str | None = None) -> set[str]:
         """Return the distinct message ids that were accepted."""
@@ -175,6 +206,10 @@ class AcceptedLog:
             return connection.execute(text, (*parameters, *last)).fetchall()
         finally:
             connection.close()
+
+
+def _rows(found: list[tuple[Any, ...]]) -> list[AcceptedRow]:
+    return [replace(AcceptedRow(*row), accepted_at=datetime.fromtimestamp(row[9] / 1000, UTC)) for row in found]
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

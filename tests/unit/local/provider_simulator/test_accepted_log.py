@@ -13,6 +13,7 @@ from email_platform.errors import PartUnavailableError
 from email_platform.local.provider_simulator.accepted_log import (
     AcceptedLog,
     AcceptedSummary,
+    RefusedRow,
     database_path,
     open_for_reading,
     read_stored_answer,
@@ -100,6 +101,35 @@ def test_sequences_go_on_after_a_restart(tmp_path: Path) -> None:
     assert log.duplicates() == {"m1": 2}
     assert log.summary().calls == 3
     assert [row.sequence for row in log.page(after_sequence=1)] == [2, 3]
+
+
+def test_the_first_recipient_of_each_plan_and_of_each_refusal_of_a_campaign_is_found(tmp_path: Path) -> None:
+    one = dataclasses.replace(
+        _call("m1"),
+        accepted=[
+            ("a@example.com", "a", "pa", "delivered"),
+            ("b@example.com", "b", "pb", "delivered,opened"),
+            ("c@example.com", "c", "pc", "delivered"),
+        ],
+        rejected=[("d", "d", "InvalidAddress", "no @"), ("e", "e", "Blocked", "no"), ("f", "f", "Blocked", "never")],
+    )
+
+    async def scenario() -> None:
+        writer = AcceptedLogWriter(tmp_path, asyncio.get_running_loop())
+        await writer.append(_call("m0", "c2"))
+        await writer.append(one)
+        writer.close()
+
+    asyncio.run(scenario())
+    log = AcceptedLog(tmp_path)
+    assert [(row.planned_events, row.recipient) for row in log.one_of_each_plan("c1")] == [
+        ("delivered", "a@example.com"),
+        ("delivered,opened", "b@example.com"),
+    ]
+    assert log.one_of_each_refusal("c1") == [
+        RefusedRow("e", "e", "Blocked", "no"),
+        RefusedRow("d", "d", "InvalidAddress", "no @"),
+    ]
 
 
 def test_a_folder_without_a_log_is_reported_as_such(tmp_path: Path) -> None:
