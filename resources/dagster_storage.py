@@ -36,15 +36,18 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     def __init__(self, postgres_url: str, *, token_provider: Any = None, login: str = "", **options: Any) -> None:
         """As Dagster makes it; `login` tells configurations apart that differ in how they get a token."""
         super().__init__(postgres_url, token_provider=token_provider, **options)
-        made = create_pg_engine(
-            postgres_url,
-            token_provider,
-            isolation_level="AUTOCOMMIT",
-            pool_size=KEPT,
-            max_overflow=-1,
-            pool_pre_ping=True,
-        )
-        engine = _engines.setdefault((postgres_url, login), made)  # one that was made for nothing has no connection
+        engine = _engines.get((postgres_url, login))
+        if engine is None:
+            made = create_pg_engine(
+                postgres_url,
+                token_provider,
+                isolation_level="AUTOCOMMIT",
+                pool_size=KEPT,
+                max_overflow=-1,
+                pool_pre_ping=True,
+            )
+            # Another thread may have been faster; one that was made for nothing has no connection.
+            engine = _engines.setdefault((postgres_url, login), made)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine
 
