@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from email_platform.domain.identity import message_id
@@ -20,7 +19,6 @@ from email_platform.local.demo.terminal import Cell, print_table
 from email_platform.local.demo.watch import DemoWatch
 from email_platform.runs.explain import explain
 from email_platform.runs.explanation import ExplainParts, Explanation, Verdict
-from email_platform.runs.parts import find_manifest
 from email_platform.staging.accounting import AccountingLine
 
 _SAME_ADDRESS = 20
@@ -87,11 +85,8 @@ def _lead_of(explaining: ExplainParts, campaign_id: int, address: str, message: 
 
 
 def _not_called(watch: DemoWatch, explaining: ExplainParts, campaign_id: int) -> Iterator[Asked]:
-    prefix = find_manifest(watch.parts, campaign_id).prefix
-    with watch.parts.store.reader(excluded_key(prefix)) as reader:
-        excluded = pq.read_table(reader, columns=["lead_id", "reason"]).to_pydict()
-    with watch.parts.store.reader(eligible_key(prefix)) as reader:
-        eligible = pq.read_table(reader, columns=["lead_id"]).column("lead_id").to_pylist()
+    excluded = watch.frozen(campaign_id, excluded_key, ["lead_id", "reason"]).to_pydict()
+    eligible = watch.frozen(campaign_id, eligible_key, ["lead_id"]).column("lead_id").to_pylist()
     first_of: dict[str, int] = {}
     for lead_id, reason in zip(excluded["lead_id"], excluded["reason"], strict=True):
         first_of.setdefault(reason, lead_id)

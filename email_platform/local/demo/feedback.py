@@ -6,10 +6,6 @@ independently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from email_platform.domain.manifest import EXCLUSION_REASONS
@@ -108,8 +104,8 @@ def skipped_lines(before: DemoWatch, follow_up: DemoWatch) -> list[AccountingLin
     )
     campaign_id = next_one.campaign_id
     excluded, eligible = (
-        {str(email).lower() for email in _read(follow_up, key_of, ["email"]).column("email").to_pylist() if email}
-        for key_of in (excluded_key, eligible_key)
+        {str(email).lower() for email in frozen.column("email").to_pylist() if email}
+        for frozen in (follow_up.frozen(campaign_id, key_of, ["email"]) for key_of in (excluded_key, eligible_key))
     )
     return [left_out_line(campaign_id, lost, excluded, eligible)]
 
@@ -130,13 +126,6 @@ def left_out_line(campaign_id: int, lost: set[str], excluded: set[str], eligible
     )
 
 
-def _read(watch: DemoWatch, key_of: Callable[[str], str], columns: list[str]) -> pa.Table:
-    [campaign_id] = watch.ids
-    manifest = find_manifest(watch.parts, campaign_id)
-    with watch.parts.store.reader(key_of(manifest.prefix)) as reader:
-        return pq.read_table(reader, columns=columns)
-
-
 def print_skipped(watch: DemoWatch, console: Console) -> None:
     """The manifest's reasons for leaving leads out, and some of the suppressed ones."""
     [campaign_id] = watch.ids
@@ -153,7 +142,7 @@ def print_skipped(watch: DemoWatch, console: Console) -> None:
         ],
         console=console,
     )
-    rows = _read(watch, excluded_key, ["lead_id", "email", "reason"]).to_pylist()
+    rows = watch.frozen(campaign_id, excluded_key, ["lead_id", "email", "reason"]).to_pylist()
     shown = [[row["lead_id"], row["email"], row["reason"]] for row in rows if row["reason"] == "suppressed"]
     print_table(
         f"campaign {campaign_id}: left out as suppressed (some of {len(shown):,})",

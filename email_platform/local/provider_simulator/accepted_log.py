@@ -29,9 +29,10 @@ from email_platform.local.provider_simulator.idempotency import StoredAnswer
 
 DATABASE_NAME = "provider.sqlite3"
 
+_COLUMNS = """account, idempotency_key, call_id, campaign, recipient, message_id, provider_message_id,
+    planned_events, accepted_at_ms"""
 _SELECT_ACCEPTED = """
-select sequence, account, idempotency_key, call_id, campaign, recipient, message_id, provider_message_id,
-    planned_events, accepted_at_ms
+select sequence, {columns}
 from accepted
 where sequence > ? and (? is null or campaign = ?)
 order by sequence
@@ -39,8 +40,7 @@ limit ?
 """
 # A bare column beside min() is that of the row with the minimum: https://www.sqlite.org/lang_select.html#bareagg
 _SELECT_FIRST_OF_PLANS = """
-select min(sequence), account, idempotency_key, call_id, campaign, recipient, message_id, provider_message_id,
-    planned_events, accepted_at_ms
+select min(sequence), {columns}
 from accepted
 where true {and_campaign}
 group by planned_events
@@ -202,7 +202,7 @@ class AcceptedLog:
         condition, last = ("", ()) if campaign is None else ("and campaign = ?", (campaign,))
         connection = open_for_reading(self._path)
         try:
-            text = statement.format(and_campaign=condition)
+            text = statement.format(columns=_COLUMNS, and_campaign=condition)
             return connection.execute(text, (*parameters, *last)).fetchall()
         finally:
             connection.close()
