@@ -187,7 +187,7 @@ class Bench(Asked):
         time.sleep(UNTIL_SAFE_SECONDS)
         began = time.perf_counter()
         self.keep(f"keys at {rows}", {"rows": self.warehouse.fill_keys(), "seconds": time.perf_counter() - began})
-        # The views take a fill when it is half a minute old (`key_index.SETTLED_SECONDS`).
+        # The views take a fill when it is half a minute old (the macro `emails_by_key`).
         a_minute_ago = "now64(3, 'UTC') - toIntervalSecond(60), max(filled_to) from email_key_filled"
         self.warehouse.command(f"insert into email_key_filled select {a_minute_ago}", {})
 

@@ -5,7 +5,8 @@
     or know by an older load, is shown as the raw row has it. Events count from the next refresh on, as `as_of` says.
     kind: of the key; text: of the key as the table of keys hashes it; condition: as in the filters of migrations 0027 and
     0029, since any other form reads every row. A fill counts half a minute after it was recorded: this is one statement, and the
-    engine may open `email_key` before it knows up to when that is filled (SETTLED_SECONDS there). is_of_old: whether the old system's emails have such a key. -#}
+    engine may open `email_key` before it knows up to when that is filled.
+    is_of_old: whether the old system's emails have such a key. -#}
 {% macro emails_by_key(kind, text, condition, is_of_old=true) -%}
 {%- set email_key = source('warehouse', 'delivery').incorporate(path={'identifier': 'email_key'}) -%}
 {%- set email_key_filled = source('warehouse', 'delivery').incorporate(path={'identifier': 'email_key_filled'}) -%}

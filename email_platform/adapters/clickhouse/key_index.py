@@ -6,7 +6,8 @@ the filters of migration 0027. A candidate without the key is possible (another 
 newer one replaced): the reader compares the raw row.
 
 A reader asks for `filled_to` before it reads `email_key`. In one statement nobody says which table is opened first, and
-what is filled in between would be in neither half: there, a fill counts `SETTLED_SECONDS` after it was recorded.
+what is filled in between would be in neither half: there, a fill counts some time after it was recorded, longer than
+a statement takes to open its tables (the macro `emails_by_key`).
 
 `filled_to` is never after a load that runs: an INSERT takes its ``loaded_at`` when it is analysed, after it is listed
 in ``system.processes`` (ClickHouse's documentation, system-tables/processes), so the oldest INSERT there bounds it. All
@@ -26,8 +27,6 @@ from email_platform.errors import ConfigurationError
 KeyKind = Literal["lead", "address", "provider_message_id", "message_id"]
 
 TABLES = ("email_key", "email_key_filled", "email_key_fill")  # the last is that of the version before
-SETTLED_SECONDS = 30
-"""Longer than a statement takes to open its tables; the macro `emails_by_key` has it too."""
 
 # The key as a text, by raw table and kind; an empty one is none.
 KEYS: Mapping[str, Mapping[KeyKind, str]] = {
