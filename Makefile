@@ -17,15 +17,24 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 help:  ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
+# uv takes a third of pip's time: it unpacks and compiles many packages at once. It knows pip's index and no other setting
+# of pip (a proxy, a certificate), so where it fails, pip does the same work. $(1): the environment, $(2): what to install.
+define install
+{ index=$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2> /dev/null)}; \
+  if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
+  if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
+  $(BIN)/python -m uv pip install $$quiet --python $(1)/bin/python --compile-bytecode $(2); } \
+|| { echo "uv failed, so pip installs them; that takes some minutes"; \
+  $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2); }
+endef
+
 $(READY): requirements.txt pyproject.toml
 	@echo "making $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@echo "installing $(PACKAGES) packages from PyPI into $(VENV); the first time it takes some minutes"
-	@{ $(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt; echo $$? > $(VENV)/.pip; } \
-	  | awk -v all=$(PACKAGES) '/^Collecting/ && ++n % 20 == 0 {print "  " n " of " all " found, now " $$2; fflush()} \
-	    /^Installing collected/ {print "  all are here; writing them to the disk"; fflush()}' \
-	  && exit $$(cat $(VENV)/.pip)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt uv
+	@echo "installing $(PACKAGES) packages from PyPI into $(VENV); the first time it takes a minute or two"
+	@$(call install,$(VENV),-r requirements.txt)
+	@$(call install,$(VENV),--no-deps --editable .)
 	@touch $(READY)
 
 $(MANIFEST): $(READY) $(DBT_SOURCES)
@@ -70,10 +79,10 @@ browser: setup  ## a person's way through the console in Chromium, on the whole 
 # Superset's packages are none of ours, so it has an environment of its own. PICTURES=folder keeps what the browser shows.
 VENV_BI := .venv-bi
 READY_BI := $(VENV_BI)/.ready
-$(READY_BI): deploy/superset/requirements.txt
-	@echo "making $(VENV_BI) with Apache Superset; the first time it takes some minutes"
+$(READY_BI): deploy/superset/requirements.txt $(READY)
+	@echo "making $(VENV_BI) with Apache Superset; the first time it takes a minute or two"
 	@$(PYTHON) -m venv $(VENV_BI)
-	@$(VENV_BI)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/superset/requirements.txt
+	@$(call install,$(VENV_BI),-r deploy/superset/requirements.txt)
 	@touch $(READY_BI)
 
 bi: setup $(READY_BI)  ## the dashboards in Apache Superset: imported, each chart asked, drawn in Chromium (PICTURES=folder)
@@ -124,7 +133,7 @@ EMAIL_PLATFORM_TEST_WAREHOUSE ?= two-shards
 CLUSTER_TESTS ?= $(addprefix tests/integration/,$(addprefix adapters/clickhouse/,test_warehouse_loads.py test_event_loads.py \
   test_warehouse_dimensions.py test_warehouse_lookups.py test_key_index.py) $(addprefix dbt_project/,test_dbt_reports.py \
   test_legacy_reports.py) $(addprefix runs/,test_rebuild.py test_erase.py test_explain.py))
-cluster: setup  ## the tests of the loader and of the reports on two shards (half an hour)
+cluster: setup  ## the tests of the loader and of the reports on two shards (about ten minutes)
 	EMAIL_PLATFORM_TEST_WAREHOUSE=$(EMAIL_PLATFORM_TEST_WAREHOUSE) $(BIN)/python -m pytest -q -m "not one_server" $(CLUSTER_TESTS)
 chaos-demo: setup  ## kill -9 everything in the middle of a demo and start it again (LEADS=100000)
 	$(BIN)/python -m tests.chaos.kill_everything --leads $(LEADS)
@@ -137,14 +146,25 @@ docs: setup  ## the documentation as a site in build/site; fails on a dead link
 openapi: setup  ## write docs/openapi.json after a change of the HTTP API; a test compares it
 	$(BIN)/python -m email_platform.api.openapi docs/openapi.json
 
+# Each check is a target, so that two run at a time; the output of each stays together.
+CHECKS := mypy secrets sqlfluff definitions lint-imports ruff-check ruff-format
+.PHONY: $(CHECKS:%=check-%)
 check: setup  ## lint, types, layers, secrets; changes nothing
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target $(CHECKS:%=check-%)
+check-ruff-format:
 	$(BIN)/ruff format --check .
+check-ruff-check:
 	$(BIN)/ruff check .
+check-sqlfluff:
 	$(BIN)/sqlfluff lint --disable-progress-bar dbt_reports/models
+check-secrets:
 	$(BIN)/pre-commit run --all-files detect-secrets
 	$(BIN)/pre-commit run --all-files detect-secrets-in-tests
+check-mypy:
 	$(BIN)/mypy
+check-lint-imports:
 	$(BIN)/lint-imports
+check-definitions:
 	$(BIN)/dagster definitions validate -m email_platform.definitions
 
 # In an environment of its own: pip-audit's packages are none of ours. Strict: a package about which it cannot ask ends
