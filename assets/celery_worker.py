@@ -86,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     worker_ready.connect(is_ready, weak=False)
     worker_shutting_down.connect(is_ending, weak=False)
-    importlib.import_module(PRELOADED)  # before the slots are forked
+    for module in PRELOADED:  # before the slots are forked
+        importlib.import_module(module)
 
     app_with_tasks(settings).worker_main(
         [

@@ -25,13 +25,13 @@ from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster._utils.log import configure_loggers
 
 from assets.forked_runs import ForkingCodeServer
-from assets.step_process import PRELOADED
+from assets.step_process import DEFINITIONS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; returns the exit code."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--module", default=PRELOADED, help="whose definitions are served")
+    options.add_argument("--module", default=DEFINITIONS, help="whose definitions are served")
     options.add_argument("--host", default="127.0.0.1", help="the address to listen on; it has no login")
     options.add_argument("--port", type=int, default=4000)
     options.add_argument("--ready-file", type=Path, help="made when the server listens, removed when it ends")

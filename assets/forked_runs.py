@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Iterable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.popen_forkserver import Popen as ForkServerPopen
@@ -25,6 +26,8 @@ import psutil
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._grpc.server import DagsterApiServer
 
+from assets.step_process import LOADED_ONCE
+
 
 class ForkingCodeServer(DagsterApiServer):
     """Dagster's code server, whose runs are forked; all else is Dagster's: health, sensors, stops, dead workers."""
@@ -32,9 +35,9 @@ class ForkingCodeServer(DagsterApiServer):
     def __init__(self, *, loadable_target_origin: LoadableTargetOrigin, **options: Any) -> None:
         assert loadable_target_origin.module_name is not None
         # Begun first, so that it imports while this process does.
-        begin_fork_server(loadable_target_origin.module_name)
+        begin_fork_server((loadable_target_origin.module_name, LOADED_ONCE))
         super().__init__(loadable_target_origin=loadable_target_origin, **options)
-        self._mp_ctx = _RunContext()
+        self._mp_ctx = _RunContext()  # type: ignore[assignment]  # a spawn context, says Dagster
 
     def cleanup(self) -> None:
         """Ask the runs at work to end, and wait for them: each sees its calls in flight to their end.
@@ -47,9 +50,9 @@ class ForkingCodeServer(DagsterApiServer):
         super().cleanup()
 
 
-def begin_fork_server(module: str) -> None:
-    """Let this process's fork server start and import the module, without waiting for it; once in a process."""
-    multiprocessing.set_forkserver_preload([module])
+def begin_fork_server(modules: Iterable[str]) -> None:
+    """Let this process's fork server start and import the modules, without waiting for it; once in a process."""
+    multiprocessing.set_forkserver_preload([*modules])
     forkserver.ensure_running()
 
 

@@ -60,7 +60,7 @@ def campaign_steps(init_context: dg.InitExecutorContext) -> dg.Executor:
         retries=RetryMode.ENABLED,
         max_concurrent=None,  # as many as there are cores
         start_method="forkserver",
-        explicit_forkserver_preload=[PRELOADED],
+        explicit_forkserver_preload=[*PRELOADED],
     )
 
 

@@ -19,7 +19,9 @@ from email_platform.repeating import repeated_beside
 from email_platform.sending.orphan_watch import CHECK_SECONDS, ending_with_ancestors
 
 IN_ONE_PROCESS: Mapping[str, Any] = {"execution": {"config": {"in_one_process": True}}}
-PRELOADED = "email_platform.definitions"  # by its name, which is a layer above: what a step's process is forked with
+DEFINITIONS = "email_platform.definitions"  # by its name, which is a layer above
+LOADED_ONCE = "assets.loaded_once"
+PRELOADED = (DEFINITIONS, LOADED_ONCE)  # what the process of a run or a step is forked with
 LOOKS_PER_QUESTION = 10  # a worker's end is seen in half a second, a run's end in five
 _worker_is_stopping: ContextVar[Callable[[], bool] | None] = ContextVar("worker_is_stopping", default=None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import IO, Any
@@ -32,6 +32,20 @@ _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403"
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _CHANGED = {"PreconditionFailed", "412"}
 _KEY_VARIABLES = "EMAIL_PLATFORM_S3_ACCESS_KEY_ID and EMAIL_PLATFORM_S3_SECRET_ACCESS_KEY"
+
+
+def load_client_data() -> None:
+    """Read what a client is made from: botocore's descriptions of S3 and of AWS's regions, which is most of its time.
+
+    boto3's default session keeps it, so a process that is forked afterwards makes its clients without. The keys are
+    made up, so that none are looked for here, and nothing is connected. What is wrong with AWS's own settings is for
+    the first client to say.
+
+    Source: botocore 1.44, `loaders.instance_cache`.
+    """
+    with suppress(BotoCoreError):
+        keys = {"aws_access_key_id": "made up", "aws_secret_access_key": "made up"}
+        boto3.client("s3", region_name="us-east-1", **keys).close()
 
 
 class S3ObjectStore:
