@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from jinja2 import TemplateSyntaxError, meta, nodes
+from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
 
 from email_platform.content.analysis import CONTENT_FIELDS, LEAD_FIELDS, Reader, written_names
 from email_platform.content.budget import MAXIMUM_VALUE_CHARACTERS
@@ -171,10 +171,28 @@ def _compile_part(part: str, source: str, *, autoescape: bool) -> Part:
         raise InvalidTemplateError(f"{part} template, line {error.lineno}: {error.message}") from error
     except (SyntaxError, RecursionError, MemoryError, OverflowError, ValueError) as error:
         raise InvalidTemplateError(f"{part} template: too deeply nested or too large to compile") from error
+    except (UndefinedError, TypeError) as error:
+        # Jinja computes what names no variable while it compiles, and lets out what goes wrong in `~`, `and`, `or`,
+        # `if … else` and dictionaries (`jinja2.optimizer`, which catches `Impossible` alone).
+        line = _line_of_faulty_constant(tree, environment)
+        raise InvalidTemplateError(f"{part} template, line {line}: {error}; the same for every recipient") from error
     # A local name used outside its scope is as unknown as one that was never set.
     used = reader.used | (undeclared & reader.local_names)
     lines = {**_first_lines(tree, undeclared & reader.local_names), **reader.lines}
     return Part(part, environment, pieces, frozenset(used), frozenset(reader.required), lines)
+
+
+def _line_of_faulty_constant(tree: nodes.Template, environment: Sandbox) -> int:
+    """Where the first expression begins that names no variable and has no value; 1 where none is found."""
+    context = nodes.EvalContext(environment)
+    for node in tree.find_all(nodes.Expr):
+        try:
+            node.as_const(context)
+        except nodes.Impossible:
+            continue
+        except (UndefinedError, TypeError):
+            return node.lineno
+    return 1
 
 
 def _first_lines(tree: nodes.Template, names: Collection[str]) -> dict[str, int]:

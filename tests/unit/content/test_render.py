@@ -551,3 +551,22 @@ def test_half_a_surrogate_pair_in_a_template_is_refused_with_its_line() -> None:
     for content in (("a\udc80", "x", ""), ("s", "x", "a\n\ud800"), ("s", "<p>\n\ud83d</p>", "")):
         with pytest.raises(InvalidTemplateError, match=r"line [12]: holds half a surrogate pair"):
             compile_content(CampaignContent(*content))
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("{{ [][0] ~ 'x' }}", "a value is missing"),
+        ("{{ [1, 2][7] ~ first_name }}", "a value is missing"),
+        ("{{ ('a'.b ~ 'x')|upper }}", "a value is missing"),
+        ("{% for each in {}.a ~ 'b' %}{% endfor %}", "a value is missing"),
+        ("{{ [][0] and 'x' }}", "a value is missing"),
+        ("{{ 'a' if [][0] else first_name }}", "a value is missing"),
+        ("{{ first_name if {1: 2, {}: 3} else city }}", "unhashable type: 'dict'"),
+    ],
+)
+@pytest.mark.parametrize("part", ["subject", "html", "text"])
+def test_what_names_no_variable_and_has_no_value_is_refused_with_its_line(part: str, written: str, reason: str) -> None:
+    with pytest.raises(InvalidTemplateError) as refused:
+        compile_content(content(**{part: f"Hi\n{written}"}))
+    assert str(refused.value) == f"{part} template, line 2: {reason}; the same for every recipient"
