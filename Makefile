@@ -79,7 +79,7 @@ browser: setup  ## a person's way through the console in Chromium, on the whole 
 # Superset's packages are none of ours, so it has an environment of its own. PICTURES=folder keeps what the browser shows.
 VENV_BI := .venv-bi
 READY_BI := $(VENV_BI)/.ready
-$(READY_BI): deploy/superset/requirements.txt $(READY)
+$(READY_BI): deploy/superset/requirements.txt | $(READY)
 	@echo "making $(VENV_BI) with Apache Superset; the first time it takes a minute or two"
 	@$(PYTHON) -m venv $(VENV_BI)
 	@$(call install,$(VENV_BI),-r deploy/superset/requirements.txt)
