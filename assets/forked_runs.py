@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.popen_forkserver import Popen as ForkServerPopen
@@ -35,7 +34,7 @@ class ForkingCodeServer(DagsterApiServer):
     def __init__(self, *, loadable_target_origin: LoadableTargetOrigin, **options: Any) -> None:
         assert loadable_target_origin.module_name is not None
         # Begun first, so that it imports while this process does.
-        begin_fork_server((loadable_target_origin.module_name, LOADED_ONCE))
+        begin_fork_server(loadable_target_origin.module_name)
         super().__init__(loadable_target_origin=loadable_target_origin, **options)
         self._mp_ctx = _RunContext()  # type: ignore[assignment]  # a spawn context, says Dagster
 
@@ -50,9 +49,9 @@ class ForkingCodeServer(DagsterApiServer):
         super().cleanup()
 
 
-def begin_fork_server(modules: Iterable[str]) -> None:
-    """Let this process's fork server start and import the modules, without waiting for it; once in a process."""
-    multiprocessing.set_forkserver_preload([*modules])
+def begin_fork_server(module: str) -> None:
+    """Let this process's fork server start and import the module, without waiting for it; once in a process."""
+    multiprocessing.set_forkserver_preload([module, LOADED_ONCE])
     forkserver.ensure_running()
 
 
